@@ -29,6 +29,7 @@ strace           strace           makes system calls fail
 mkfs.ext4        e2fsprogs        filesystems that lose power
 mkfs.xfs         xfsprogs         filesystems that lose power
 mount            mount            those filesystems, mounted
+bindfs           bindfs           a filesystem whose server can be stopped
 unshare          util-linux       namespaces
 ip               iproute2         network namespaces
 pgrep            procps           finds the daemon in its container

@@ -12,6 +12,8 @@ const SMALL_BYTES: u64 = 1 << 30;
 pub enum DiskState {
     /// It does not hold what is written to it.
     Failing,
+    /// It has not ended a call for seconds.
+    Hanging,
     /// It could not be written a moment ago.
     Unwritable,
     /// Other files hold its inodes.
@@ -37,6 +39,7 @@ impl DiskState {
     pub fn of(store: &StoreStatus) -> Self {
         match store.capacity_bytes {
             _ if store.disk_failing => Self::Failing,
+            _ if store.disk_hanging => Self::Hanging,
             _ if !store.caching => Self::Unwritable,
             _ if store.lacks_inodes => Self::NoInodes,
             Some(0) => Self::NoRoom,
@@ -50,7 +53,7 @@ impl DiskState {
 
     /// Whether nothing is stored, or what is stored is lost.
     pub fn is_problem(self) -> bool {
-        matches!(self, Self::Failing | Self::Unwritable | Self::NoInodes | Self::NoRoom)
+        matches!(self, Self::Failing | Self::Hanging | Self::Unwritable | Self::NoInodes | Self::NoRoom)
     }
 
     /// The state in a sentence; empty if there is nothing to say.
@@ -58,6 +61,9 @@ impl DiskState {
         match self {
             Self::Failing => {
                 "its disk does not hold what is written to it: the same blob was damaged again and again".to_owned()
+            }
+            Self::Hanging => {
+                "its disk hangs; what it does not give comes from upstream, and nothing is stored".to_owned()
             }
             Self::Unwritable => {
                 "its disk failed; what is fetched is passed through and not stored".to_owned()
@@ -79,6 +85,7 @@ impl DiskState {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::Failing => "replace the disk, or put [store] path on another one",
+            Self::Hanging => "look at the disk, or the server behind it: dmesg names what waits for it",
             Self::Unwritable => "look at the log and the disk: journalctl -u larder",
             Self::NoInodes => {
                 "remove files (df -i shows how many there are), or put [store] path on another filesystem; kubelet evicts pods \
@@ -111,6 +118,7 @@ mod tests {
             lacks_inodes,
             caching,
             disk_failing,
+            disk_hanging: false,
             pins: 0,
         };
         let store = |capacity, caching, disk_failing| on_inodes(false, capacity, caching, disk_failing);
@@ -123,6 +131,7 @@ mod tests {
             (on_inodes(true, Some(0), true, false), DiskState::NoInodes),
             (on_inodes(true, Some(0), false, false), DiskState::Unwritable),
             (store(Some(0), false, false), DiskState::Unwritable),
+            (StoreStatus { disk_hanging: true, ..store(None, false, false) }, DiskState::Hanging),
             (store(Some(0), false, true), DiskState::Failing),
         ] {
             let state = DiskState::of(&store);

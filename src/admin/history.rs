@@ -41,9 +41,9 @@ pub struct Sample {
 
 impl History {
     /// Takes a sample now and every minute until the stop.
-    pub async fn run(self, status: impl Fn() -> DaemonStatus, mut shutdown: Shutdown) {
+    pub async fn run(self, status: impl AsyncFn() -> DaemonStatus, mut shutdown: Shutdown) {
         loop {
-            self.add(Sample::of(&status()));
+            self.add(Sample::of(&status().await));
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
                 () = shutdown.requested() => return,

@@ -1,6 +1,7 @@
 //! The two services of the admin address: everything that names no repository, and `/metrics` alone.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::header::{ALLOW, HeaderValue};
@@ -29,47 +30,57 @@ pub struct Sources {
     /// What the plots of the page show.
     pub history: History,
     /// What `/v1/status` and the page show.
-    pub status: Arc<dyn Fn() -> DaemonStatus + Send + Sync>,
+    pub status: Arc<dyn Fn() -> Pin<Box<dyn Future<Output = DaemonStatus> + Send>> + Send + Sync>,
+    /// Whether the store's disk has not ended a call for seconds. Waits for nothing.
+    pub disk_hangs: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// Every path, for clients that address us by one of `hosts`.
 pub fn service(sources: Sources, hosts: Hosts) -> Service {
     BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
-        let answer = match hosts.check(&request) {
-            Ok(_) => answer(&sources, request.method(), request.uri().path()),
-            Err(error) => text(StatusCode::MISDIRECTED_REQUEST, &format!("{error}\n")),
-        };
-        std::future::ready(Ok(answer))
+        let (sources, checked) = (sources.clone(), hosts.check(&request).map(drop));
+        async move {
+            Ok(match checked {
+                Ok(()) => answer(&sources, request.method(), request.uri().path()).await,
+                Err(error) => text(StatusCode::MISDIRECTED_REQUEST, &format!("{error}\n")),
+            })
+        }
     }))
 }
 
 /// `/metrics` alone, for every client that reaches the address.
 pub fn metrics_service(sources: Sources) -> Service {
     BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
-        let answer = match request.uri().path() {
-            path @ "/metrics" => answer(&sources, request.method(), path),
-            _ => text(StatusCode::NOT_FOUND, "only /metrics is here\n"),
-        };
-        std::future::ready(Ok(answer))
+        let sources = sources.clone();
+        async move {
+            Ok(match request.uri().path() {
+                path @ "/metrics" => answer(&sources, request.method(), path).await,
+                _ => text(StatusCode::NOT_FOUND, "only /metrics is here\n"),
+            })
+        }
     }))
 }
 
-fn answer(sources: &Sources, method: &Method, path: &str) -> Response<Body> {
+async fn answer(sources: &Sources, method: &Method, path: &str) -> Response<Body> {
     if method != Method::GET && method != Method::HEAD {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     match path {
-        "/" => page::answer(&(sources.status)(), &sources.history),
+        "/" => page::answer(&(sources.status)().await, &sources.history),
         "/livez" => text(StatusCode::OK, "ok\n"),
+        // Pulls are served without it.
+        "/readyz" if sources.readiness.is_ready() && (sources.disk_hangs)() => {
+            text(StatusCode::OK, "ok, but the disk of the store hangs\n")
+        }
         "/readyz" if sources.readiness.is_ready() => text(StatusCode::OK, "ok\n"),
         "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or draining\n"),
         "/metrics" => match sources.metrics.render() {
             Ok(page) => page_of(Registry::content_type(), page),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
         },
-        "/v1/status" => match serde_json::to_vec_pretty(&(sources.status)()) {
+        "/v1/status" => match serde_json::to_vec_pretty(&(sources.status)().await) {
             Ok(page) => page_of("application/json", page),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
         },
@@ -82,8 +93,8 @@ mod tests {
     use super::*;
     use crate::admin::status::{ServedStatus, StoreStatus};
 
-    #[test]
-    fn a_daemon_that_drains_is_alive_and_not_ready_and_nothing_is_changed_by_a_post() {
+    #[tokio::test]
+    async fn a_daemon_that_drains_is_alive_and_not_ready_and_nothing_is_changed_by_a_post() {
         let readiness = Readiness::default();
         let ready = readiness.clone();
         let status = move || DaemonStatus {
@@ -99,6 +110,7 @@ mod tests {
                 lacks_inodes: false,
                 caching: true,
                 disk_failing: false,
+                disk_hanging: false,
                 pins: 0,
             },
             served: ServedStatus::default(),
@@ -112,16 +124,19 @@ mod tests {
             history: History::default(),
             metrics: Registry::new(),
             readiness: readiness.clone(),
-            status: Arc::new(status),
+            status: Arc::new(move || Box::pin(std::future::ready(status()))),
+            disk_hangs: Arc::new(|| true),
         };
-        let asked = |method: Method, path: &str| answer(&sources, &method, path).status().as_u16();
+        let asked =
+            async |method: Method, path: &str| answer(&sources, &method, path).await.status().as_u16();
         readiness.set(true);
-        assert_eq!(asked(Method::GET, "/readyz"), 200);
+        assert_eq!(asked(Method::GET, "/readyz").await, 200, "whatever its disk does");
         readiness.set(false);
-        assert_eq!((asked(Method::GET, "/readyz"), asked(Method::GET, "/livez")), (503, 200));
+        assert_eq!((asked(Method::GET, "/readyz").await, asked(Method::GET, "/livez").await), (503, 200));
         for path in ["/", "/metrics", "/v1/status"] {
-            assert_eq!((asked(Method::HEAD, path), asked(Method::POST, path)), (200, 405), "{path}");
+            let answers = (asked(Method::HEAD, path).await, asked(Method::POST, path).await);
+            assert_eq!(answers, (200, 405), "{path}");
         }
-        assert_eq!(asked(Method::GET, "/v1/images"), 404);
+        assert_eq!(asked(Method::GET, "/v1/images").await, 404);
     }
 }

@@ -57,6 +57,9 @@ pub struct StoreStatus {
     /// Whether one blob was damaged on disk again and again: the disk does not hold what is written to it.
     #[serde(default)]
     pub disk_failing: bool,
+    /// Whether the disk has not ended a call for seconds.
+    #[serde(default)]
+    pub disk_hanging: bool,
     /// Images that are pinned.
     pub pins: usize,
 }

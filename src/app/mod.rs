@@ -223,12 +223,20 @@ impl App {
         let control =
             tokio::spawn(listener::run(addresses.control, control, small.clone(), control_shutdown));
         let (history, sampled) = (History::default(), status.clone());
-        let sampling = tokio::spawn(history.clone().run(move || sampled.status(), shutdown.clone()));
+        let sampling =
+            tokio::spawn(history.clone().run(async move || sampled.status().await, shutdown.clone()));
         let sources = Sources {
             history,
             metrics: self.registry.clone(),
             readiness: readiness.clone(),
-            status: Arc::new(move || status.status()),
+            disk_hangs: Arc::new({
+                let store = self.store.clone();
+                move || store.is_disk_hanging()
+            }),
+            status: Arc::new(move || {
+                let status = status.clone();
+                Box::pin(async move { status.status().await })
+            }),
         };
         let hosts = Hosts::new(&addresses::ports(&[addresses.admin.address()?]), &self.settings.serve.hosts);
         let mut pages = vec![(addresses.admin, admin::service(sources.clone(), hosts))];
@@ -305,7 +313,10 @@ impl App {
                 pods: self.pods.clone(),
             },
             fetcher: self.fetcher(),
-            report: Arc::new(move || status.report()),
+            report: Arc::new(move || {
+                let status = status.clone();
+                Box::pin(async move { status.report().await })
+            }),
             tasks,
             shutdown,
         }

@@ -29,14 +29,14 @@ pub(super) struct StatusSources {
 
 impl StatusSources {
     /// The numbers, without any name.
-    pub(super) fn status(&self) -> DaemonStatus {
+    pub(super) async fn status(&self) -> DaemonStatus {
         let answered = self.observer.totals();
         let requests = answered.requests.into_iter().map(|(name, count)| (name.to_owned(), count));
         DaemonStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.since.elapsed().as_secs(),
             ready: self.readiness.is_ready(),
-            store: self.store_status(),
+            store: self.store_status().await,
             served: ServedStatus::new(
                 &answered.bytes,
                 answered.from_upstream,
@@ -51,9 +51,9 @@ impl StatusSources {
     }
 
     /// The numbers, the registries and the pre-pull list.
-    pub(super) fn report(&self) -> StatusReport {
+    pub(super) async fn report(&self) -> StatusReport {
         StatusReport {
-            numbers: self.status(),
+            numbers: self.status().await,
             registries: admin::registries(
                 self.puller.outages(),
                 self.failing_endpoints(),
@@ -72,9 +72,9 @@ impl StatusSources {
         failing
     }
 
-    fn store_status(&self) -> StoreStatus {
+    async fn store_status(&self) -> StoreStatus {
+        let limits = self.store.limits().await;
         let totals = self.store.totals();
-        let limits = self.store.limits();
         StoreStatus {
             blobs: totals.blobs,
             bytes: totals.bytes,
@@ -84,6 +84,7 @@ impl StatusSources {
             lacks_inodes: limits.is_some_and(|limits| limits.lacks_inodes),
             caching: self.store.is_caching(),
             disk_failing: self.store.is_disk_failing(),
+            disk_hanging: self.store.is_disk_hanging(),
             pins: self.store.pins().len(),
         }
     }

@@ -65,7 +65,7 @@ fn in_store(settings: &Settings, repository: Option<&Repository>) -> Result<usiz
     let metrics = store::metrics::Metrics::register(&Registry::new()).map_err(Failure::caused)?;
     let done = run_async(async {
         let store = Store::open(&settings.store, Clock::system(), Arc::new(metrics))?;
-        let revoked = store.records().revoke(repository).await;
+        let revoked = store.records().revoke(repository, || {}).await;
         store.close().await;
         revoked
     })?;

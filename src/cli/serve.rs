@@ -20,12 +20,17 @@ use crate::store;
 use crate::support::clock::Clock;
 use crate::support::shutdown::{self, Trigger};
 
+/// Threads that may block at most. 256 downloads have two each, and a disk that hangs keeps them and those that read from it
+/// (`store::READS_MAX`): as many are left for everything else. A thread that is not needed is not there.
+const BLOCKING_THREADS_MAX: usize = 1_024;
+
 pub(super) fn run(context: &Context) -> Result<(), Failure> {
     let loaded = context.load()?;
     let traces = Traces::new(&loaded.settings.traces)?;
     let log = log::start(loaded.settings.log, traces.spans());
     keep_out_of_cores();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
     let done = runtime.block_on(serve(loaded, context, &log, traces));
     // Downloads that did not finish in time end here; what they had is resumed or removed at the next start.

@@ -264,8 +264,7 @@ impl Pods {
 
     /// How many bytes that no runtime has asked for a namespace may have; without a bound where the store's size is unknown.
     async fn unasked_max(&self) -> u64 {
-        let store = self.0.store.clone();
-        let limits = tokio::task::spawn_blocking(move || store.limits()).await.ok().flatten();
+        let limits = self.0.store.limits().await;
         limits.map_or(u64::MAX, |limits| limits.max_bytes / UNASKED_PART)
     }
 

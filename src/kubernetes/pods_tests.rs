@@ -209,7 +209,7 @@ async fn a_secret_that_was_read_for_a_pod_is_not_in_memory_minutes_later() {
 #[tokio::test]
 async fn a_namespace_whose_images_no_runtime_asks_for_has_a_tenth_of_the_store() {
     let (store, _clock, _directory) = for_tests::store();
-    let max_bytes = store.limits().unwrap().max_bytes;
+    let max_bytes = store.limits().await.unwrap().max_bytes;
     let (pods, _tell) = watch(store);
     assert_eq!(pods.unasked_max().await, max_bytes / 10);
     let image: Image = "reg.test/app:v1".parse().unwrap();

@@ -21,7 +21,7 @@ use tower::util::service_fn;
 
 use super::*;
 use crate::support::body_chunk::{
-    BodyChunk, FileRange, Integrity, IntegrityCheck, KnownBytes, Refetch, Refetched,
+    BodyChunk, Compared, FileRange, Integrity, IntegrityCheck, Known, Refetch, Refetched, Taken,
 };
 use crate::support::metrics::Registry;
 use crate::support::shutdown;
@@ -36,22 +36,24 @@ struct Check {
 }
 
 impl IntegrityCheck for Check {
-    fn compare_again(&self, _: u64, _: u64) -> Integrity {
-        if self.is_intact.load(Ordering::Relaxed) { Integrity::Intact } else { Integrity::Wrong }
+    fn compare_again(self: Arc<Self>, _: u64, _: u64) -> Compared {
+        let is_intact = self.is_intact.load(Ordering::Relaxed);
+        Box::pin(std::future::ready(if is_intact { Integrity::Intact } else { Integrity::Wrong }))
     }
 
-    fn known(&self, _: u64, _: u64) -> Option<KnownBytes> {
-        None
+    fn known(self: Arc<Self>, _: u64, _: u64) -> Known {
+        Box::pin(std::future::ready(None))
     }
 
-    fn with_intact(&self, offset: u64, end: u64, take: &mut dyn FnMut(&[u8])) -> bool {
+    fn with_intact(&self, offset: u64, end: u64, take: &mut dyn FnMut(&[u8])) -> Taken {
         let mut bytes = vec![0; (end - offset).min(50_000) as usize];
         let is_intact = self.is_intact.load(Ordering::Relaxed);
         let is_intact = is_intact && self.file.read_exact_at(&mut bytes, offset).is_ok();
-        if is_intact {
-            take(&bytes);
+        if !is_intact {
+            return Taken::Lost;
         }
-        is_intact
+        take(&bytes);
+        Taken::Intact
     }
 }
 

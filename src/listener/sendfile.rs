@@ -9,7 +9,7 @@
 //! vectored writes, and [`super::sendfile_check`] compares every byte of one body before the first client is served.
 //! Where the check fails, [`FileTransfer::Copy`] reads the bytes into memory instead, and compares what it has read. When
 //! a slow client has made a range wait, before or after its first byte, the rest of it is checked again before it leaves,
-//! and so is what the socket's queue may still hold: the kernel sends the pages as they are then. The check has a thread of its own; other connections do not wait for it. After the
+//! and so is what the socket's queue may still hold: the kernel sends the pages as they are then. Other connections do not wait for that check. After the
 //! last byte nothing is checked again: the end of a body, as much of it as a queue holds, is copied, and each copy is
 //! compared. Bytes that the file gives no more when they are to leave are fetched again ([`Refetch`]).
 //!
@@ -28,12 +28,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::send_buffer::{SMALL_QUEUE_BYTES, SendBuffer};
 use super::socket::Socket;
-use crate::support::body_chunk::{FileRange, Integrity, Refetched};
+use crate::support::body_chunk::{FileRange, Integrity, Refetched, Taken};
 
 /// Bytes of one file range at most; the store reads no more at once.
 pub(super) const FILE_RANGE_BYTES_MAX: usize = 512 * 1024;
@@ -76,9 +75,18 @@ struct Sending {
     /// When it was compared last.
     compared_at: Instant,
     /// The check that it is still what it was, and what is queued before it too.
-    recheck: Option<JoinHandle<Rechecked>>,
+    recheck: Option<Recheck>,
     /// What is sent in place of what the file does not give.
     instead: Option<Instead>,
+}
+
+/// A check under way.
+struct Recheck(Pin<Box<dyn Future<Output = Rechecked> + Send>>);
+
+impl std::fmt::Debug for Recheck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Recheck(..)")
+    }
 }
 
 /// What a check found again.
@@ -172,13 +180,16 @@ impl Queued {
         }
     }
 
-    /// Checks all of it, and `next`. Blocks.
-    fn recheck(&self, next: FileRange) -> impl FnOnce() -> Rechecked + Send + use<> {
+    /// Checks all of it, and `next`.
+    fn recheck(&self, next: FileRange) -> Recheck {
         let queued: Vec<FileRange> = self.0.iter().cloned().collect();
-        move || Rechecked {
-            is_queue_intact: queued.iter().all(|range| range.compare_again() != Integrity::Wrong),
-            is_next_intact: next.compare_again() == Integrity::Intact,
-        }
+        Recheck(Box::pin(async move {
+            let mut is_queue_intact = true;
+            for range in &queued {
+                is_queue_intact &= range.compare_again().await != Integrity::Wrong;
+            }
+            Rechecked { is_queue_intact, is_next_intact: next.compare_again().await == Integrity::Intact }
+        }))
     }
 }
 
@@ -263,16 +274,16 @@ impl Outgoing {
         let sending = slot.as_mut().ok_or_else(unknown)?;
         let rest = sending.range.part(sent, slice.len().min(sending.range.len.saturating_sub(sent)));
         if sending.is_stale() {
-            sending.recheck = Some(tokio::task::spawn_blocking(queued.recheck(rest.clone())));
+            sending.recheck = Some(queued.recheck(rest.clone()));
         }
         if let Some(recheck) = &mut sending.recheck {
-            let rechecked = ready!(Pin::new(recheck).poll(cx));
+            let Rechecked { is_queue_intact, is_next_intact } = ready!(recheck.0.as_mut().poll(cx));
             sending.recheck = None;
             sending.compared_at = Instant::now();
             // What is in the queue cannot be taken back.
-            let Ok(Rechecked { is_queue_intact: true, is_next_intact }) = rechecked else {
+            if !is_queue_intact {
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-            };
+            }
             if !is_next_intact && sending.instead.is_none() {
                 sending.fetch_again(sent, io::ErrorKind::InvalidData.into())?;
             }
@@ -285,7 +296,13 @@ impl Outgoing {
                 break (socket.poll_write_slices(cx, &[IoSlice::new(bytes)]), false);
             }
             match poll_send_from_file(socket, cx, &rest, is_copied) {
-                Err(FileFailed(error)) => sending.fetch_again(sent, error)?,
+                Err(FileFailed::Lost(error)) => sending.fetch_again(sent, error)?,
+                Err(FileFailed::NotInMemory) => {
+                    // A thread that may block reads it.
+                    sending.recheck = Some(queued.recheck(rest));
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Ok(written) => break (written, !is_copied),
             }
         };
@@ -301,7 +318,11 @@ impl Outgoing {
 }
 
 /// The file does not give its bytes, and none of them was sent.
-struct FileFailed(io::Error);
+enum FileFailed {
+    Lost(io::Error),
+    /// Without a wait for the disk.
+    NotInMemory,
+}
 
 /// Sends bytes of a file: the very pages, or a copy that was compared.
 fn poll_send_from_file(
@@ -315,15 +336,16 @@ fn poll_send_from_file(
             let mut sent = Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             let end = range.offset + range.len as u64;
             let mut send = |bytes: &[u8]| sent = socket.poll_write_slices(cx, &[IoSlice::new(bytes)]);
-            if !check.with_intact(range.offset, end, &mut send) {
-                return Err(FileFailed(io::ErrorKind::InvalidData.into()));
+            match check.with_intact(range.offset, end, &mut send) {
+                Taken::Intact => sent,
+                Taken::Lost => return Err(FileFailed::Lost(io::ErrorKind::InvalidData.into())),
+                Taken::NotInMemory => return Err(FileFailed::NotInMemory),
             }
-            sent
         }
         _ => match socket.poll_sendfile(cx, &range.file, range.offset, range.len) {
             // The file was cut off since.
-            Poll::Ready(Ok(0)) => return Err(FileFailed(io::ErrorKind::UnexpectedEof.into())),
-            Poll::Ready(Err(error)) if !is_of_socket(&error) => return Err(FileFailed(error)),
+            Poll::Ready(Ok(0)) => return Err(FileFailed::Lost(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(Err(error)) if !is_of_socket(&error) => return Err(FileFailed::Lost(error)),
             sent => sent,
         },
     };
@@ -369,8 +391,9 @@ fn compared_copy(range: &FileRange) -> io::Result<Bytes> {
     let (mut bytes, end) = (BytesMut::with_capacity(range.len), range.offset + range.len as u64);
     while bytes.len() < range.len {
         let at = range.offset + bytes.len() as u64;
-        if !check.with_intact(at, end, &mut |part| bytes.extend_from_slice(part)) {
-            return Err(io::ErrorKind::InvalidData.into());
+        match check.with_intact(at, end, &mut |part| bytes.extend_from_slice(part)) {
+            Taken::Intact => {}
+            Taken::Lost | Taken::NotInMemory => return Err(io::ErrorKind::InvalidData.into()),
         }
     }
     Ok(bytes.freeze())

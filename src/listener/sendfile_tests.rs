@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, DuplexStream};
 
 use super::super::send_buffer::SendBuffers;
 use super::*;
-use crate::support::body_chunk::{IntegrityCheck, KnownBytes, Refetch};
+use crate::support::body_chunk::{Compared, IntegrityCheck, Known, Refetch};
 
 /// Bytes that the socket takes before its client reads.
 const QUEUE: usize = 10_000;
@@ -20,16 +20,16 @@ struct Check {
 }
 
 impl IntegrityCheck for Check {
-    fn compare_again(&self, _: u64, _: u64) -> Integrity {
+    fn compare_again(self: Arc<Self>, _: u64, _: u64) -> Compared {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        *self.found.lock()
+        Box::pin(std::future::ready(*self.found.lock()))
     }
 
-    fn known(&self, _: u64, _: u64) -> Option<KnownBytes> {
-        None
+    fn known(self: Arc<Self>, _: u64, _: u64) -> Known {
+        Box::pin(std::future::ready(None))
     }
 
-    fn with_intact(&self, _: u64, _: u64, _: &mut dyn FnMut(&[u8])) -> bool {
+    fn with_intact(&self, _: u64, _: u64, _: &mut dyn FnMut(&[u8])) -> Taken {
         panic!("nothing here is copied")
     }
 }

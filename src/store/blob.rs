@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::reference::{Digest, Hasher};
 use crate::store::checked_file::{CheckedFile, Damage};
+use crate::store::disk_calls::Call;
 use crate::store::error::Error;
 use crate::store::file_identity::FileIdentity;
 use crate::store::in_use::InUseMark;
@@ -38,6 +39,8 @@ pub(super) struct OpenFile {
     digest: Digest,
     content: Arc<CheckedFile<StoredChecksums>>,
     identity: FileIdentity,
+    /// Its checksums were made anew and are in memory alone.
+    has_unwritten_checksums: bool,
 }
 
 /// What lies under the name of a blob.
@@ -59,8 +62,8 @@ pub(super) enum Opened {
 }
 
 impl OpenFile {
-    /// Opens a blob, unless it is a file that `is_refused`. Blocks; if its checksums are missing or damaged and it `may_hash`,
-    /// it hashes the whole blob. A blob whose checksums cannot be written is served all the same.
+    /// Opens a blob, unless it is a file that `is_refused`. Blocks; if its checksums are missing or damaged, it hashes the whole
+    /// blob, by calls that go on in `hashing`, if it may. A blob whose checksums cannot be written is served all the same.
     ///
     /// # Errors
     /// The disk.
@@ -68,7 +71,7 @@ impl OpenFile {
         layout: &Layout,
         digest: &Digest,
         is_refused: impl Fn(FileIdentity) -> bool,
-        may_hash: bool,
+        hashing: Option<&mut Call<'_>>,
     ) -> Result<Opened, Error> {
         let path = layout.blob(digest);
         let file = match layout::open_regular(&path) {
@@ -88,23 +91,28 @@ impl OpenFile {
         }
         let damaged = |reason| Ok(Opened::Damaged { file: identity, reason });
         let checks = layout.checks_of(digest);
-        let checksums = match StoredChecksums::open(&checks) {
-            Some(checksums) => checksums,
-            None if !may_hash => return Ok(Opened::WithoutChecksums(identity.size())),
-            None => match hash_again(&file, digest) {
-                Ok(checksums) => {
-                    write_checksums(layout, digest, &checksums);
-                    StoredChecksums::open(&checks).unwrap_or(StoredChecksums::Whole(checksums))
+        let (checksums, has_unwritten_checksums) = match StoredChecksums::open(&checks) {
+            Some(checksums) => (checksums, false),
+            None => {
+                let Some(call) = hashing else { return Ok(Opened::WithoutChecksums(identity.size())) };
+                match hash_again(&file, digest, call) {
+                    Ok(checksums) => {
+                        write_checksums(layout, digest, &checksums);
+                        match StoredChecksums::open(&checks) {
+                            Some(written) => (written, false),
+                            None => (StoredChecksums::Whole(checksums), true),
+                        }
+                    }
+                    Err(reason) => return damaged(reason),
                 }
-                Err(reason) => return damaged(reason),
-            },
+            }
         };
         let size = identity.size();
         if size != checksums.size() {
             return damaged(format!("{size} bytes instead of {}", checksums.size()));
         }
-        let content = Arc::new(CheckedFile::new(Arc::new(file), checksums));
-        Ok(Opened::File(Self { digest: *digest, content, identity }))
+        let content = Arc::new(CheckedFile::new(Arc::new(file), checksums, layout.calls().clone()));
+        Ok(Opened::File(Self { digest: *digest, content, identity, has_unwritten_checksums }))
     }
 
     pub(super) fn digest(&self) -> Digest {
@@ -133,6 +141,11 @@ impl SharedFile {
     /// Whether its checksums are those that were written: if not, what does not match them may be right. Blocks.
     pub(super) fn has_sound_checksums(&self) -> bool {
         self.0.content.checksums().are_sound()
+    }
+
+    /// Whether its checksums are in memory alone.
+    pub(super) fn has_unwritten_checksums(&self) -> bool {
+        self.0.has_unwritten_checksums
     }
 
     /// Bytes that its checksums take in memory.
@@ -186,7 +199,7 @@ impl Blob {
     /// The next checked bytes at `offset`, none at or beyond `end`. Empty only at `end`.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if a chunk fails its check: its bytes are not returned.
+    /// [`Error::Damaged`] if a chunk fails its check: its bytes are not returned; [`Error::Hangs`].
     pub async fn read(&self, offset: u64, end: u64) -> Result<BodyChunk, Error> {
         let end = end.min(self.size());
         self.file.0.content.read(offset, end, None).await.map_err(|damage| self.damaged(damage))
@@ -234,12 +247,8 @@ impl Blob {
     }
 
     fn damaged(&self, damage: Damage) -> Error {
-        damaged(&self.file.0.digest, &damage.into_reason())
+        damage.into_error(self.file.0.digest)
     }
-}
-
-fn damaged(digest: &Digest, reason: &str) -> Error {
-    Error::Damaged { digest: *digest, reason: reason.to_owned() }
 }
 
 /// Blobs that tests have seen hashed again.
@@ -256,7 +265,7 @@ fn write_checksums(layout: &Layout, digest: &Digest, checksums: &Checksums) {
 ///
 /// # Errors
 /// Why the file is not the blob.
-fn hash_again(mut file: &File, digest: &Digest) -> Result<Checksums, String> {
+fn hash_again(mut file: &File, digest: &Digest, call: &mut Call<'_>) -> Result<Checksums, String> {
     #[cfg(test)]
     HASHED_AGAIN.lock().push(*digest);
     let mut hasher = digest.hasher();
@@ -268,6 +277,7 @@ fn hash_again(mut file: &File, digest: &Digest) -> Result<Checksums, String> {
             count => {
                 hasher.update(&buffer[..count]);
                 checksums.update(&buffer[..count]);
+                call.goes_on();
             }
         }
     }

@@ -10,6 +10,7 @@ use crate::store::admission::Admission;
 use crate::store::batch::Outcome;
 use crate::store::blob::{Blob, OpenFile, Opened};
 use crate::store::blocking;
+use crate::store::disk_calls::Call;
 use crate::store::error::Error;
 use crate::store::health::Health;
 use crate::store::index::Index;
@@ -109,7 +110,7 @@ impl Blobs {
             return Some(blob);
         }
         let this = Arc::clone(self);
-        blocking::find(move || this.open(digest)).await
+        blocking::found(blocking::read(self.layout.calls(), move |call| this.open(digest, call)).await)
     }
 
     /// A blob that is open already. Asks no disk.
@@ -120,11 +121,11 @@ impl Blobs {
     }
 
     /// As [`Blobs::lookup`]. Blocks.
-    pub(super) fn open(self: &Arc<Self>, digest: Digest) -> Option<Blob> {
+    pub(super) fn open(self: &Arc<Self>, digest: Digest, call: &mut Call<'_>) -> Option<Blob> {
         if let Some(blob) = self.find_open(digest) {
             return Some(blob);
         }
-        let opened = self.open_or_quarantine(digest).unwrap_or_else(|error| {
+        let opened = self.open_or_quarantine(digest, call).unwrap_or_else(|error| {
             tracing::error!(%digest, %error, cause = error.cause(), "a cached blob cannot be opened; upstream is asked");
             None
         });
@@ -142,7 +143,8 @@ impl Blobs {
         }
     }
 
-    /// Moves a blob that failed a check while it was read to quarantine.
+    /// Moves a blob that failed a check while it was read to quarantine. Does not wait for a disk that hangs; the file is not
+    /// opened again meanwhile.
     ///
     /// All its readers find the damage, one after the other. Only the first moves it: the last would move the blob that
     /// has been fetched anew meanwhile.
@@ -152,16 +154,18 @@ impl Blobs {
             return;
         }
         let (this, identity, file) = (Arc::clone(self), blob.file_identity(), blob.file().clone());
+        self.quarantine.remember(digest, identity);
         let moved = move || {
             if file.has_sound_checksums() {
                 this.quarantine.add(&digest, identity, &reason);
             } else {
                 this.discard_checksums(&digest, &reason);
+                this.quarantine.forget(&digest);
             }
             Ok(())
         };
-        if let Err(error) = blocking::run(moved).await {
-            tracing::error!(%digest, %error, cause = error.cause(), "moving a damaged blob to quarantine panicked");
+        if let Err(error) = blocking::record(self.layout.calls(), moved).await {
+            tracing::error!(%digest, %error, cause = error.cause(), "a damaged blob could not be moved to quarantine");
         }
     }
 
@@ -210,8 +214,12 @@ impl Blobs {
 
     /// As [`Blobs::open`]. A blob without checksums is hashed by one of those who open it; a large one is hashed meanwhile,
     /// and absent until then.
-    fn open_or_quarantine(self: &Arc<Self>, digest: Digest) -> Result<Option<Blob>, Error> {
-        let size = match self.open_file(digest, false)? {
+    fn open_or_quarantine(
+        self: &Arc<Self>,
+        digest: Digest,
+        call: &mut Call<'_>,
+    ) -> Result<Option<Blob>, Error> {
+        let size = match self.open_file(digest, false, call)? {
             Ok(opened) => return Ok(opened),
             Err(size) => size,
         };
@@ -221,10 +229,10 @@ impl Blobs {
             }
             return Ok(None);
         }
-        let Some(_turn) = self.rehashing.turn(digest) else { return Ok(None) };
+        let Some(_turn) = call.apart(|| self.rehashing.turn(digest)) else { return Ok(None) };
         match self.open_blobs.find(&digest) {
             Some(blob) => Ok(Some(blob)),
-            None => Ok(self.open_file(digest, true)?.unwrap_or_default()),
+            None => Ok(self.open_file(digest, true, call)?.unwrap_or_default()),
         }
     }
 
@@ -235,7 +243,7 @@ impl Blobs {
         let this = Arc::clone(self);
         let hash = low_priority::run(move || {
             let _turn = turn;
-            this.open_file(digest, true).map(drop)
+            this.open_file(digest, true, &mut this.layout.calls().begin_read()).map(drop)
         });
         runtime.spawn(async move {
             if let Err(error) = hash.await {
@@ -246,9 +254,14 @@ impl Blobs {
 
     /// The blob, if there is one that is not found damaged; else the bytes of one that has no checksums and that it may not
     /// hash.
-    fn open_file(&self, digest: Digest, may_hash: bool) -> Result<Result<Option<Blob>, u64>, Error> {
+    fn open_file(
+        &self,
+        digest: Digest,
+        may_hash: bool,
+        call: &mut Call<'_>,
+    ) -> Result<Result<Option<Blob>, u64>, Error> {
         let is_refused = |file| self.quarantine.remembers(&digest, file);
-        Ok(Ok(match OpenFile::open(&self.layout, &digest, is_refused, may_hash)? {
+        Ok(Ok(match OpenFile::open(&self.layout, &digest, is_refused, may_hash.then_some(call))? {
             Opened::File(file) => {
                 file.read_ahead_if_small();
                 Some(self.open_blobs.insert(file))

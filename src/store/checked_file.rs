@@ -10,15 +10,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::reference::Hasher;
+use crate::reference::{Digest, Hasher};
 use crate::store::blocking;
 use crate::store::buffers::Buffer;
 use crate::store::crc32c;
+use crate::store::disk_calls::{Call, DiskCalls};
 use crate::store::error::Error;
 use crate::store::integrity::{CHUNK, ChunkChecksums};
-use crate::store::page_cache::{read_cached, read_exact_at};
+use crate::store::page_cache::{read_cached, read_exact_at, read_in_memory};
 use crate::store::recent_comparisons::RecentComparisons;
-use crate::support::body_chunk::{BodyChunk, FileRange, Integrity, IntegrityCheck, KnownBytes};
+use crate::support::body_chunk::{
+    BodyChunk, Compared, FileRange, Integrity, IntegrityCheck, Known, KnownBytes, Taken,
+};
 
 /// Longest range that is returned in memory; of longer ones the kernel sends the very pages that were compared.
 const COPIED_BYTES_MAX: u64 = 16 * 1024;
@@ -30,6 +33,7 @@ const CHUNKS_AT_ONCE: u64 = 8;
 pub(super) struct CheckedFile<C> {
     file: Arc<File>,
     checksums: Arc<C>,
+    calls: DiskCalls,
 }
 
 /// Why bytes do not leave: the chunk that has the byte at an offset cannot be read, or is not what was received.
@@ -37,19 +41,22 @@ pub(super) struct CheckedFile<C> {
 pub(super) struct Damage {
     reason: String,
     found: Integrity,
+    /// The disk hangs: nothing is known of the bytes.
+    hangs: bool,
 }
 
 impl Damage {
-    /// The reason, without the name of the file.
-    pub(super) fn into_reason(self) -> String {
-        self.reason
+    /// The error of a blob `digest`, without the name of the file.
+    pub(super) fn into_error(self, digest: Digest) -> Error {
+        if self.hangs { Error::Hangs } else { Error::Damaged { digest, reason: self.reason } }
     }
 
     fn unreadable(start: u64, error: &std::io::Error) -> Self {
         // The end of a file that was cut off is in memory as zeroes.
         let is_cut_off = error.kind() == std::io::ErrorKind::UnexpectedEof;
         let found = if is_cut_off { Integrity::Wrong } else { Integrity::Unreadable };
-        Self { reason: format!("reading at {start}: {error}"), found }
+        let hangs = error.kind() == std::io::ErrorKind::TimedOut;
+        Self { reason: format!("reading at {start}: {error}"), found, hangs }
     }
 
     fn wrong(start: u64) -> Self {
@@ -57,13 +64,14 @@ impl Damage {
     }
 
     fn of(reason: String) -> Self {
-        Self { reason, found: Integrity::Wrong }
+        Self { reason, found: Integrity::Wrong, hangs: false }
     }
 }
 
 impl<C: ChunkChecksums + 'static> CheckedFile<C> {
-    pub(super) fn new(file: Arc<File>, checksums: C) -> Self {
-        Self { file, checksums: Arc::new(checksums) }
+    /// `calls` are those to the disk that has the file.
+    pub(super) fn new(file: Arc<File>, checksums: C, calls: DiskCalls) -> Self {
+        Self { file, checksums: Arc::new(checksums), calls }
     }
 
     pub(super) fn file(&self) -> &Arc<File> {
@@ -109,7 +117,7 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
         let start = chunk * CHUNK as u64;
         self.fetch_checksums(offset, offset + 1).await?;
         let (len, checksum) = self.expected(chunk, offset + 1)?;
-        let bytes = read_exact_at(&self.file, start, len).await;
+        let bytes = read_exact_at(&self.calls, &self.file, start, len).await;
         let bytes = bytes.map_err(|e| Damage::unreadable(start, &e))?;
         if crc32c::crc32c(&bytes) != checksum {
             return Err(Damage::wrong(start));
@@ -129,7 +137,7 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
         mut memory: Vec<u8>,
     ) -> Result<Vec<u8>, Damage> {
         let this = Arc::clone(self);
-        let copy = move || {
+        let copy = move |call: &mut Call<'_>| {
             let mut buffer = Buffer::new(CHUNK);
             memory.clear();
             memory.reserve_exact((end - offset) as usize);
@@ -138,10 +146,11 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
                 let content = this.compare_chunk(chunk, end, &mut buffer)?;
                 let from = offset.saturating_sub(start) as usize;
                 memory.extend_from_slice(&content[from..(end - start).min(CHUNK as u64) as usize]);
+                call.goes_on();
             }
             Ok(memory)
         };
-        flatten(blocking::run(move || Ok(copy())).await)
+        flatten(blocking::read(&self.calls, copy).await)
     }
 
     /// `hasher`, which has seen nothing, after the bytes from the first one up to `end`, each compared.
@@ -150,16 +159,17 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
     /// A chunk that is damaged; a panic.
     pub(super) async fn hash_until(self: &Arc<Self>, end: u64, mut hasher: Hasher) -> Result<Hasher, Damage> {
         let this = Arc::clone(self);
-        let hash = move || {
+        let hash = move |call: &mut Call<'_>| {
             let mut buffer = Buffer::new(CHUNK);
             for chunk in 0..end.div_ceil(CHUNK as u64) {
                 let wanted = (end - chunk * CHUNK as u64).min(CHUNK as u64);
                 let content = this.compare_chunk(chunk, end, &mut buffer)?;
                 hasher.update(&content[..wanted as usize]);
+                call.goes_on();
             }
             Ok(hasher)
         };
-        flatten(blocking::run(move || Ok(hash())).await)
+        flatten(blocking::read(&self.calls, hash).await)
     }
 
     /// Brings the checksums of the chunks that have bytes from `offset` up to `end` into memory: on a blocking thread, where
@@ -170,11 +180,11 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
             return Ok(());
         }
         let checksums = Arc::clone(&self.checksums);
-        let fetch = move || {
+        let fetch = move |_: &mut Call<'_>| {
             checksums.fetch(&chunks);
-            Ok(Ok(()))
+            Ok(())
         };
-        flatten(blocking::run(fetch).await)
+        flatten(blocking::read(&self.calls, fetch).await)
     }
 
     /// Compares every chunk that has bytes from `offset` up to `end`: in place as long as they are in the page cache,
@@ -198,14 +208,20 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
             }
             let (len, checksum) = self.expected(chunk, end)?;
             let content = &mut buffer.bytes()[..len];
-            let cached = read_cached(&self.file, start, content);
+            #[cfg(test)]
+            let is_held = self.calls.reads_are_held();
+            #[cfg(not(test))]
+            let is_held = false;
+            let cached = if is_held { Ok(0) } else { read_cached(&self.file, start, content) };
             if cached.map_err(|e| Damage::unreadable(start, &e))? < len {
                 let this = Arc::clone(self);
-                let mut rest = move || {
-                    (chunk..chunks.end)
-                        .try_for_each(|chunk| this.compare_chunk(chunk, end, &mut buffer).map(drop))
+                let rest = move |call: &mut Call<'_>| {
+                    (chunk..chunks.end).try_for_each(|chunk| {
+                        call.goes_on();
+                        this.compare_chunk(chunk, end, &mut buffer).map(drop)
+                    })
                 };
-                return flatten(blocking::run(move || Ok(rest())).await).map(|()| oldest);
+                return flatten(blocking::read(&self.calls, rest).await).map(|()| oldest);
             }
             if crc32c::crc32c(content) != checksum {
                 return Err(Damage::wrong(start));
@@ -234,20 +250,63 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
 }
 
 impl<C: ChunkChecksums + 'static> IntegrityCheck for CheckedFile<C> {
-    fn compare_again(&self, offset: u64, end: u64) -> Integrity {
-        let mut buffer = Buffer::new(CHUNK);
-        let mut found = Integrity::Intact;
-        for chunk in offset / CHUNK as u64..end.div_ceil(CHUNK as u64) {
-            match self.compare_chunk(chunk, end, &mut buffer) {
-                Ok(_) => {}
-                Err(Damage { found: Integrity::Wrong, .. }) => return Integrity::Wrong,
-                Err(damage) => found = damage.found,
+    fn compare_again(self: Arc<Self>, offset: u64, end: u64) -> Compared {
+        Box::pin(async move {
+            let this = Arc::clone(&self);
+            let compare = move |call: &mut Call<'_>| {
+                let mut buffer = Buffer::new(CHUNK);
+                let mut found = Integrity::Intact;
+                for chunk in offset / CHUNK as u64..end.div_ceil(CHUNK as u64) {
+                    call.goes_on();
+                    match this.compare_chunk(chunk, end, &mut buffer) {
+                        Ok(_) => {}
+                        Err(Damage { found: Integrity::Wrong, .. }) => return Integrity::Wrong,
+                        Err(damage) => found = damage.found,
+                    }
+                }
+                found
+            };
+            match blocking::read(&self.calls, compare).await {
+                Ok(found) => found,
+                Err(Error::Hangs) => Integrity::Unreadable,
+                Err(_) => Integrity::Wrong,
             }
-        }
-        found
+        })
     }
 
-    fn known(&self, offset: u64, end: u64) -> Option<KnownBytes> {
+    fn known(self: Arc<Self>, offset: u64, end: u64) -> Known {
+        Box::pin(async move {
+            let chunks = offset / CHUNK as u64..end.div_ceil(CHUNK as u64);
+            if self.checksums.are_at_hand(&chunks) {
+                return self.known_now(offset, end);
+            }
+            let this = Arc::clone(&self);
+            let known = move |_: &mut Call<'_>| this.known_now(offset, end);
+            blocking::read(&self.calls, known).await.ok().flatten()
+        })
+    }
+
+    fn with_intact(&self, offset: u64, end: u64, take: &mut dyn FnMut(&[u8])) -> Taken {
+        let mut buffer = Buffer::new(CHUNK);
+        let chunk = offset / CHUNK as u64;
+        let start = chunk * CHUNK as u64;
+        let end = end.min(start + CHUNK as u64);
+        let Ok((len, checksum)) = self.expected(chunk, end) else { return Taken::Lost };
+        let content = &mut buffer.bytes()[..len];
+        match read_in_memory(&self.file, start, content) {
+            Ok(true) if crc32c::crc32c(content) == checksum => {
+                take(&content[(offset - start) as usize..(end - start) as usize]);
+                Taken::Intact
+            }
+            Ok(false) => Taken::NotInMemory,
+            Ok(true) | Err(_) => Taken::Lost,
+        }
+    }
+}
+
+impl<C: ChunkChecksums + 'static> CheckedFile<C> {
+    /// Blocks where the checksums are on disk.
+    fn known_now(&self, offset: u64, end: u64) -> Option<KnownBytes> {
         let numbers = offset / CHUNK as u64..end.div_ceil(CHUNK as u64);
         let chunks: Vec<_> =
             numbers.clone().map(|chunk| self.expected(chunk, end).ok()).collect::<Option<_>>()?;
@@ -264,18 +323,14 @@ impl<C: ChunkChecksums + 'static> IntegrityCheck for CheckedFile<C> {
         };
         Some(KnownBytes { range: start..start + len as u64, is_equal: Box::new(is_equal) })
     }
-
-    fn with_intact(&self, offset: u64, end: u64, take: &mut dyn FnMut(&[u8])) -> bool {
-        let mut buffer = Buffer::new(CHUNK);
-        let chunk = offset / CHUNK as u64;
-        let start = chunk * CHUNK as u64;
-        let end = end.min(start + CHUNK as u64);
-        let Ok(content) = self.compare_chunk(chunk, end, &mut buffer) else { return false };
-        take(&content[(offset - start) as usize..(end - start) as usize]);
-        true
-    }
 }
 
 fn flatten<T>(done: Result<Result<T, Damage>, Error>) -> Result<T, Damage> {
-    done.unwrap_or_else(|panic| Err(Damage::of(format!("{panic} {}", panic.cause()))))
+    done.unwrap_or_else(|error| {
+        let damage = Damage::of(format!("{error} {}", error.cause()));
+        Err(match error {
+            Error::Hangs => Damage { found: Integrity::Unreadable, hangs: true, ..damage },
+            _ => damage,
+        })
+    })
 }

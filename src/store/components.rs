@@ -65,6 +65,7 @@ impl Components {
         quarantine.measure();
         let admission = Arc::new(Admission::new(budget, probe_disk, index.clone(), quarantine));
         let (caching, failing) = (metrics.caching.clone(), metrics.disk_failing.clone());
+        layout.calls().mirror_in(metrics.disk_hanging.clone());
         let health = Arc::new(Health::new(clock.clone(), layout.calls().clone(), caching, failing));
         let blobs = Arc::new(Blobs::new(
             layout.clone(),

@@ -79,7 +79,7 @@ impl Store {
         member: Member,
     ) -> Result<(), Error> {
         let put = self.put_of(repository, digest, content, member);
-        blocking::run_bounded(self.0.layout.calls(), put).await
+        blocking::record(self.0.layout.calls(), put).await
     }
 
     fn put_of(

@@ -7,6 +7,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::{AtFlags, Statx, StatxFlags, makedev, statx};
+
 /// A file as it was when it was looked at: its place on the disk, its size in bytes and when its content last changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileIdentity {
@@ -30,14 +32,29 @@ impl FileIdentity {
         fs::symlink_metadata(path).ok().map(|metadata| Self::from_metadata(&metadata))
     }
 
-    /// Whether an open file is the one, as it was, and still has a name.
+    /// Whether an open file is the one, as it was, and still has a name: as far as the kernel knows, which asks no server for
+    /// that. Does not block.
     pub(super) fn is_that_of(self, file: &File) -> bool {
-        file.metadata().is_ok_and(|now| now.nlink() > 0 && Self::from_metadata(&now) == self)
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        match statx(file, c"", flags, StatxFlags::BASIC_STATS) {
+            Ok(now) => now.stx_nlink > 0 && Self::from_statx(&now) == self,
+            // As where a filter of system calls does not know it.
+            Err(_) => file.metadata().is_ok_and(|now| now.nlink() > 0 && Self::from_metadata(&now) == self),
+        }
     }
 
     /// Bytes of the file.
     pub(super) fn size(&self) -> u64 {
         self.size
+    }
+
+    fn from_statx(found: &Statx) -> Self {
+        Self {
+            device: makedev(found.stx_dev_major, found.stx_dev_minor),
+            inode: found.stx_ino,
+            size: found.stx_size,
+            modified: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec.into()),
+        }
     }
 
     fn from_metadata(metadata: &Metadata) -> Self {

@@ -98,7 +98,7 @@ impl Ranges {
 impl GrowingBlob {
     /// Content of `digest` that will be written to `file`.
     pub(super) fn new(digest: Digest, file: Arc<File>, in_use: InUseMark, calls: DiskCalls) -> Self {
-        let content = Arc::new(CheckedFile::new(file, Mutex::default()));
+        let content = Arc::new(CheckedFile::new(file, Mutex::default(), calls.clone()));
         let (out_of_order, reserved) = (Arc::default(), Arc::default());
         Self { digest, content, out_of_order, reserved, _in_use: Arc::new(in_use), calls }
     }
@@ -149,6 +149,11 @@ impl GrowingBlob {
     /// The checksums of what the download has written.
     pub(super) fn checksums(&self) -> Checksums {
         self.content.checksums().lock().clone().finish()
+    }
+
+    /// The calls to the disk that has the file.
+    pub(super) fn calls(&self) -> &DiskCalls {
+        &self.calls
     }
 
     pub(super) fn file(&self) -> &Arc<File> {
@@ -220,7 +225,7 @@ impl GrowingBlob {
     /// what was received; bytes that have left the page cache are read on a blocking thread.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if they cannot be read, or are not what was received.
+    /// [`Error::Damaged`] if they cannot be read, or are not what was received; [`Error::Hangs`].
     pub async fn read(&self, offset: u64, end: u64) -> Result<BodyChunk, Error> {
         self.content.read(offset, end, None).await.map_err(|damage| self.damaged(damage))
     }
@@ -255,7 +260,7 @@ impl GrowingBlob {
     }
 
     fn damaged(&self, damage: Damage) -> Error {
-        Error::Damaged { digest: self.digest, reason: damage.into_reason() }
+        damage.into_error(self.digest)
     }
 }
 

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use super::Store;
 use crate::reference::{Digest, Image, Reference, Repository};
 use crate::store::blocking;
+use crate::store::disk_calls::Call;
 use crate::store::error::Error;
 use crate::store::image_contents::ImageContents;
 use crate::store::inventory::{CachedImage, RemovedImage};
@@ -16,24 +17,24 @@ impl Store {
     /// breaks off; `each` may block.
     ///
     /// # Errors
-    /// A panic of the listing.
+    /// A panic of the listing; a disk that hangs.
     pub async fn list_images(
         &self,
         each: impl FnMut(Vec<CachedImage>) -> ControlFlow<()> + Send + 'static,
     ) -> Result<(), Error> {
         self.flush_for_a_while().await;
         let inventory = self.0.inventory.clone();
-        blocking::run(move || {
-            inventory.list(each);
+        let list = move |call: &mut Call<'_>| {
+            inventory.list(each, call);
             Ok(())
-        })
-        .await
+        };
+        blocking::command(self.0.layout.calls(), list).await
     }
 
     /// What is in the store of one image; `None` of a tag that upstream never confirmed.
     ///
     /// # Errors
-    /// A panic of the reading.
+    /// A panic of the reading; a disk that hangs.
     pub async fn contents(
         &self,
         repository: &Repository,
@@ -48,7 +49,8 @@ impl Store {
             },
         };
         let layout = self.0.layout.clone();
-        blocking::run(move || Ok(Some(ImageContents::read(&layout, root, confirmed_at)))).await
+        let read = move |_: &mut Call<'_>| Ok(Some(ImageContents::read(&layout, root, confirmed_at)));
+        blocking::command(self.0.layout.calls(), read).await
     }
 
     /// The digests of the manifests and blobs of these images that are in the store, as far as they are known: `max` at most.
@@ -65,7 +67,7 @@ impl Store {
             let Some(root) = root else { continue };
             let layout = self.0.layout.clone();
             // A manifest may name thousands that are not here, and never were.
-            let read = blocking::run(move || {
+            let read = blocking::command(self.0.layout.calls(), move |_| {
                 let mut named = ImageContents::read(&layout, root, None).digests;
                 named.retain(|digest| std::fs::metadata(layout.blob(digest)).is_ok());
                 Ok(named)
@@ -84,7 +86,7 @@ impl Store {
     /// stay until they are evicted.
     ///
     /// # Errors
-    /// The disk; parts of the image may have been removed before.
+    /// The disk, also that it hangs; parts of the image may have been removed before, or are once it goes on.
     pub async fn remove_image(
         &self,
         repository: &Repository,
@@ -100,7 +102,7 @@ impl Store {
     /// The disk; an image with more than 800 manifests and blobs.
     pub async fn pin(&self, pin: Pin) -> Result<(), Error> {
         let pins = self.0.pins.clone();
-        blocking::run(move || pins.add(pin)).await
+        blocking::record(self.0.layout.calls(), move || pins.add(pin)).await
     }
 
     /// Ends the pins that were made for a reference, or for the digest it had; returns how many there were.
@@ -111,7 +113,8 @@ impl Store {
         let pins = self.0.pins.clone();
         let repository = repository.clone();
         let reference = reference.to_string();
-        blocking::run(move || pins.remove_matching(&repository, &reference)).await
+        let remove = move || pins.remove_matching(&repository, &reference);
+        blocking::record(self.0.layout.calls(), remove).await
     }
 
     /// Ends one pin.
@@ -120,7 +123,7 @@ impl Store {
     /// The disk.
     pub async fn remove_pin(&self, pin: Pin) -> Result<(), Error> {
         let pins = self.0.pins.clone();
-        blocking::run(move || pins.remove(&pin)).await
+        blocking::record(self.0.layout.calls(), move || pins.remove(&pin)).await
     }
 
     /// From now on these blobs are evicted only where nothing else may be, and never ahead of need; until the next call.

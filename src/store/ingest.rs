@@ -128,12 +128,16 @@ impl Ingest {
     /// Writes the next bytes and returns how many there are now. Followers can read them from here on.
     ///
     /// # Errors
-    /// More bytes than declared or allowed; no space; the disk. After an error the ingest can only be detached or
-    /// dropped.
+    /// More bytes than declared or allowed; no space; the disk, also that it gives nothing back. After an error the ingest
+    /// can only be detached or dropped.
     pub fn write(&mut self, bytes: &Bytes) -> Result<u64, Error> {
         let after = self.written + bytes.len() as u64;
         if after > self.limit {
             return Err(Error::TooLong { digest: self.expected, limit: self.limit });
+        }
+        if self.layout.calls().reads_hang() {
+            // Its followers could not read it.
+            return Err(Error::Hangs);
         }
         self.reserve_up_to(after)?;
         let growing = &self.receiving.0;

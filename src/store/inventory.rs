@@ -10,6 +10,7 @@ use crate::reference::{Digest, Image, Reference, Repository};
 use crate::store::blobs::Blobs;
 use crate::store::blocking;
 use crate::store::cached_images::{self, ImageContent, TaggedImage};
+use crate::store::disk_calls::Call;
 use crate::store::error::Error;
 use crate::store::layout::Layout;
 use crate::store::pins::Pins;
@@ -61,7 +62,11 @@ impl Inventory {
     }
 
     /// Hands every tag, and every image that is pinned by its digest, to `each` in batches until it breaks off. Blocks.
-    pub(super) fn list(&self, mut each: impl FnMut(Vec<CachedImage>) -> ControlFlow<()>) {
+    pub(super) fn list(
+        &self,
+        mut each: impl FnMut(Vec<CachedImage>) -> ControlFlow<()>,
+        call: &mut Call<'_>,
+    ) {
         let pins = self.pins.list();
         let pinned: HashSet<(&Repository, Digest)> =
             pins.iter().map(|pin| (&pin.repository, pin.root)).collect();
@@ -78,7 +83,7 @@ impl Inventory {
             cached(image, record.digest, Some(record.confirmed_at), &content)
         };
         for batch in cached_images::batches(&self.layout) {
-            if each(batch.into_iter().map(tagged).collect()).is_break() {
+            if call.apart(|| each(batch.into_iter().map(tagged).collect())).is_break() {
                 return;
             }
         }
@@ -86,14 +91,15 @@ impl Inventory {
             let image = Image { repository: pin.repository.clone(), reference: Reference::Digest(pin.root) };
             cached(image, pin.root, None, &cached_images::content_of(&self.layout, pin.root))
         });
-        let _ = each(by_digest.collect());
+        let last = by_digest.collect();
+        let _ = call.apart(|| each(last));
     }
 
     /// Removes a tag, the pins of the reference, and the blobs that no other tag or pin needs. Blobs that are being read
     /// stay until they are evicted.
     ///
     /// # Errors
-    /// The disk; parts of the image may have been removed before.
+    /// The disk, also that it hangs; parts of the image may have been removed before, or are once it goes on.
     pub(super) async fn remove(
         &self,
         repository: &Repository,
@@ -114,24 +120,31 @@ impl Inventory {
         let this = self.clone();
         let repository = repository.clone();
         let reference = reference.to_string();
-        blocking::run(move || {
+        let remove = move |call: &mut Call<'_>| {
             removed.pins = this.pins.remove_matching(&repository, &reference)?;
             if let Some(root) = root {
-                this.remove_unneeded(&root, &mut removed)?;
+                this.remove_unneeded(&root, &mut removed, call)?;
             }
             Ok(removed)
-        })
-        .await
+        };
+        blocking::command(self.layout.calls(), remove).await
     }
 
     /// Removes the blobs of `root` that neither a tag nor a pin needs. Blocks.
-    fn remove_unneeded(&self, root: &Digest, removed: &mut RemovedImage) -> Result<(), Error> {
+    fn remove_unneeded(
+        &self,
+        root: &Digest,
+        removed: &mut RemovedImage,
+        call: &mut Call<'_>,
+    ) -> Result<(), Error> {
         let mut unneeded = cached_images::content_of(&self.layout, *root).sizes.clone();
         unneeded.retain(|digest, _| !self.pins.contains(digest));
         for image in cached_images::batches(&self.layout).flatten() {
             unneeded.retain(|digest, _| !image.content.sizes.contains_key(digest));
+            call.goes_on();
         }
         for (digest, size) in unneeded {
+            call.goes_on();
             if self.blobs.remove_idle(&digest)? {
                 removed.blobs += 1;
                 removed.bytes += size;

@@ -16,6 +16,7 @@ pub struct Metrics {
     pub(super) quarantine_failures: IntCounter,
     pub(super) quarantine_bytes: IntGauge,
     pub(super) disk_failing: IntGauge,
+    pub(super) disk_hanging: IntGauge,
     pub(super) scrubbed_bytes: IntCounter,
 }
 
@@ -59,6 +60,10 @@ impl Metrics {
             disk_failing: registry.gauge(
                 "store_disk_failing",
                 "1 once one blob was damaged on disk three times: the disk does not hold what is written to it.",
+            )?,
+            disk_hanging: registry.gauge(
+                "store_disk_hanging",
+                "1 while the disk has not ended a call for 5 s: nothing is stored, and what it does not give comes from upstream.",
             )?,
             scrubbed_bytes: registry.counter(
                 "store_scrubbed_bytes_total",

@@ -71,7 +71,7 @@ use std::time::Duration;
 
 pub use blob::Blob;
 pub use budget::{Amount, Budget, StoreLimits};
-pub use disk_calls::HANGS_AFTER;
+pub use disk_calls::{HANGS_AFTER, READS_MAX};
 pub use error::Error;
 pub use growing::GrowingBlob;
 pub use hashing::ContentHash;
@@ -93,6 +93,7 @@ use crate::reference::{Digest, Repository};
 use crate::support::clock::Clock;
 use crate::support::shutdown::Shutdown;
 use components::Components;
+use disk_calls::Call;
 use metrics::Metrics;
 
 /// How long a stop waits for what is to be written: a manifest is fetched again if it was lost. Commands wait as long for
@@ -161,23 +162,36 @@ impl Store {
         self.0.index.totals()
     }
 
-    /// What the blobs may occupy; `None` if the size of its filesystem is unknown.
-    pub fn limits(&self) -> Option<StoreLimits> {
-        self.0.admission.limits()
+    /// What the blobs may occupy; `None` if the size of its filesystem is unknown, or its disk hangs.
+    pub async fn limits(&self) -> Option<StoreLimits> {
+        let admission = Arc::clone(&self.0.admission);
+        blocking::find(self.0.layout.calls(), move || admission.limits()).await
     }
 
-    /// Evicts what exceeds the budget; returns how many bytes that freed.
+    /// Evicts what exceeds the budget; returns how many bytes that freed. Of an eviction that takes long, as many as it has
+    /// freed by then.
     ///
     /// # Errors
-    /// A panic of the eviction.
+    /// A panic of the eviction; a disk that hangs: the eviction goes on when it does.
     pub async fn enforce_budget(&self) -> Result<u64, Error> {
         let admission = Arc::clone(&self.0.admission);
-        blocking::run(move || Ok(admission.enforce_budget())).await
+        if self.is_disk_hanging() {
+            return Err(Error::Hangs);
+        }
+        let enforced = blocking::run(move || Ok(admission.enforce_budget()));
+        tokio::time::timeout(admission::ENFORCE_WAIT + HANGS_AFTER, enforced)
+            .await
+            .unwrap_or(Err(Error::Hangs))
     }
 
     /// Whether fetched content is stored: not for a while after the disk failed.
     pub fn is_caching(&self) -> bool {
         self.0.health.is_caching()
+    }
+
+    /// Whether the disk has not ended a call for seconds.
+    pub fn is_disk_hanging(&self) -> bool {
+        self.0.layout.calls().is_hanging()
     }
 
     /// Whether one blob has been damaged on disk again and again: the disk does not hold what is written to it.
@@ -219,7 +233,8 @@ impl Store {
         }
         let admission = Arc::clone(&self.0.admission);
         let now = self.clock().now();
-        blocking::find(move || Some(admission.is_passed_by(digest, bytes, now))).await.unwrap_or(false)
+        let is_passed_by = move || Some(admission.is_passed_by(digest, bytes, now));
+        blocking::find(self.0.layout.calls(), is_passed_by).await.unwrap_or(false)
     }
 
     /// Whether it would be, if it were asked for; remembers nothing.
@@ -229,7 +244,8 @@ impl Store {
         }
         let admission = Arc::clone(&self.0.admission);
         let now = self.clock().now();
-        blocking::find(move || Some(admission.would_be_passed_by(digest, bytes, now))).await.unwrap_or(false)
+        let would_be = move || Some(admission.would_be_passed_by(digest, bytes, now));
+        blocking::find(self.0.layout.calls(), would_be).await.unwrap_or(false)
     }
 
     /// Begins to receive the content of `digest` from `owner`, of `declared` bytes where upstream said so.
@@ -292,6 +308,18 @@ impl Store {
         self.0.layout.calls().hold()
     }
 
+    /// No file that was begun is removed before the result is dropped.
+    #[cfg(test)]
+    pub(crate) fn hang_removals(&self) -> impl Sized + use<> {
+        self.0.layout.calls().hold_removals()
+    }
+
+    /// No call that reads what is not in memory ends before the result is dropped.
+    #[cfg(test)]
+    pub(crate) fn hang_reads(&self) -> impl Sized + use<> {
+        self.0.layout.calls().hold_reads()
+    }
+
     /// Nothing that is written later is written before the sender is dropped.
     #[cfg(test)]
     pub(crate) async fn hold_writes(&self) -> std::sync::mpsc::Sender<()> {
@@ -328,14 +356,14 @@ impl Store {
             return Some((blob, Some(member)));
         }
         let (store, repository) = (self.clone(), repository.clone());
-        let look = move || {
+        let look = move |call: &mut Call<'_>| {
             if !store.0.records.look_for_receipt(repository.registry(), digest) {
                 return None;
             }
-            let blob = store.0.blobs.open(digest)?;
+            let blob = store.0.blobs.open(digest, call)?;
             Some((blob, store.0.records.look_for_member(&repository, digest)))
         };
-        blocking::find(look).await
+        blocking::found(blocking::read(self.0.layout.calls(), look).await)
     }
 
     /// Notes that a blob was used without being opened. Never blocks.

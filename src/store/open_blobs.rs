@@ -18,8 +18,12 @@ use crate::support::bounded_map::BoundedMap;
 /// Blobs that are kept open: a quarter of the descriptors that are reserved for what is not a client.
 const KEPT_MAX: usize = 64;
 /// Bytes in memory of the checksums of one, so that those of all are 4 MiB. Only a blob of more than 1 GiB whose checksums
-/// could not be written has more, and is not kept.
+/// could not be written has more, and is kept among [`UNWRITTEN_MAX`].
 const CHECKSUM_BYTES_MAX: u64 = WHOLE_BYTES_MAX;
+/// Blobs that are kept open besides because their checksums could not be written: the next reader would hash them again.
+const UNWRITTEN_MAX: usize = 16;
+/// Bytes in memory of the checksums of these: those of 256 GiB.
+const UNWRITTEN_BYTES_MAX: u64 = if cfg!(test) { 128 * 1024 } else { 16 * 1024 * 1024 };
 
 /// Open blobs by digest.
 #[derive(Debug)]
@@ -36,18 +40,33 @@ struct Open {
     shared: HashMap<Digest, WeakFile>,
     shared_max: usize,
     kept: BoundedMap<Digest, SharedFile>,
+    unwritten: BoundedMap<Digest, SharedFile>,
 }
 
 impl Open {
     fn keep(&mut self, file: SharedFile) {
-        if file.checksum_bytes() <= CHECKSUM_BYTES_MAX {
+        if file.has_unwritten_checksums() {
+            self.unwritten.insert(file.digest(), file);
+            let bytes_of = |kept: &BoundedMap<Digest, SharedFile>| -> u64 {
+                kept.iter().map(|(_, file)| file.checksum_bytes()).sum()
+            };
+            while bytes_of(&self.unwritten) > UNWRITTEN_BYTES_MAX && self.unwritten.remove_oldest().is_some()
+            {
+            }
+        } else if file.checksum_bytes() <= CHECKSUM_BYTES_MAX {
             self.kept.insert(file.digest(), file);
         }
+    }
+
+    fn find(&mut self, digest: &Digest) -> Option<SharedFile> {
+        let kept = self.kept.get(digest).or(self.unwritten.get(digest));
+        kept.cloned().or_else(|| self.shared.get(digest)?.upgrade())
     }
 
     fn forget(&mut self, digest: &Digest) {
         self.shared.remove(digest);
         self.kept.remove(digest);
+        self.unwritten.remove(digest);
     }
 
     fn is_shared(&self, file: &SharedFile) -> bool {
@@ -58,7 +77,8 @@ impl Open {
 impl OpenBlobs {
     /// No blobs; each that is handed out is marked in `in_use`.
     pub(super) fn new(in_use: InUse) -> Self {
-        let open = Open { shared: HashMap::new(), shared_max: KEPT_MAX, kept: BoundedMap::new(KEPT_MAX) };
+        let (kept, unwritten) = (BoundedMap::new(KEPT_MAX), BoundedMap::new(UNWRITTEN_MAX));
+        let open = Open { shared: HashMap::new(), shared_max: KEPT_MAX, kept, unwritten };
         Self { in_use, open: Mutex::new(open), removals: Removals::new() }
     }
 
@@ -86,10 +106,7 @@ impl OpenBlobs {
     pub(super) fn find(&self, digest: &Digest) -> Option<Blob> {
         // Before the file is looked at, so that it is not evicted in between.
         let in_use = self.in_use.mark(*digest);
-        let file = {
-            let mut open = self.open.lock();
-            open.kept.get(digest).cloned().or_else(|| open.shared.get(digest)?.upgrade())?
-        };
+        let file = self.open.lock().find(digest)?;
         if file.is_unchanged() {
             return Some(Blob::new(file, in_use));
         }
@@ -159,7 +176,7 @@ mod tests {
     fn open(layout: &Layout, content: &[u8]) -> OpenFile {
         let digest = Digest::of(content);
         std::fs::write(layout.blob(&digest), content).unwrap();
-        match OpenFile::open(layout, &digest, |_| false, true).unwrap() {
+        match OpenFile::open(layout, &digest, |_| false, Some(&mut layout.calls().begin_read())).unwrap() {
             Opened::File(file) => file,
             other => panic!("{other:?}"),
         }
@@ -212,14 +229,16 @@ mod tests {
         }
         let found = (0..2 * KEPT_MAX).filter(|n| shared.find(&Digest::of(&n.to_le_bytes())).is_some());
         assert_eq!(found.count(), KEPT_MAX);
-        // A blob whose checksums could not be written has all of them in memory.
+        // A blob whose checksums could not be written has all of them in memory, and would be hashed again.
         std::fs::remove_dir_all(directory.path().join("checks")).unwrap();
         std::fs::write(directory.path().join("checks"), "in the way").unwrap();
         std::fs::write(layout.quarantine(), "so that it cannot be moved").unwrap();
         let large = vec![0; (CHECKSUM_BYTES_MAX as usize / 4 + 1) * CHUNK];
-        let read = shared.insert(open(&layout, &large));
-        assert!(shared.find(&Digest::of(&large)).is_some(), "it is being read");
-        drop(read);
-        assert!(shared.find(&Digest::of(&large)).is_none(), "none with more is kept");
+        drop(shared.insert(open(&layout, &large)));
+        assert!(shared.find(&Digest::of(&large)).is_some(), "no client reads it");
+        for n in 0..UNWRITTEN_MAX {
+            drop(shared.insert(open(&layout, format!("unwritten {n}").as_bytes())));
+        }
+        assert!(shared.find(&Digest::of(&large)).is_none(), "no more are kept");
     }
 }

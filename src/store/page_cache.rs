@@ -11,24 +11,40 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
+use crate::store::blocking;
 use crate::store::buffers::Buffer;
+use crate::store::disk_calls::{Call, DiskCalls};
+use crate::store::error::Error;
 
 /// Reads exactly `len` bytes at `offset`, at most a chunk.
 ///
 /// # Errors
-/// The disk, or the file ending early (`UnexpectedEof`).
-pub(super) async fn read_exact_at(file: &Arc<File>, offset: u64, len: usize) -> io::Result<Bytes> {
+/// The disk, also that it hangs (`TimedOut`), or the file ending early (`UnexpectedEof`).
+pub(super) async fn read_exact_at(
+    calls: &DiskCalls,
+    file: &Arc<File>,
+    offset: u64,
+    len: usize,
+) -> io::Result<Bytes> {
     let mut buffer = Buffer::new(len);
-    let filled = read_cached(file, offset, buffer.bytes())?;
+    #[cfg(test)]
+    let is_held = calls.reads_are_held();
+    #[cfg(not(test))]
+    let is_held = false;
+    let filled = if is_held { 0 } else { read_cached(file, offset, buffer.bytes())? };
     if filled == len {
         return Ok(buffer.freeze());
     }
     let file = Arc::clone(file);
-    let read = move || {
+    let read = move |_: &mut Call<'_>| {
         file.read_exact_at(&mut buffer.bytes()[filled..], offset + filled as u64)?;
         Ok(buffer.freeze())
     };
-    tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+    match blocking::read(calls, read).await {
+        Ok(read) => read,
+        Err(Error::Hangs) => Err(io::ErrorKind::TimedOut.into()),
+        Err(panic) => Err(io::Error::other(panic)),
+    }
 }
 
 /// Fills `buffer` from `offset` on with the bytes that are in the page cache; returns how many there are before the
@@ -52,6 +68,26 @@ pub(super) fn read_cached(file: &File, offset: u64, buffer: &mut [u8]) -> io::Re
     Ok(filled)
 }
 
+/// Fills `buffer` from `offset` on if all of it is in the page cache; `false` if it is not. Of a filesystem that does not say, it is
+/// read.
+///
+/// # Errors
+/// As [`read_cached`].
+pub(super) fn read_in_memory(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<bool> {
+    let filled = read_cached(file, offset, buffer)?;
+    if filled == buffer.len() {
+        return Ok(true);
+    }
+    let into = &mut [IoSliceMut::new(&mut buffer[filled..])];
+    match preadv2(file, into, offset + filled as u64, ReadWriteFlags::NOWAIT) {
+        Err(Errno::OPNOTSUPP | Errno::INVAL) => {
+            file.read_exact_at(&mut buffer[filled..], offset + filled as u64)?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,8 +96,9 @@ mod tests {
     async fn bytes_are_read_exactly_or_not_at_all() {
         let file = Arc::new(tempfile::tempfile().unwrap());
         file.write_all_at(b"0123456789", 0).unwrap();
-        assert_eq!(read_exact_at(&file, 2, 5).await.unwrap(), &b"23456"[..]);
-        let error = read_exact_at(&file, 5, 6).await.unwrap_err();
+        let calls = DiskCalls::default();
+        assert_eq!(read_exact_at(&calls, &file, 2, 5).await.unwrap(), &b"23456"[..]);
+        let error = read_exact_at(&calls, &file, 5, 6).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use crate::store::blocking;
 use crate::store::crc32c;
+use crate::store::disk_calls::Call;
 use crate::store::error::Error;
 use crate::store::growing::GrowingBlob;
 use crate::store::ingest::Ingest;
@@ -105,18 +106,23 @@ impl PartialBlob {
             let bytes = this.0.parts.lock().bytes + more;
             this.0.ingest.lock().as_mut().map_or(Ok(()), |ingest| ingest.reserve_for_parts(bytes))
         };
-        blocking::run(reserve).await
+        blocking::run_bounded(self.0.growing.calls(), reserve).await
     }
 
-    /// The bytes at `offset`, up to `end` at most, if a part has them. A part that is not what was received is forgotten.
+    /// The bytes at `offset`, up to `end` at most, if a part has them and the disk gives them. A part that is not what was
+    /// received is forgotten.
     pub async fn read(&self, offset: u64, end: u64) -> Option<Bytes> {
         let (start, part_end, checksum) = self.0.parts.lock().with(offset)?;
         let file = Arc::clone(self.0.growing.file());
-        let read = move || {
+        let read = move |_: &mut Call<'_>| {
             let mut bytes = vec![0; (part_end - start) as usize];
             file.read_exact_at(&mut bytes, start).is_ok().then_some(bytes)
         };
-        let bytes = tokio::task::spawn_blocking(read).await.ok().flatten();
+        let bytes = match blocking::read(self.0.growing.calls(), read).await {
+            // It is as it was.
+            Err(Error::Hangs) => return None,
+            bytes => bytes.ok().flatten(),
+        };
         match bytes.filter(|bytes| crc32c::crc32c(bytes) == checksum) {
             Some(bytes) => {
                 let until = end.min(part_end);
@@ -144,9 +150,20 @@ impl PartialBlob {
         self.0.parts.lock().bytes
     }
 
-    /// What receives the whole blob, with these parts in it; `None` if it was taken before. Parts can be read as before.
+    /// What receives the whole blob, with these parts in it; `None` if it was taken before, or while room for another part is
+    /// being made. Parts can be read as before. Does not block.
     pub fn take_ingest(&self) -> Option<Ingest> {
-        self.0.ingest.lock().take()
+        self.0.ingest.try_lock()?.take()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The last handle may go on a thread that must not wait for the disk: the file is removed on another.
+        let Some(ingest) = self.ingest.get_mut().take() else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop(ingest));
+        }
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) struct Quarantine {
     files: QuarantineFiles,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
-    /// The files that could not be moved, until they are replaced.
+    /// The files that could not be moved, or not yet, until they are replaced.
     remembered: Arc<Mutex<BoundedMap<Digest, FileIdentity>>>,
 }
 
@@ -64,6 +64,9 @@ impl Quarantine {
             drop(change);
             moved
         });
+        if changed.is_ok() {
+            self.forget(digest);
+        }
         match changed {
             Ok(true) => {
                 self.open_blobs.removals().add(*digest);
@@ -74,7 +77,7 @@ impl Quarantine {
             }
             Ok(false) => self.index.recheck(*digest),
             Err(error) => {
-                self.remembered.lock().insert(*digest, file);
+                self.remember(*digest, file);
                 self.metrics.quarantine_failures.inc();
                 let cause = error.cause();
                 tracing::error!(%digest, reason, %error, cause, "a damaged blob cannot be moved to quarantine; it is not used any more");
@@ -82,7 +85,17 @@ impl Quarantine {
         }
     }
 
-    /// Whether this very file was found damaged and could not be moved.
+    /// This very file was found damaged: it is not opened until it was looked at where it lies, or was replaced.
+    pub(super) fn remember(&self, digest: Digest, file: FileIdentity) {
+        self.remembered.lock().insert(digest, file);
+    }
+
+    /// What has the name of a blob may be opened.
+    pub(super) fn forget(&self, digest: &Digest) {
+        self.remembered.lock().remove(digest);
+    }
+
+    /// Whether this very file was found damaged and could not be moved, or not yet.
     pub(super) fn remembers(&self, digest: &Digest, file: FileIdentity) -> bool {
         self.remembered.lock().peek(digest) == Some(&file)
     }

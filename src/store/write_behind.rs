@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::store::batch;
+use crate::store::disk_calls::HANGS_AFTER;
 use crate::store::error::Error;
 use crate::store::layout::Layout;
 
@@ -25,6 +26,8 @@ use crate::store::layout::Layout;
 const WAITING_MAX: usize = 256;
 /// How long an answer waits for a place: a disk that is merely slow has done a batch by then.
 const PLACE_WAIT: Duration = Duration::from_secs(1);
+/// How long a result is waited for where one was waited for in vain since anything was done last.
+const LATE_WAIT: Duration = Duration::from_millis(10);
 /// Writes in one batch: each has two or three files open until they are synced.
 const BATCH_MAX: usize = 16;
 
@@ -134,19 +137,21 @@ impl WriteBehind {
         tokio::task::spawn_blocking(move || run(&layout, &queue, &is_late));
     }
 
-    /// As [`WriteBehind::later`], and waits for the result.
+    /// Does `work` as [`WriteBehind::later`], in a place as [`WriteBehind::place`] gives it, and waits for the result:
+    /// [`HANGS_AFTER`] at most, and not at all where that was in vain since anything was done last. It is done all the same.
     ///
     /// # Errors
-    /// Those of `work`; a panic of `work` becomes [`Error::Io`].
+    /// Those of `work`; a panic of `work` becomes [`Error::Io`]; [`Error::Hangs`] if there is no place, or no result in time.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        Self::take_for_result(self.place_at_last().await, work).await
+        let place = self.place().await.ok_or(Error::Hangs)?;
+        self.take_for_result(place, work).await
     }
 
-    /// As [`WriteBehind::run`], without waiting for a place: for an end that must come although its request gives up. The
-    /// caller bounds how many there are.
+    /// As [`WriteBehind::run`], without a place, and done also if this is not polled again: for an end that must come although
+    /// its request gives up. The caller bounds how many there are.
     ///
     /// # Errors
     /// As [`WriteBehind::run`].
@@ -154,10 +159,11 @@ impl WriteBehind {
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        Self::take_for_result(Place { writes: self, permit: None }, work).await
+        self.take_for_result(Place { writes: self, permit: None }, work).await
     }
 
     async fn take_for_result<T: Send + 'static>(
+        &self,
         place: Place<'_>,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -165,7 +171,14 @@ impl WriteBehind {
         place.take(Work::Alone(Box::new(move || drop(done.send(work())))));
         let panicked =
             |ended| Error::io("finish work on", Path::new("the store"))(std::io::Error::other(ended));
-        result.await.unwrap_or_else(|ended| Err(panicked(ended)))
+        let wait = if self.is_late.load(Ordering::Relaxed) { LATE_WAIT } else { HANGS_AFTER };
+        match tokio::time::timeout(wait, result).await {
+            Ok(result) => result.unwrap_or_else(|ended| Err(panicked(ended))),
+            Err(_) => {
+                self.is_late.store(true, Ordering::Relaxed);
+                Err(Error::Hangs)
+            }
+        }
     }
 
     /// Waits until everything that was asked for before is done.

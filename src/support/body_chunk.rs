@@ -80,19 +80,36 @@ pub enum Integrity {
     Unreadable,
 }
 
+/// What became of bytes that were to be taken from memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// They were taken.
+    Intact,
+    /// They are not intact, or cannot be read.
+    Lost,
+    /// They are not in memory any more: [`IntegrityCheck::compare_again`] brings them back.
+    NotInMemory,
+}
+
 /// What can tell whether bytes of a file are still what they were when they were verified.
 pub trait IntegrityCheck: Send + Sync {
-    /// What the bytes from `offset` up to, not including, `end` are now. Blocks for as long as reading them takes.
-    fn compare_again(&self, offset: u64, end: u64) -> Integrity;
+    /// What the bytes from `offset` up to, not including, `end` are now. Does not block, nor wait for a disk that hangs.
+    fn compare_again(self: Arc<Self>, offset: u64, end: u64) -> Compared;
 
     /// What is known of the bytes from `offset` up to `end`, and as many around them as it takes to compare them with others;
-    /// `None` where too little is. Blocks where that is on disk.
-    fn known(&self, offset: u64, end: u64) -> Option<KnownBytes>;
+    /// `None` where too little is. Does not block, nor wait for a disk that hangs.
+    fn known(self: Arc<Self>, offset: u64, end: u64) -> Known;
 
-    /// Reads the bytes at `offset`, at least one and none at or beyond `end`, compares them, and hands them to `take`;
-    /// `false`, and nothing is handed over, if they are not intact. Blocks for as long as reading them takes.
-    fn with_intact(&self, offset: u64, end: u64, take: &mut dyn FnMut(&[u8])) -> bool;
+    /// Reads the bytes at `offset`, at least one and none at or beyond `end`, compares them, and hands them to `take` if they are
+    /// intact. Does not block, but on a filesystem that does not say what is in memory.
+    fn with_intact(&self, offset: u64, end: u64, take: &mut dyn FnMut(&[u8])) -> Taken;
 }
+
+/// What bytes are found to be, once they have been read.
+pub type Compared = Pin<Box<dyn Future<Output = Integrity> + Send>>;
+
+/// What is known of bytes, once it has been read.
+pub type Known = Pin<Box<dyn Future<Output = Option<KnownBytes>> + Send>>;
 
 /// Says of bytes whether they are others' equal.
 pub type IsEqual = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
@@ -142,10 +159,13 @@ impl FileRange {
         Arc::ptr_eq(&self.file, &next.file) && self.offset + self.len as u64 == next.offset
     }
 
-    /// What the bytes are now; without a check they count as intact. Blocks for a read.
-    pub fn compare_again(&self) -> Integrity {
+    /// What the bytes are now; without a check they count as intact.
+    pub async fn compare_again(&self) -> Integrity {
         let end = self.offset + self.len as u64;
-        self.check.as_ref().map_or(Integrity::Intact, |check| check.compare_again(self.offset, end))
+        match &self.check {
+            Some(check) => Arc::clone(check).compare_again(self.offset, end).await,
+            None => Integrity::Intact,
+        }
     }
 }
 

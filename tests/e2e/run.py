@@ -4,7 +4,7 @@
 docker-registry is the upstream, filled by skopeo with a multi-arch image of a static busybox. containerd pulls through
 Larder with ctr and through its CRI as kubelet does, runc runs what was pulled, podman and skopeo pull by path; then
 all of it again with the registry stopped and the daemon restarted. access.py tests who
-may read what, disk.py and full_disk.py faults of the disk, bad_network.py faults of the network, strangers.py registries that are not configured,
+may read what, disk.py, full_disk.py and dead_server.py faults of the disk, bad_network.py faults of the network, strangers.py registries that are not configured,
 node.py and systemd.py the commands, the
 units and the packages, manifests.py what is applied to a cluster, pods.py the sources of pods, pod.py the DaemonSet's containers, limits.py the memory
 that it gives them, replacement.py a daemon that is replaced, tier.py nodes that share an object store. Everything listens on loopback, in directories that are
@@ -33,6 +33,7 @@ import image  # noqa: E402
 from access import DockerLogins, KubernetesUseCases, PathLogins, Tenants  # noqa: E402,F401
 from disk import Disk  # noqa: E402,F401
 from full_disk import FullDisk  # noqa: E402,F401
+from dead_server import DeadServer  # noqa: E402,F401
 from events import Events  # noqa: E402,F401
 from limits import Limits  # noqa: E402,F401
 from manifests import Manifests  # noqa: E402,F401

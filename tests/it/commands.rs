@@ -39,6 +39,7 @@ fn store() -> StoreStatus {
         lacks_inodes: false,
         caching: true,
         disk_failing: false,
+        disk_hanging: false,
         pins: 1,
     }
 }

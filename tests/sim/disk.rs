@@ -21,8 +21,10 @@ pub(crate) const NOW_AT: u64 = SEED_AT + 8;
 pub(crate) const READY_AT: u64 = NOW_AT + 8;
 const SIZE_AT: u64 = READY_AT + 8;
 const TAKEN_AT: u64 = SIZE_AT + 8;
+const HANGING_AT: u64 = TAKEN_AT + 8;
+const BLOCKED_AT: u64 = HANGING_AT + 4;
 /// Bytes of the control page.
-pub(crate) const CONTROL_BYTES: u64 = TAKEN_AT + 8;
+pub(crate) const CONTROL_BYTES: u64 = BLOCKED_AT + 4;
 /// Bytes of the filesystem.
 const SIZE: u64 = 64 << 30;
 
@@ -42,6 +44,7 @@ impl Disk {
         let control = OpenOptions::new().read(true).write(true).open(control).unwrap();
         let disk = Self { control, root: root.to_owned(), epoch: 0, rules: 0 };
         disk.arm();
+        disk.put(BLOCKED_AT, &[0; 4]);
         disk.leave(None);
         disk
     }
@@ -104,8 +107,8 @@ impl Disk {
         self.arm();
     }
 
-    /// One more way to fail.
-    pub(crate) fn fail(&mut self, fault: &DiskFault) {
+    /// One more way to fail. Calls that hang do so until `until_us`.
+    pub(crate) fn fail(&mut self, fault: &DiskFault, until_us: u64) {
         if self.rules == RULES_MAX {
             return;
         }
@@ -114,15 +117,34 @@ impl Disk {
         rule[..4].copy_from_slice(&kinds.to_le_bytes());
         rule[4..8].copy_from_slice(&errno(fault.error).to_le_bytes());
         rule[8..12].copy_from_slice(&fault.times.map_or(-1, |times| times as i32).to_le_bytes());
-        rule[16..16 + part.len()].copy_from_slice(part.as_bytes());
+        rule[16..24].copy_from_slice(&until_us.to_le_bytes());
+        rule[24..24 + part.len()].copy_from_slice(part.as_bytes());
         self.put(RULES_AT + (RULE_BYTES * self.rules) as u64, &rule);
         self.rules += 1;
         self.put(20, &(self.rules as u32).to_le_bytes());
+        if until_us > 0 {
+            self.put(HANGING_AT, &1_u32.to_le_bytes());
+        }
+    }
+
+    /// Whether calls have been made to hang since the last [`Disk::heal`].
+    pub(crate) fn is_hanging(&self) -> bool {
+        let mut bytes = [0; 4];
+        self.control.read_exact_at(&mut bytes, HANGING_AT).unwrap();
+        bytes != [0; 4]
+    }
+
+    /// Calls that hung on the thread of the daemon's tasks, which must wait for no disk.
+    pub(crate) fn blocked(&self) -> u32 {
+        let mut bytes = [0; 4];
+        self.control.read_exact_at(&mut bytes, BLOCKED_AT).unwrap();
+        u32::from_le_bytes(bytes)
     }
 
     /// Nothing fails any more.
     pub(crate) fn heal(&mut self) {
         self.rules = 0;
+        self.put(HANGING_AT, &0_u32.to_le_bytes());
         self.put(20, &0_u32.to_le_bytes());
     }
 
@@ -168,6 +190,7 @@ impl Disk {
             field
         };
         self.put(0, &[0; RULES_AT as usize]);
+        self.put(HANGING_AT, &[0; 4]);
         self.put(SIZE_AT, &SIZE.to_le_bytes());
         self.put(LIVE_AT, &text(&self.state()));
         self.put(ROOT_AT, &text(&self.root));
@@ -196,6 +219,8 @@ fn kinds(call: DiskCall) -> u32 {
         DiskCall::Open => 64,
         DiskCall::Read => 128,
         DiskCall::Change => 1 | 2 | 8 | 16 | 32 | 256,
+        DiskCall::EveryChange => 1 | 2 | 4 | 8 | 16 | 32 | 256,
+        DiskCall::Every => 1 | 2 | 4 | 8 | 16 | 32 | 64 | 128 | 256,
     }
 }
 
@@ -209,7 +234,7 @@ fn errno(error: DiskError) -> i32 {
         DiskError::NoSpace => 28,
         DiskError::ReadOnly => 30,
         DiskError::Io => 5,
-        DiskError::Short => 0,
+        DiskError::Short | DiskError::Hangs => 0,
     }
 }
 

@@ -111,6 +111,8 @@ pub(crate) enum Act {
     Kill { after_calls: u64 },
     /// Calls to the disk begin to fail.
     Disk(DiskFault),
+    /// Calls to the disk do not return for so many seconds: those that change something, and where it gives nothing back, all.
+    DiskHangs { gives_back: bool, seconds: u64 },
     /// Others fill the filesystem until so many MiB are left; or leave plenty again.
     Room {
         #[serde(default)]
@@ -323,6 +325,10 @@ pub(crate) enum DiskCall {
     Read,
     /// Everything that changes something.
     Change,
+    /// That, and what makes it durable.
+    EveryChange,
+    /// That, and what reads.
+    Every,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -333,6 +339,8 @@ pub(crate) enum DiskError {
     Io,
     /// A write that takes one byte only.
     Short,
+    /// A call that does not return, for a while.
+    Hangs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -48,12 +48,37 @@ __attribute__((constructor)) static void begin(void) {
 
 static uint64_t free_bytes(void);
 
+/* The rule by which a call hangs now. */
+static struct rule *hangs_by(uint32_t kind, const char *path) {
+    struct control *c = control;
+    for (uint32_t at = 0; c->hanging && at < c->rules_count && at < RULES_MAX; at++) {
+        struct rule *rule = &c->rules[at];
+        if (rule->until_us > c->now_us && rule->kinds & kind && (!rule->part[0] || strstr(path, rule->part)))
+            return rule;
+    }
+    return NULL;
+}
+
+/* Returns once the call does not hang any more. It is looked at each second: the disk may be healed. */
+static void hang(uint32_t kind, const char *path) {
+    struct rule *rule;
+    while ((rule = hangs_by(kind, path))) {
+        __atomic_add_fetch(&rule->hits, 1, __ATOMIC_SEQ_CST);
+        if (is_of_history()) {
+            __atomic_add_fetch(&control->blocked, 1, __ATOMIC_SEQ_CST);
+            return;
+        }
+        wait_until(control->now_us + 1000000);
+    }
+}
+
 /* The errno with which a call is to fail; 0: it is to be made; -1: made short. */
 static int judge(uint32_t kind, const char *path) {
     struct control *c = control;
     if (!c || !c->root[0] || strncmp(path, c->root, strlen(c->root)))
         return 0;
     maybe_yield();
+    hang(kind, path);
     if (kind & CHANGES) {
         if (strncmp(path, c->live, strlen(c->live)) || c->stopped)
             return EIO;
@@ -65,7 +90,7 @@ static int judge(uint32_t kind, const char *path) {
     }
     for (uint32_t at = 0; at < c->rules_count && at < RULES_MAX; at++) {
         struct rule *rule = &c->rules[at];
-        if (!(rule->kinds & kind) || (rule->part[0] && !strstr(path, rule->part)))
+        if (rule->until_us || !(rule->kinds & kind) || (rule->part[0] && !strstr(path, rule->part)))
             continue;
         if (rule->left == 0)
             continue;
@@ -157,9 +182,46 @@ ssize_t write(int fd, const void *bytes, size_t count) {
     return REAL(write)(fd, bytes, judged < 0 && count > 1 ? 1 : count);
 }
 
+/* The path of an open file beneath the root, if calls hang; empty otherwise. */
+static const char *path_if_hanging(int fd, char path[PATH_MAX]) {
+    char link[64];
+    ssize_t len;
+    if (!control || !control->root[0] || !control->hanging)
+        return "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if ((len = readlink(link, path, PATH_MAX - 1)) < 0)
+        return "";
+    path[len] = 0;
+    return strncmp(path, control->root, strlen(control->root)) ? "" : path;
+}
+
+/* Reads that fail by no rule. On the thread of the history they are of pages that were compared a moment ago. */
+ssize_t pread64(int fd, void *bytes, size_t count, off64_t offset) {
+    char path[PATH_MAX];
+    const char *at = path_if_hanging(fd, path);
+    if (at[0] && !is_of_history())
+        hang(READ, at);
+    return REAL(pread64)(fd, bytes, count, offset);
+}
+
+ssize_t read(int fd, void *bytes, size_t count) {
+    char path[PATH_MAX];
+    const char *at = path_if_hanging(fd, path);
+    if (at[0])
+        hang(READ, at);
+    return REAL(read)(fd, bytes, count);
+}
+
 /* The store's reads. What is sent is read by pread64 where sendfile would take it out of the page cache, in which it is since
  * it was compared: that does not fail. */
 ssize_t preadv64v2(int fd, const struct iovec *parts, int count, off64_t offset, int flags) {
+    char path[PATH_MAX];
+    const char *at = flags & RWF_NOWAIT ? path_if_hanging(fd, path) : "";
+    if (at[0] && hangs_by(READ, at)) {
+        /* Not in the page cache. */
+        errno = EAGAIN;
+        return -1;
+    }
     FAIL_IF(judge_fd(READ, fd));
     return REAL(preadv64v2)(fd, parts, count, offset, flags);
 }

@@ -14,7 +14,8 @@ struct rule {
     int32_t error;      /* errno; 0: a write takes one byte only */
     int32_t left;       /* how often; -1: always */
     uint32_t hits;      /* how often so far */
-    char part[112];     /* of the path; empty: any */
+    uint64_t until_us;  /* such calls do not return before this time of the history; 0: they do */
+    char part[104];     /* of the path; empty: any */
 };
 
 struct control {
@@ -30,6 +31,8 @@ struct control {
     uint64_t ready;     /* threads that could run and do not */
     uint64_t size;      /* of the filesystem; 0: the machine's */
     uint64_t taken;     /* of it, by others */
+    uint32_t hanging;   /* rules with a time */
+    uint32_t blocked;   /* calls of the thread that must not wait for the disk, which would have had to */
 };
 
 extern struct control *control;
@@ -38,6 +41,10 @@ extern struct control *control;
 uint64_t draw(void);
 /* Lets other threads run, now and then: a file call is where the kernel might. */
 void maybe_yield(void);
+/* Lets others run until this time of the history. */
+void wait_until(uint64_t us);
+/* Whether this is the thread of the history, on which the daemon's tasks run. */
+int is_of_history(void);
 
 #define REAL(name) ({ static __typeof__(&name) real; if (!real) real = dlsym(RTLD_NEXT, #name); real; })
 

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -128,6 +129,24 @@ static void yield(void) {
     make_ready(self);
     rest();
     pthread_mutex_unlock(&lock);
+}
+
+void wait_until(uint64_t us) {
+    if (!is_ours())
+        return;
+    pthread_mutex_lock(&lock);
+    self->on = self;
+    self->until = us;
+    append(&waiting, self);
+    running = NULL;
+    rest();
+    pthread_mutex_unlock(&lock);
+}
+
+int is_of_history(void) {
+    char name[16] = "";
+    prctl(PR_GET_NAME, name);
+    return !strcmp(name, "history");
 }
 
 int sched_yield(void) {

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::stream;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -56,7 +57,7 @@ pub struct Control {
     /// The configuration in effect.
     pub config: Arc<dyn Fn() -> EffectiveConfig + Send + Sync>,
     /// Makes the whole report.
-    pub report: Arc<dyn Fn() -> StatusReport + Send + Sync>,
+    pub report: Arc<dyn Fn() -> BoxFuture<'static, StatusReport> + Send + Sync>,
     /// Runs pull commands, which end with the shutdown, and lists of images.
     pub tasks: Tasks,
     /// Ends pull commands.
@@ -103,7 +104,7 @@ impl Control {
             }
             GetReport::PATH => {
                 let GetReport {} = read(body)?;
-                reply::<GetReport>(&(self.report)())
+                reply::<GetReport>(&(self.report)().await)
             }
             Explain::PATH => reply::<Explain>(&self.explainer.explain(&read(body)?).await?),
             GetConfig::PATH => {

@@ -4,6 +4,8 @@
 //! the wall clock for the disk and by the monotonic clock besides, so that a clock set back makes no grant young again.
 //! Bounded in memory and on disk; what is forgotten costs one request to upstream.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -18,6 +20,9 @@ use crate::support::clock::{Moment, Timestamp};
 const RENEWAL: Duration = Duration::from_secs(3_600);
 /// Repositories whose grants are in memory at most.
 const REPOSITORIES_MAX: usize = 8_192;
+/// Repositories whose revocation has not reached the disk at most; of more, no file is read any more until all rights are
+/// revoked, or the next start.
+const REVOKED_MAX: usize = 1_024;
 /// Grants of one repository in memory at most, as on disk.
 const PRINCIPALS_MAX: usize = 256;
 
@@ -42,12 +47,73 @@ impl Proof {
     }
 }
 
-type Proofs = BoundedMap<Principal, Proof>;
+/// The proofs for one repository.
+struct Proofs {
+    by_principal: BoundedMap<Principal, Proof>,
+    /// Whether those on disk are among them.
+    are_loaded: bool,
+}
+
+impl Proofs {
+    fn grants(&self, now: Timestamp) -> Vec<Grant> {
+        let grant = |(principal, proof): (&Principal, &Proof)| Grant {
+            principal: *principal,
+            age: proof.proved.age_at(now),
+            proved_at: proof.proved.at,
+        };
+        self.by_principal.iter().map(grant).collect()
+    }
+}
+
+/// What is in memory.
+struct State {
+    proofs: BoundedMap<Repository, Proofs>,
+    revoked: Revoked,
+}
+
+/// Whose files may still say what the operator revoked: they are not read.
+#[derive(Default)]
+struct Revoked {
+    all: bool,
+    repositories: HashSet<Repository>,
+}
+
+impl Revoked {
+    fn add(&mut self, repository: Option<&Repository>) {
+        match repository {
+            Some(repository) if self.repositories.len() < REVOKED_MAX => {
+                self.repositories.insert(repository.clone());
+            }
+            _ => self.all = true,
+        }
+    }
+
+    fn has(&self, repository: &Repository) -> bool {
+        self.all || self.repositories.contains(repository)
+    }
+
+    /// The files of a repository are gone, or all are.
+    fn ended(&mut self, repository: Option<&Repository>) {
+        match repository {
+            Some(repository) => drop(self.repositories.remove(repository)),
+            None => *self = Self::default(),
+        }
+    }
+}
+
+impl State {
+    fn forget(&mut self, repository: Option<&Repository>) {
+        match repository {
+            Some(repository) => drop(self.proofs.remove(repository)),
+            None => self.proofs.clear(),
+        }
+    }
+}
 
 /// The grants of a store.
 pub(crate) struct Grants {
     records: Records,
-    repositories: Mutex<BoundedMap<Repository, Proofs>>,
+    repositories: Arc<Mutex<State>>,
     /// How often rights were revoked by hand.
     revocations: AtomicU64,
 }
@@ -56,7 +122,10 @@ impl Grants {
     pub(crate) fn new(records: Records) -> Self {
         Self {
             records,
-            repositories: Mutex::new(BoundedMap::new(REPOSITORIES_MAX)),
+            repositories: Arc::new(Mutex::new(State {
+                proofs: BoundedMap::new(REPOSITORIES_MAX),
+                revoked: Revoked::default(),
+            })),
             revocations: AtomicU64::new(0),
         }
     }
@@ -67,30 +136,29 @@ impl Grants {
         if let Some(found) = self.in_memory(repository, now) {
             return found;
         }
-        let mut loaded = self.records.grants(repository).await;
-        // The oldest first, so that a full map loses the oldest, as the disk does.
-        loaded.sort_by_key(|(_, at)| *at);
-        {
-            let mut repositories = self.repositories.lock();
-            let proofs = proofs_of(&mut repositories, repository);
+        let loaded = self.records.grants(repository).await;
+        let mut state = self.repositories.lock();
+        let is_revoked = state.revoked.has(repository);
+        let proofs = proofs_of(&mut state, repository);
+        // What the disk does not say now is asked again.
+        if let Some(mut loaded) = loaded.filter(|_| !is_revoked) {
+            // The oldest first, so that a full map loses the oldest, as the disk does.
+            loaded.sort_by_key(|(_, at)| *at);
             for (principal, at) in loaded {
-                proofs.get_or_insert_with(principal, || Proof {
+                proofs.by_principal.get_or_insert_with(principal, || Proof {
                     proved: Moment::recorded(at),
                     written_at: Some(at),
                 });
             }
+            proofs.are_loaded = true;
         }
-        self.in_memory(repository, now).unwrap_or_default()
+        proofs.grants(now)
     }
 
     fn in_memory(&self, repository: &Repository, now: Timestamp) -> Option<Vec<Grant>> {
-        let mut repositories = self.repositories.lock();
-        let grant = |(principal, proof): (&Principal, &Proof)| Grant {
-            principal: *principal,
-            age: proof.proved.age_at(now),
-            proved_at: proof.proved.at,
-        };
-        Some(repositories.get(repository)?.iter().map(grant).collect())
+        let mut state = self.repositories.lock();
+        let is_revoked = state.revoked.has(repository);
+        Some(state.proofs.get(repository).filter(|proofs| proofs.are_loaded || is_revoked)?.grants(now))
     }
 
     /// What [`Self::record`] is to be given for a question that is asked now: a right that is revoked until the answer is
@@ -113,13 +181,14 @@ impl Grants {
         let now = self.records.clock().now();
         let proved = Moment::ago(age, now);
         {
-            let mut repositories = self.repositories.lock();
+            let mut state = self.repositories.lock();
             // Under the lock that a revocation takes after it has counted.
             if self.revocations() != revocations {
                 return;
             }
-            let proofs = proofs_of(&mut repositories, repository);
-            let proof = proofs.get_or_insert_with(principal, || Proof { proved, written_at: None });
+            let proofs = proofs_of(&mut state, repository);
+            let proof =
+                proofs.by_principal.get_or_insert_with(principal, || Proof { proved, written_at: None });
             if proof.proved.age_at(now) > age {
                 proof.proved = proved;
             }
@@ -130,13 +199,13 @@ impl Grants {
         // Before it is marked: a request that gives up while it waits must not have marked it.
         // One that is not written is, with the next proof.
         let Some(place) = self.records.place().await else { return };
-        let mut repositories = self.repositories.lock();
+        let mut state = self.repositories.lock();
         if self.revocations() != revocations {
             return;
         }
         // It may have ended meanwhile, or another request may have written it. Under the lock, so that an end from now on is
         // written after it.
-        let proof = repositories.get(repository).and_then(|proofs| proofs.get(&principal));
+        let proof = state.proofs.get(repository).and_then(|proofs| proofs.by_principal.get(&principal));
         if let Some(proof) = proof.filter(|proof| proof.is_to_be_written(now)) {
             proof.written_at = Some(proof.proved.at);
             self.records.set_grant_later(place, repository, principal, proof.proved.at);
@@ -147,12 +216,14 @@ impl Grants {
     pub(crate) async fn end(&self, repository: &Repository, principal: Principal) -> bool {
         let grants = self.of(repository).await;
         let known = grants.iter().any(|grant| grant.principal == principal);
-        // A full map may have lost a grant that the disk still has.
-        if !known && grants.len() < PRINCIPALS_MAX {
-            return false;
+        let mut are_loaded = false;
+        if let Some(proofs) = self.repositories.lock().proofs.get(repository) {
+            proofs.by_principal.remove(&principal);
+            are_loaded = proofs.are_loaded;
         }
-        if let Some(proofs) = self.repositories.lock().get(repository) {
-            proofs.remove(&principal);
+        // A full map may have lost a grant that the disk still has, and the disk may not have said what it has.
+        if !known && are_loaded && grants.len() < PRINCIPALS_MAX {
+            return false;
         }
         if known {
             let principal = principal.kind.label();
@@ -164,130 +235,36 @@ impl Grants {
         known
     }
 
-    /// Ends every grant of a repository, or of all; returns how many there were.
+    /// Ends every grant of a repository, or of all, in memory at once and whatever the disk does; returns how many there were.
     ///
     /// # Errors
-    /// The disk.
+    /// The disk: what is on it may count again after a restart.
     pub(crate) async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, store::Error> {
         self.revocations.fetch_add(1, Ordering::AcqRel);
-        let clear = || match repository {
-            Some(repository) => drop(self.repositories.lock().remove(repository)),
-            None => self.repositories.lock().clear(),
+        {
+            let mut state = self.repositories.lock();
+            state.forget(repository);
+            // What the disk does not take yet, or never, ends in memory now.
+            state.revoked.add(repository);
+        }
+        let (state, revoked) = (Arc::clone(&self.repositories), repository.cloned());
+        let ended = move || {
+            let mut state = state.lock();
+            // A request that read the files just before they went must not have brought them back.
+            state.forget(revoked.as_ref());
+            state.revoked.ended(revoked.as_ref());
         };
-        clear();
-        let count = self.records.revoke(repository).await?;
-        // A request that read the files just before they went must not have brought them back.
-        clear();
-        Ok(count)
+        self.records.revoke(repository, ended).await
     }
 }
 
-fn proofs_of<'a>(
-    repositories: &'a mut BoundedMap<Repository, Proofs>,
-    repository: &Repository,
-) -> &'a mut Proofs {
-    repositories.get_or_insert_with(repository.clone(), || BoundedMap::new(PRINCIPALS_MAX))
+fn proofs_of<'a>(state: &'a mut State, repository: &Repository) -> &'a mut Proofs {
+    state.proofs.get_or_insert_with(repository.clone(), || Proofs {
+        by_principal: BoundedMap::new(PRINCIPALS_MAX),
+        are_loaded: false,
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-
-    use super::*;
-    use crate::pull::for_tests;
-    use crate::reference::PrincipalKind;
-
-    async fn record(grants: &Grants, repository: &Repository, principal: Principal) {
-        grants.record(repository, principal, Duration::ZERO, grants.revocations()).await;
-    }
-
-    #[tokio::test]
-    async fn a_proof_is_as_old_as_its_token_and_replaces_no_younger_one() {
-        let (store, clock, _directory) = for_tests::store();
-        let app: Repository = "reg.test/app".parse().unwrap();
-        let alice = Principal::new(PrincipalKind::Caller, [1; 16]);
-        let (grants, minute) = (Grants::new(store.records().clone()), Duration::from_secs(60));
-        grants.record(&app, alice, 4 * minute, 0).await;
-        store.flush().await;
-        for grants in [&grants, &Grants::new(store.records().clone())] {
-            assert_eq!(grants.of(&app).await[0].age.as_secs(), 240);
-        }
-        clock.advance(minute);
-        grants.record(&app, alice, minute / 2, 0).await;
-        assert_eq!(grants.of(&app).await[0].age.as_secs(), 30);
-        grants.record(&app, alice, 5 * minute, 0).await;
-        assert_eq!(grants.of(&app).await[0].age.as_secs(), 30, "an older proof made it old");
-    }
-
-    #[tokio::test]
-    async fn an_answer_to_a_question_from_before_a_revocation_brings_no_right_back() {
-        let (store, _clock, _directory) = for_tests::store();
-        let app: Repository = "reg.test/app".parse().unwrap();
-        let alice = Principal::new(PrincipalKind::Caller, [1; 16]);
-        let grants = Grants::new(store.records().clone());
-        let before = grants.revocations();
-        grants.revoke(Some(&app)).await.unwrap();
-        grants.record(&app, alice, Duration::ZERO, before).await;
-        assert!(grants.of(&app).await.is_empty());
-        record(&grants, &app, alice).await;
-        assert_eq!(grants.of(&app).await.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_grant_outlives_a_restart_and_a_revoked_one_does_not() {
-        let (store, clock, _directory) = for_tests::store();
-        let app: Repository = "reg.test/app".parse().unwrap();
-        let [one, two] = [1, 2].map(|n| Principal::new(PrincipalKind::Caller, [n; 16]));
-        let grants = Grants::new(store.records().clone());
-        record(&grants, &app, one).await;
-        record(&grants, &app, two).await;
-        store.flush().await;
-        clock.advance(Duration::from_secs(60));
-        let ages: Vec<_> =
-            Grants::new(store.records().clone()).of(&app).await.iter().map(|grant| grant.age).collect();
-        assert_eq!(ages, [Duration::from_secs(60); 2]);
-
-        assert!(grants.end(&app, one).await);
-        assert!(!grants.end(&app, one).await, "ended twice");
-        for grants in [&grants, &Grants::new(store.records().clone())] {
-            let left: Vec<_> = grants.of(&app).await.iter().map(|grant| grant.principal).collect();
-            assert_eq!(left, [two]);
-        }
-        assert_eq!(grants.revoke(Some(&app)).await.unwrap(), 1);
-        assert!(
-            grants.of(&app).await.is_empty()
-                && Grants::new(store.records().clone()).of(&app).await.is_empty()
-        );
-    }
-
-    #[tokio::test]
-    async fn a_request_that_gives_up_while_too_much_waits_to_be_written_loses_and_keeps_no_grant() {
-        let (store, _clock, _directory) = for_tests::store();
-        let app: Repository = "reg.test/app".parse().unwrap();
-        let [alice, bob] = [1, 2].map(|n| Principal::new(PrincipalKind::Caller, [n; 16]));
-        let grants = Grants::new(store.records().clone());
-        record(&grants, &app, bob).await;
-        store.flush().await;
-        let full = store.fill_writes();
-        assert!(record(&grants, &app, alice).now_or_never().is_none());
-        assert!(grants.end(&app, bob).now_or_never().is_none());
-        drop(full);
-        record(&grants, &app, alice).await;
-        store.flush().await;
-        let on_disk = store.records().grants(&app).await;
-        assert_eq!(on_disk.iter().map(|(principal, _)| *principal).collect::<Vec<_>>(), [alice]);
-    }
-
-    #[tokio::test]
-    async fn invented_principals_push_out_the_oldest_grant_and_grow_nothing() {
-        let (store, _clock, _directory) = for_tests::store();
-        let app: Repository = "reg.test/app".parse().unwrap();
-        let grants = Grants::new(store.records().clone());
-        for n in 0..=PRINCIPALS_MAX {
-            let mut key = [0; 16];
-            key[..8].copy_from_slice(&n.to_le_bytes());
-            record(&grants, &app, Principal::new(PrincipalKind::Caller, key)).await;
-        }
-        assert_eq!(grants.of(&app).await.len(), PRINCIPALS_MAX);
-    }
-}
+#[path = "grants_tests.rs"]
+mod tests;

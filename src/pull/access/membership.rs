@@ -85,7 +85,7 @@ impl Membership {
 
     /// Whether `repository` was confirmed to have `digest`, whatever became of the bytes.
     pub(crate) async fn is_confirmed(&self, repository: &Repository, digest: Digest) -> bool {
-        self.records.member(repository, digest).await.is_some()
+        !self.has_ended(repository, digest) && self.records.member(repository, digest).await.is_some()
     }
 
     /// Ends the membership of a digest: its registry does not have it any more.

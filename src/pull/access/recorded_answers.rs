@@ -201,9 +201,11 @@ impl RecordedAnswers {
     /// # Errors
     /// The disk.
     pub(crate) async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, store::Error> {
-        // First: a revocation that the disk does not take is reported to the operator as one that failed.
-        self.shared.revoke(repository).await?;
-        self.grants.revoke(repository).await
+        // Both, whatever the disk says to the first: a revocation that it does not take is reported to the operator as one that
+        // failed, and holds in memory.
+        let (shared, own) =
+            futures_util::join!(self.shared.revoke(repository), self.grants.revoke(repository));
+        shared.and(own)
     }
 
     /// Records that a repository refuses the node's credentials and anonymous access.

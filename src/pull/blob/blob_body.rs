@@ -14,7 +14,6 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::download::Download;
-use super::flight::Sharing;
 use super::flight_content::FlightContent;
 use super::follow::{Missing, Seen, Sent, follow, until_over};
 use super::out_of_order::next_out_of_order;
@@ -26,7 +25,7 @@ use super::reader::Reader;
 use super::refetch::{RefetchOfBody, RefetchOfPart};
 use super::upstream_body::UpstreamBody;
 use super::window::{WindowReader, Windowed};
-use crate::pull::error::{Error, Fault};
+use crate::pull::error::Error;
 use crate::reference::Hasher;
 use crate::store::{self, Blob};
 use crate::support::body_chunk::{BodyChunk, IntegrityCheck, Refetch};
@@ -45,8 +44,8 @@ pub struct BlobBody {
     from_start: bool,
     /// Whether the client is sent the blob up to its last byte.
     to_end: bool,
-    /// The stored blob that it was read from until a chunk was found damaged.
-    damaged: Option<Blob>,
+    /// The stored blob that it was read from until a chunk was found damaged, or the disk did not give it.
+    lost: Option<Blob>,
     repairs: u32,
     /// Gets what was handed over as a range of a file and is not there any more when it is sent.
     refetch: Option<Arc<RefetchOfBody>>,
@@ -64,6 +63,8 @@ enum BodySource {
     Unopened,
     /// Upstream, past the disk; why, as a label value.
     Passthrough(Box<Passthrough>, &'static str),
+    /// Upstream's whole blob, which also comes in the place of what was handed over and is not there any more.
+    Again(Arc<RefetchOfBody>),
     /// Parts that are kept; what is missing of them is fetched and kept first.
     Partial(Arc<Partial>),
     /// Upstream, out of order, until the flight gets there; the fill is given the bytes.
@@ -94,14 +95,17 @@ impl BlobBody {
 
     /// A part of a blob of `size` bytes that was fetched alone; the body is to be narrowed to it. One that turned out to be
     /// the whole is verified.
-    pub(crate) fn single_range(reader: Reader, body: UpstreamBody, size: u64) -> Self {
+    ///
+    /// # Errors
+    /// Too many clients have to be verified by themselves.
+    pub(crate) fn single_range(reader: Reader, body: UpstreamBody, size: u64) -> Result<Self, Error> {
         let passthrough = if body.begun_at() == 0 && body.is_to_end() {
-            Passthrough::rest(body, reader.digest.hasher(), reader.digest, Some(size), reader.memory.share())
+            Passthrough::rest(body, reader.digest.hasher(), reader.digest, Some(size), reader.own_memory()?)
         } else {
             Passthrough::range(body)
         };
         let source = BodySource::Passthrough(Box::new(passthrough), "byte_range");
-        Self::whole(reader, source, Some(size))
+        Ok(Self::whole(reader, source, Some(size)))
     }
 
     /// A blob of which parts are kept; the body is to be narrowed to a range.
@@ -118,18 +122,7 @@ impl BlobBody {
     fn whole(reader: Reader, source: BodySource, end: Option<u64>) -> Self {
         let sent = Sent::nothing(end);
         let (from_start, to_end) = (true, true);
-        Self {
-            reader,
-            source,
-            at: 0,
-            end,
-            sent,
-            from_start,
-            to_end,
-            damaged: None,
-            repairs: 0,
-            refetch: None,
-        }
+        Self { reader, source, at: 0, end, sent, from_start, to_end, lost: None, repairs: 0, refetch: None }
     }
 
     /// Narrows the body to the bytes from `start` up to, not including, `end`.
@@ -173,8 +166,8 @@ impl BlobBody {
             BodySource::Stored(blob) => match blob.read(at, end.unwrap_or(blob.size())).await {
                 Ok(chunk) => Ok(Next::Chunk(chunk)),
                 Err(error) => {
-                    let damaged = blob.clone();
-                    Box::pin(self.repair(damaged, error)).await
+                    let lost = blob.clone();
+                    Box::pin(self.repair(lost, error)).await
                 }
             },
             BodySource::Following(progress, may_jump) => {
@@ -220,6 +213,11 @@ impl BlobBody {
                     Ok(Next::ChangeTo(Box::pin(self.past_the_disk(growing, sent, verified)).await?))
                 }
             },
+            BodySource::Again(again) => match (again.next(at).await?, end) {
+                (Some(bytes), _) => Ok(Next::Chunk(self.reader.pass(bytes, "disk", at, end))),
+                (None, None) => Ok(Next::Chunk(Bytes::new().into())),
+                (None, Some(end)) => Err(Error::ShortBody { missing: end - at }),
+            },
             BodySource::Passthrough(passthrough, reason) => {
                 let Some(bytes) = passthrough.next().await else {
                     // A blob of unknown size ends here; any other has ended short.
@@ -255,37 +253,29 @@ impl BlobBody {
         source.map(Next::ChangeTo)
     }
 
-    /// A chunk on disk is damaged: the blob is quarantined and fetched anew, and this answer goes on from there.
-    async fn repair(&mut self, damaged: Blob, error: store::Error) -> Result<Next, Error> {
+    /// The disk does not give a stored blob: it is fetched anew, and this answer goes on from there. A blob that is damaged is
+    /// quarantined.
+    async fn repair(&mut self, lost: Blob, error: store::Error) -> Result<Next, Error> {
+        let hangs = matches!(error, store::Error::Hangs);
         let reason = match error {
             store::Error::Damaged { reason, .. } => reason,
             other => other.to_string(),
         };
-        let Reader { stored, downloads, context, metrics, .. } = &self.reader;
-        let (digest, repository) = (damaged.digest(), context.repository());
-        stored.quarantine(&damaged, reason.clone()).await;
-        self.damaged = Some(damaged);
+        if !hangs {
+            self.reader.stored.quarantine(&lost, reason.clone()).await;
+        }
+        self.lost = Some(lost);
         // What was sent was verified: right content begins like that.
         self.sent.is_right();
         self.repairs += 1;
-        if self.repairs > REPAIRS_MAX {
-            return self.past_the_disk(None, None, true).await.map(Next::ChangeTo);
-        }
-        let download = match downloads.join_or_lead(context, digest, None, Sharing::All).await {
-            Ok(download) => download,
-            Err(error) => {
-                tracing::error!(%repository, %digest, reason, %error, "a damaged blob cannot be fetched anew");
-                if error.fault() != Fault::Ours {
-                    return Err(error);
-                }
-                return self.past_the_disk(None, None, true).await.map(Next::ChangeTo);
-            }
+        let anew = match self.repairs > REPAIRS_MAX {
+            true => None,
+            false => self.reader.download_anew(hangs, &reason, self.at).await?,
         };
-        metrics.repairs.inc();
-        tracing::warn!(%repository, %digest, reason, at = self.at, "a damaged blob is fetched anew while it is read");
-        Ok(Next::ChangeTo(match download {
-            Download::Stored(stored) => BodySource::Stored(stored.blob),
-            Download::Following(followed) => BodySource::Following(followed.progress, true),
+        Ok(Next::ChangeTo(match anew {
+            Some(Download::Stored(stored)) => BodySource::Stored(stored.blob),
+            Some(Download::Following(followed)) => BodySource::Following(followed.progress, true),
+            None => self.past_the_disk(None, None, true).await?,
         }))
     }
 
@@ -316,21 +306,24 @@ impl BlobBody {
         };
         let passthrough = match hasher {
             Some(hasher) => {
+                let share = self.reader.own_memory()?;
                 let body = self.reader.upstream_from(at).await?;
-                Passthrough::rest(body, hasher, digest, self.end, self.reader.memory.share())
+                Passthrough::rest(body, hasher, digest, self.end, share)
             }
             // What was sent cannot be read back to be compared.
             None if self.is_whole() => {
-                let received = detached.filter(|(written, _)| *written >= at);
-                if received.is_none() && !verified {
-                    return Err(Error::ContentReplaced);
+                if verified {
+                    return Ok(BodySource::Again(self.refetch()));
                 }
+                let Some(received) = detached.filter(|(written, _)| *written >= at) else {
+                    return Err(Error::ContentReplaced);
+                };
                 if !self.refetch().has_place(at) {
                     return Err(Error::SentBytesLost);
                 }
+                let share = self.reader.own_memory()?;
                 let body = self.reader.upstream_from(0).await?;
-                let share = self.reader.memory.share();
-                Passthrough::again(body, digest, at, received.filter(|_| !verified), self.end, share)
+                Passthrough::again(body, digest, at, Some(received), self.end, share)
             }
             None => Passthrough::range(self.reader.upstream_from(at).await?),
         };
@@ -366,8 +359,8 @@ impl BlobBody {
             return Some(hasher);
         }
         // Bytes of a later download are not those of the blob that was damaged.
-        let damaged = self.damaged.as_ref().filter(|_| self.sent.content().is_none())?;
-        damaged.hash_until(self.at).await.ok()
+        let lost = self.lost.as_ref().filter(|_| self.sent.content().is_none())?;
+        lost.hash_until(self.at).await.ok()
     }
 
     /// A range far ahead of the readable offset, asked for by itself; `None` from a registry that does not answer
@@ -375,7 +368,10 @@ impl BlobBody {
     /// goes on like that only if what its client has can be hashed, and then to its end.
     async fn jump(&self, progress: &watch::Receiver<Progress>) -> Option<BodySource> {
         let (at, digest) = (self.at, self.reader.digest);
-        let sent = if self.is_whole() { Some(self.hash_of_sent(None).await?) } else { None };
+        let sent = match self.is_whole() {
+            true => Some((self.hash_of_sent(None).await?, self.reader.own_memory().ok()?)),
+            false => None,
+        };
         let body = match self.reader.upstream_from(at).await {
             Ok(body) if body.is_ranged() => body,
             Ok(_) => return None,
@@ -386,8 +382,8 @@ impl BlobBody {
         };
         tracing::debug!(%digest, at, "a range far ahead is asked for by itself");
         Some(match sent {
-            Some(hasher) => {
-                let rest = Passthrough::rest(body, hasher, digest, self.end, self.reader.memory.share());
+            Some((hasher, share)) => {
+                let rest = Passthrough::rest(body, hasher, digest, self.end, share);
                 BodySource::Passthrough(Box::new(rest), "out_of_order")
             }
             None => BodySource::OutOfOrder(Box::new(body), progress.clone()),

@@ -124,6 +124,8 @@ impl Filler {
             }
         };
         self.metrics.fills.with_label_values(&[result]).inc();
+        // A writer that hangs keeps the leader: none joins what it has been taken from.
+        leader.end();
     }
 
     /// Publishes that everything is there, then makes it durable; the flight ends after that, so that a later

@@ -291,7 +291,7 @@ impl Blobs {
                 let size = partial.size;
                 (BlobBody::partial(reader, partial), size, is_all)
             }
-            Some(Found::Alone(body, size)) => (BlobBody::single_range(reader, *body, size), size, false),
+            Some(Found::Alone(body, size)) => (BlobBody::single_range(reader, *body, size)?, size, false),
             Some(Found::Beyond(size)) => (BlobBody::unstored(reader, size), size, false),
         };
         let source = if is_hit { AnswerSource::Hit } else { AnswerSource::Passthrough };
@@ -382,6 +382,8 @@ impl Blobs {
     }
 }
 
+#[cfg(test)]
+mod hanging_disk_tests;
 #[cfg(test)]
 mod leader_failure_tests;
 #[cfg(test)]

@@ -150,7 +150,7 @@ async fn a_disk_that_gives_back_nothing_in_mid_body_cuts_no_body_and_makes_no_wr
 }
 
 /// What comes of `work` while time passes, faster than threads work and not so fast that they count as hanging.
-async fn as_time_passes<T>(work: impl Future<Output = T>) -> T {
+pub(super) async fn as_time_passes<T>(work: impl Future<Output = T>) -> T {
     let (mut work, start) = (std::pin::pin!(work), tokio::time::Instant::now());
     loop {
         assert!(start.elapsed() < Duration::from_secs(120), "it hangs");

@@ -1,11 +1,11 @@
 //! Bytes that were handed to a connection as a range of a file, and that the file gives no more when they are sent: the
 //! filesystem was shut down, or the file was changed.
 //!
-//! For a client that gets the whole blob, the whole is fetched again, past the disk, and its digest verified; then the bytes
-//! go out in the place of the file's. For a client that gets a part of it, the bytes alone are fetched, in whole chunks, and
-//! compared with the checksums that the file's had. Promises: no byte of a whole body whose content was not verified as a
-//! whole; no more memory than [`KEPT_BYTES`] a body; no more bodies, bytes and time than [`super::refetch_places`] says,
-//! beyond which the body ends short. One body fetches its blob once for all ranges that it had handed over.
+//! For a client that gets the whole blob, the whole is fetched again, past the disk: once for all ranges that were handed over
+//! and for what follows them, and verified like every whole body, its end withheld until then. For a client that gets a part
+//! of it, the bytes alone are fetched, in whole chunks, and compared with the checksums that the file's had. Promises: no whole
+//! body that is wrong is complete; no more memory than [`KEPT_BYTES`] a body; no more bodies, bytes and time than
+//! [`super::refetch_places`] says, beyond which the body ends short.
 
 use std::sync::Arc;
 
@@ -16,9 +16,10 @@ use tokio::time::timeout;
 use super::passthrough::Passthrough;
 use super::reader::Reader;
 use super::refetch_places::{REFETCH_WAIT_MAX, RefetchPlaces};
+use crate::pull::error::Error;
 use crate::support::body_chunk::{IntegrityCheck, KnownBytes, Refetch, Refetched};
 
-/// Bytes that are kept from the first that is missing on: what a connection holds of one body, in ranges of 256 KiB.
+/// Bytes that are kept from the first that is missing on: what a connection holds of one body, in ranges of 512 KiB.
 const KEPT_BYTES: usize = 1024 * 1024;
 
 /// Fetches what the file of one body does not give.
@@ -28,69 +29,124 @@ pub(super) struct RefetchOfBody {
     size: Option<u64>,
     /// That of the body, once it has fetched something again, until it ends.
     place: parking_lot::Mutex<Option<OwnedSemaphorePermit>>,
-    /// What was fetched last, and its offset.
-    kept: Mutex<Option<(u64, Bytes)>>,
+    /// The whole, once some of it was asked for.
+    coming: Mutex<Option<Coming>>,
+}
+
+/// A blob on its way in the place of a file.
+struct Coming {
+    body: Passthrough,
+    /// The last bytes that came, and the offset of the first of them: what was handed over and is asked for again, and what
+    /// follows, come in any order.
+    kept: BytesMut,
+    start: u64,
+}
+
+impl Coming {
+    fn end(&self) -> u64 {
+        self.start + self.kept.len() as u64
+    }
+
+    /// Has the bytes before `end` come, if there are so many.
+    async fn fetch_until(&mut self, end: u64) -> Result<(), Error> {
+        while self.end() < end
+            && let Some(bytes) = self.body.next().await
+        {
+            self.kept.extend_from_slice(&bytes?);
+            let excess = self.kept.len().saturating_sub(KEPT_BYTES);
+            drop(self.kept.split_to(excess));
+            self.start += excess as u64;
+        }
+        Ok(())
+    }
+
+    /// `len` bytes at `offset`, if they are kept.
+    fn part(&self, offset: u64, len: usize) -> Option<Bytes> {
+        let from = usize::try_from(offset.checked_sub(self.start)?).ok()?;
+        Some(Bytes::copy_from_slice(self.kept.get(from..from.checked_add(len)?)?))
+    }
 }
 
 impl RefetchOfBody {
     /// For a body that `reader` reads, of a blob of `size` bytes.
     pub(super) fn new(reader: Reader, size: Option<u64>) -> Self {
-        Self { reader, size, place: parking_lot::Mutex::default(), kept: Mutex::default() }
+        Self { reader, size, place: parking_lot::Mutex::default(), coming: Mutex::default() }
     }
 
     /// Whether the body may fetch so many bytes again before its client gets any.
     pub(super) fn has_place(&self, bytes: u64) -> bool {
+        if !RefetchPlaces::may_come_again(bytes) {
+            return false;
+        }
         let mut place = self.place.lock();
         if place.is_none() {
             *place = self.reader.refetches.take();
         }
-        place.is_some() && RefetchPlaces::may_come_again(bytes)
+        place.is_some()
     }
 
     async fn range(&self, offset: u64, len: usize) -> Option<Bytes> {
-        let mut kept = self.kept.lock().await;
-        if let Some(bytes) = kept.as_ref().and_then(|(start, bytes)| part(*start, bytes, offset, len)) {
-            return Some(bytes);
+        let (digest, end) = (self.reader.digest, offset + len as u64);
+        let fetch = async {
+            let mut coming = self.coming.lock().await;
+            let coming = self.begun(&mut coming, offset).await?;
+            coming.fetch_until(end).await?;
+            Ok::<_, Error>(coming.part(offset, len))
+        };
+        match timeout(REFETCH_WAIT_MAX, fetch).await {
+            Ok(Ok(bytes)) => {
+                self.count(len);
+                bytes
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%digest, offset, %error, "what was about to be sent cannot be fetched again");
+                None
+            }
+            Err(_) => None,
         }
-        if !self.may_begin(offset, self.size.unwrap_or(offset)) {
-            return None;
-        }
-        let fetched = timeout(REFETCH_WAIT_MAX, self.fetch(offset)).await.ok()??;
-        *kept = Some((offset, fetched.clone()));
-        part(offset, &fetched, offset, len)
+    }
+
+    /// The next bytes from `at` on, which no file has for this body; `None` at the end.
+    ///
+    /// # Errors
+    /// Upstream; content that is not what the digest says; no place.
+    pub(super) async fn next(&self, at: u64) -> Result<Option<Bytes>, Error> {
+        let mut coming = self.coming.lock().await;
+        let coming = self.begun(&mut coming, at).await?;
+        coming.fetch_until(at + 1).await?;
+        let len = usize::try_from(coming.end().saturating_sub(at)).unwrap_or(0);
+        Ok(coming.part(at, len).filter(|bytes| !bytes.is_empty()))
+    }
+
+    /// The whole blob from upstream, for a client that has the bytes before `at`; begun here if it is not yet.
+    async fn begun<'a>(&self, coming: &'a mut Option<Coming>, at: u64) -> Result<&'a mut Coming, Error> {
+        let begun = match coming.take() {
+            Some(begun) => begun,
+            None => {
+                if !self.may_begin(at, at) {
+                    return Err(Error::SentBytesLost);
+                }
+                let (digest, share) = (self.reader.digest, self.reader.own_memory()?);
+                let body = self.reader.upstream_from(0).await?;
+                let body = Passthrough::again(body, digest, at, None, self.size, share);
+                Coming { body, kept: BytesMut::new(), start: at }
+            }
+        };
+        Ok(coming.insert(begun))
     }
 
     fn may_begin(&self, offset: u64, bytes: u64) -> bool {
-        let (digest, has_place) = (self.reader.digest, self.has_place(bytes));
+        self.says_whether(self.has_place(bytes), offset)
+    }
+
+    fn says_whether(&self, has_place: bool, offset: u64) -> bool {
+        let digest = self.reader.digest;
         if has_place {
             tracing::error!(%digest, offset, "what was about to be sent cannot be read any more; it is fetched again");
         } else {
             tracing::error!(%digest, offset, "what was about to be sent cannot be read any more; the body ends short");
         }
         has_place
-    }
-
-    /// The bytes at `offset`, [`KEPT_BYTES`] at most, once the whole was verified.
-    async fn fetch(&self, offset: u64) -> Option<Bytes> {
-        let digest = self.reader.digest;
-        let body = self.reader.upstream_from(0).await.ok()?;
-        let mut whole = Passthrough::rest(body, digest.hasher(), digest, None, self.reader.memory.share());
-        let (mut kept, mut at) = (BytesMut::new(), 0);
-        while let Some(next) = whole.next().await {
-            let bytes = match next {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    tracing::warn!(%digest, %error, "what was about to be sent cannot be fetched again");
-                    return None;
-                }
-            };
-            let from = usize::try_from(offset.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
-            let until = (from + KEPT_BYTES - kept.len()).min(bytes.len());
-            kept.extend_from_slice(&bytes[from..until]);
-            at += bytes.len() as u64;
-        }
-        self.count(kept.len());
-        Some(kept.freeze())
     }
 
     /// The bytes at `offset`, out of the chunks that have them.
@@ -142,12 +198,16 @@ impl RefetchOfPart {
 impl Refetch for RefetchOfPart {
     fn refetch(self: Arc<Self>, offset: u64, len: usize) -> Refetched {
         Box::pin(async move {
-            if !self.body.may_begin(offset, 0) {
+            // Until the bytes are here: none of them is kept.
+            let place = self.body.reader.refetches.take();
+            if !self.body.says_whether(place.is_some(), offset) {
                 return None;
             }
             let (check, end) = (Arc::clone(&self.check), offset + len as u64);
-            let known = tokio::task::spawn_blocking(move || check.known(offset, end)).await.ok()??;
-            timeout(REFETCH_WAIT_MAX, self.body.known(known, offset, len)).await.ok()?
+            let fetched = async { self.body.known(check.known(offset, end).await?, offset, len).await };
+            let fetched = timeout(REFETCH_WAIT_MAX, fetched).await.ok()?;
+            drop(place);
+            fetched
         })
     }
 }

@@ -66,9 +66,13 @@ async fn what_is_lost_of_a_part_of_a_blob_costs_no_more_than_its_chunks() {
     scene.parts.registry.damage(&scene.app, scene.digest, content.leak());
     assert_eq!(fetched_again(&range).await.unwrap(), vec![7; range.len]);
     assert_eq!(downloads(&scene.parts.registry.asked()), 1);
-    // From the first byte on it is the whole, and all of it is verified.
-    let (range, _body) = scene.handed_over(0).await;
-    assert_eq!(fetched_again(&range).await, None);
+    // From the first byte on it is the whole, and its end is withheld until all of it is right.
+    let (range, mut body) = scene.handed_over(0).await;
+    assert_eq!(fetched_again(&range).await.unwrap().len(), range.len);
+    let last = body.next().await;
+    assert!(matches!(last, Some(Ok(_))), "the disk still has it");
+    let end = range.part(range.len, SIZE - range.len);
+    assert_eq!(fetched_again(&end).await, None);
     static WRONG: [u8; SIZE] = [8; SIZE];
     scene.parts.registry.damage(&scene.app, scene.digest, &WRONG);
     let (range, _body) = scene.handed_over(START).await;

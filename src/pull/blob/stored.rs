@@ -43,6 +43,8 @@ impl StoredBlobs {
         let Self { store, access } = self;
         let repository = context.repository();
         let Some((blob, member)) = store.received_blob(repository, digest).await else { return Ok(None) };
+        // The record of one that has ended may still be on a disk that hangs.
+        let member = member.filter(|_| !access.membership().has_ended(repository, digest));
         let (member, media_type) = match member {
             Some(Member::Manifest(media_type)) => (true, Some(media_type)),
             other => (other.is_some(), None),

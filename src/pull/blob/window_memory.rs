@@ -1,9 +1,9 @@
 //! The memory of everything that is withheld or shared past the disk: one bound for all, in fair shares.
 //!
-//! Promises: [`WINDOWS_MAX`] windows together hold at most [`MEMORY_MAX`] bytes, and each beyond them, of a client that goes on
-//! past the disk by itself, no more than [`OWN_BYTES`] where the rest is taken; each has [`OWN_BYTES`] that no other takes, and of
-//! the rest no more than an equal share of those that are there when it asks. A registry cannot take more than the
-//! windows that it has places for (`places`). Deliberately not here: what is done with too little memory (`window`).
+//! Promises: [`WINDOWS_MAX`] windows together hold at most [`MEMORY_MAX`] bytes, and [`CLIENTS_MAX`] clients that go on past the
+//! disk by themselves no more than [`OWN_BYTES`] each where the rest is taken, 48 MiB; each has [`OWN_BYTES`] that no other
+//! takes, and of the rest no more than an equal share of those that are there when it asks. A registry cannot take more than
+//! the windows that it has places for (`places`). Deliberately not here: what is done with too little memory (`window`).
 
 use std::sync::Arc;
 
@@ -15,6 +15,9 @@ const MEMORY_MAX: usize = 128 * 1024 * 1024;
 pub(crate) const OWN_BYTES: usize = 192 * 1024;
 /// Windows at most: one for each download, of those that were to be stored and of those that were not.
 pub(crate) const WINDOWS_MAX: usize = 512;
+/// Clients that go on by themselves at most: those that keep others waiting, and those of a disk that loses what they have. The
+/// body of a further one ends short, and its runtime asks for the rest with a range, for which nothing is withheld.
+pub(crate) const CLIENTS_MAX: usize = 256;
 /// Bytes beyond their own that windows share.
 const SHARED_BYTES: usize = MEMORY_MAX - WINDOWS_MAX * OWN_BYTES;
 
@@ -25,6 +28,8 @@ pub(crate) struct WindowMemory(Arc<Mutex<Taken>>);
 #[derive(Debug, Default)]
 struct Taken {
     windows: usize,
+    /// Of these, clients that go on by themselves.
+    clients: usize,
     shared_bytes: usize,
 }
 
@@ -32,15 +37,27 @@ struct Taken {
 #[derive(Debug)]
 pub(crate) struct MemoryShare {
     memory: WindowMemory,
+    is_of_client: bool,
     /// Bytes of the shared ones that it has.
     shared_bytes: usize,
 }
 
 impl WindowMemory {
-    /// The share of one more window.
+    /// The share of one more window, of a download: there are places for no more than [`WINDOWS_MAX`].
     pub(crate) fn share(&self) -> MemoryShare {
         self.0.lock().windows += 1;
-        MemoryShare { memory: self.clone(), shared_bytes: 0 }
+        MemoryShare { memory: self.clone(), is_of_client: false, shared_bytes: 0 }
+    }
+
+    /// The share of a client that goes on by itself; `None` if there are too many.
+    pub(crate) fn share_of_client(&self) -> Option<MemoryShare> {
+        let mut taken = self.0.lock();
+        if taken.clients >= CLIENTS_MAX {
+            return None;
+        }
+        taken.windows += 1;
+        taken.clients += 1;
+        Some(MemoryShare { memory: self.clone(), is_of_client: true, shared_bytes: 0 })
     }
 }
 
@@ -66,6 +83,7 @@ impl Drop for MemoryShare {
     fn drop(&mut self) {
         let mut taken = self.memory.0.lock();
         taken.windows -= 1;
+        taken.clients -= usize::from(self.is_of_client);
         taken.shared_bytes -= self.shared_bytes;
     }
 }
@@ -73,6 +91,20 @@ impl Drop for MemoryShare {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_clients_go_on_by_themselves_than_there_is_memory_for() {
+        let memory = WindowMemory::default();
+        let mut all: Vec<_> = (0..CLIENTS_MAX).map(|_| memory.share_of_client().unwrap()).collect();
+        assert!(memory.share_of_client().is_none());
+        let mut window = memory.share();
+        assert!(window.resize(OWN_BYTES), "a download has its own");
+        all.pop();
+        assert!(memory.share_of_client().is_some());
+        drop((all, window));
+        let taken = memory.0.lock();
+        assert_eq!((taken.windows, taken.clients), (0, 0));
+    }
 
     #[test]
     fn all_windows_together_have_one_bound_and_none_takes_more_than_its_share() {

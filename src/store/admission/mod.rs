@@ -34,7 +34,7 @@ pub(super) use space::ProbeDisk;
 use space::Space;
 
 /// How long the enforcement of the budget is waited for; it goes on after that.
-const ENFORCE_WAIT: Duration = Duration::from_secs(20);
+pub(super) const ENFORCE_WAIT: Duration = Duration::from_secs(20);
 /// How often it is looked whether the filesystem shows what was evicted, which XFS does a moment later.
 const FREED_POLL: Duration = Duration::from_millis(20);
 /// And how often at most.

@@ -235,6 +235,8 @@ impl Layout {
 
     /// Removes a file in `ingest/` that is of no use any more; later, if the disk does not remove it now.
     pub(super) fn remove_temporary(&self, path: &Path) {
+        #[cfg(test)]
+        self.calls.wait_while_held();
         self.leftovers.remove(path);
     }
 

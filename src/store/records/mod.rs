@@ -73,7 +73,7 @@ impl Records {
             return Some(member);
         }
         let (this, repository) = (self.clone(), repository.clone());
-        blocking::find(move || this.look_for_member(&repository, digest)).await
+        blocking::find(self.layout.calls(), move || this.look_for_member(&repository, digest)).await
     }
 
     /// What `digest` is in `repository`, if that and the receipt of its bytes were looked up a moment ago. Asks no disk.
@@ -122,13 +122,13 @@ impl Records {
             this.cache.forget_member(&repository, &digest);
             added
         };
-        blocking::run_bounded(self.layout.calls(), add).await
+        blocking::record(self.layout.calls(), add).await
     }
 
     /// Ends the membership of `digest` in `repository`, durably, also if the caller gives up.
     ///
     /// # Errors
-    /// The disk.
+    /// The disk. [`Error::Hangs`]: it ends when the disk goes on.
     pub async fn remove_member(&self, repository: &Repository, digest: Digest) -> Result<(), Error> {
         let (this, repository) = (self.clone(), repository.clone());
         let remove = move || {
@@ -175,7 +175,9 @@ impl Records {
             return true;
         }
         let (this, registry) = (self.clone(), registry.clone());
-        blocking::find(move || this.look_for_receipt(&registry, digest).then_some(())).await.is_some()
+        blocking::find(self.layout.calls(), move || this.look_for_receipt(&registry, digest).then_some(()))
+            .await
+            .is_some()
     }
 
     /// Removes records of absent content that are older than `life`, and returns how many there were; ends early once
@@ -188,10 +190,10 @@ impl Records {
         removed
     }
 
-    /// The principals that upstream let read `repository`, and when it last did.
-    pub async fn grants(&self, repository: &Repository) -> Vec<(Principal, Timestamp)> {
+    /// The principals that upstream let read `repository`, and when it last did; `None` if the disk does not say.
+    pub async fn grants(&self, repository: &Repository) -> Option<Vec<(Principal, Timestamp)>> {
         let (this, repository) = (self.clone(), repository.clone());
-        blocking::find(move || Some(grants::all(&this.layout, &repository))).await.unwrap_or_default()
+        blocking::find(self.layout.calls(), move || Some(grants::all(&this.layout, &repository))).await
     }
 
     /// Records that upstream let `principal` read `repository` at `proved_at`.
@@ -212,35 +214,48 @@ impl Records {
     /// ends.
     ///
     /// # Errors
-    /// The disk.
+    /// The disk. [`Error::Hangs`]: it ends when the disk goes on.
     pub async fn remove_grant(&self, repository: &Repository, principal: Principal) -> Result<(), Error> {
         let (this, repository) = (self.clone(), repository.clone());
         self.writes.run_surely(move || grants::remove(&this.layout, &repository, &principal)).await
     }
 
-    /// Ends every grant on `repository`, or on all repositories; returns how many there were.
+    /// Ends every grant on `repository`, or on all repositories, also if the caller gives up; returns how many there were.
+    /// `done` is called when none is left on the disk.
     ///
     /// # Errors
-    /// The disk; some grants may have ended before.
-    pub async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, Error> {
+    /// The disk; some grants may have ended before. [`Error::Hangs`]: they end when it goes on.
+    pub async fn revoke(
+        &self,
+        repository: Option<&Repository>,
+        done: impl FnOnce() + Send + 'static,
+    ) -> Result<usize, Error> {
         let (this, repository) = (self.clone(), repository.cloned());
-        let remove = move || match repository {
-            Some(repository) => grants::remove_of(&this.layout, &repository),
-            None => grants::remove_all(&this.layout),
+        let remove = move || {
+            let removed = match repository {
+                Some(repository) => grants::remove_of(&this.layout, &repository),
+                None => grants::remove_all(&this.layout),
+            }?;
+            done();
+            Ok(removed)
         };
-        self.writes.run(remove).await
+        self.writes.run_surely(remove).await
     }
 
     /// Since when `registry` has been unreachable, if that was recorded.
     pub async fn outage(&self, registry: &Registry) -> Option<Timestamp> {
         let (this, registry) = (self.clone(), registry.clone());
-        blocking::find(move || outages::find(&this.layout, &registry)).await
+        blocking::find(self.layout.calls(), move || outages::find(&this.layout, &registry)).await
     }
 
     /// Whether `registry` ever delivered something that is recorded.
     pub async fn has_delivered(&self, registry: &Registry) -> bool {
         let (this, registry) = (self.clone(), registry.clone());
-        blocking::find(move || outages::has_delivered(&this.layout, &registry).then_some(())).await.is_some()
+        blocking::find(self.layout.calls(), move || {
+            outages::has_delivered(&this.layout, &registry).then_some(())
+        })
+        .await
+        .is_some()
     }
 
     /// Records since when `registry` has been unreachable, or with `None` that it is reachable.
@@ -250,7 +265,7 @@ impl Records {
     pub async fn set_outage(&self, registry: &Registry, since: Option<Timestamp>) -> Result<(), Error> {
         let (this, registry) = (self.clone(), registry.clone());
         let set = move || outages::set(&this.layout, &registry, since);
-        blocking::run_bounded(self.layout.calls(), set).await
+        blocking::record(self.layout.calls(), set).await
     }
 
     /// The digest that `tag` last had.
@@ -268,7 +283,7 @@ impl Records {
             this.cache.add_tag(repository, tag, record, read_at);
             Some(record)
         };
-        blocking::find(find).await
+        blocking::find(self.layout.calls(), find).await
     }
 
     /// Records that upstream has confirmed `digest` as that of `tag`, just now.
@@ -340,7 +355,7 @@ impl Records {
     pub async fn is_absent_upstream(&self, repository: &Repository, tag: &Tag) -> bool {
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
         let found = move || aliases::is_absent(&this.layout, &repository, &tag).then_some(());
-        blocking::find(found).await.is_some()
+        blocking::find(self.layout.calls(), found).await.is_some()
     }
 
     /// Records that upstream does not have `tag`.
@@ -350,7 +365,7 @@ impl Records {
     pub async fn set_absent_upstream(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
         let set = move || aliases::set_absent(&this.layout, &repository, &tag, this.clock.now());
-        blocking::run_bounded(self.layout.calls(), set).await
+        blocking::record(self.layout.calls(), set).await
     }
 
     /// The index `digest` that was synthesized for `repository`.
@@ -360,7 +375,8 @@ impl Records {
         digest: Digest,
     ) -> Option<SynthesizedIndex> {
         let (this, repository) = (self.clone(), repository.clone());
-        blocking::find(move || aliases::synthesized(&this.layout, &repository, &digest)).await
+        blocking::find(self.layout.calls(), move || aliases::synthesized(&this.layout, &repository, &digest))
+            .await
     }
 
     /// Records an index that was synthesized for `repository`.
@@ -374,7 +390,7 @@ impl Records {
     ) -> Result<(), Error> {
         let (this, repository, index) = (self.clone(), repository.clone(), index.clone());
         let set = move || aliases::set_synthesized(&this.layout, &repository, &index, this.clock.now());
-        blocking::run_bounded(self.layout.calls(), set).await
+        blocking::record(self.layout.calls(), set).await
     }
 }
 

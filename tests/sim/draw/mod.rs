@@ -1,6 +1,7 @@
 //! From a seed to a plan. Each history is about a few things only, drawn first, so that rare ones meet.
 
 mod acts;
+mod hang;
 mod names;
 mod pods;
 mod rights;
@@ -86,6 +87,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
     }
     tier::add(&mut plan);
     names::add(&mut plan);
+    hang::add(&mut plan);
     plan
 }
 

@@ -3,7 +3,10 @@
 use super::{Judge, Violation, is_whole_outage, violation};
 use crate::catalog::catalog;
 use crate::client::Ask;
-use crate::plan::{Act, BucketAct, DamageKind, FaultKind, Host, NameKind, Part, Repo, What, Who};
+use crate::plan::{
+    Act, BucketAct, DamageKind, DiskError, DiskFault, FaultKind, Host, NameKind, Part, Repo, What, Who,
+};
+use crate::truth::Span;
 
 pub(crate) const SENTENCE: &str = "A caller who would have succeeded by asking the registry itself succeeds through Larder, \
     or gets the answer that sends its runtime there, within the time bound; one registry's, repository's or client's \
@@ -11,6 +14,10 @@ pub(crate) const SENTENCE: &str = "A caller who would have succeeded by asking t
 
 /// 25 s are promised for the head of an answer; the world's clock moves in steps.
 const HEAD_MS: u64 = 25_000 + 2_000;
+
+/// While the disk hangs and upstream is well: once 5 s until that is known, and again for what was under way; the world's
+/// connections have buffers of 16 KiB and its clock moves in steps.
+const WITHOUT_DISK_MS: u64 = 20_000;
 
 pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
     let history = judge.history;
@@ -21,6 +28,9 @@ pub(crate) fn judge(judge: &Judge<'_>) -> Vec<Violation> {
         let disk = history.truth.disk.iter().any(|span| span.overlaps(at.saturating_sub(1_000), *at));
         if note.contains("not start") && !(disk && note.contains("did not start")) {
             all.push(violation("service/start", *at, note.clone()));
+        }
+        if note.contains("would have waited for a disk") {
+            all.push(violation("service/blocked-on-disk", *at, note.clone()));
         }
         if note.contains("did not stop well") || note.contains("clients still wait") {
             all.push(violation("service/stop", *at, note.clone()));
@@ -37,6 +47,10 @@ fn look_at(judge: &Judge<'_>, ask: &Ask, calm: bool) -> Vec<Violation> {
     if waited > HEAD_MS {
         let what = format!("{shown}: no head within {} s", waited / 1_000);
         all.push(violation("service/late", at, what));
+    }
+    if waited_for_a_disk(judge, ask) {
+        let what = format!("{shown}: {} s while the disk hangs", (at - ask.begun) / 1_000);
+        all.push(violation("service/waited-for-disk", at, what));
     }
     let well = reply.is_success() && (reply.complete || reply.left);
     if well || reply.left {
@@ -134,6 +148,19 @@ fn is_shared(judge: &Judge<'_>, ask: &Ask) -> bool {
         && is_told
         && is_away
         && is_new
+}
+
+/// Whether a client that does not dawdle got its answer late because the disk hangs, though upstream is well.
+fn waited_for_a_disk(judge: &Judge<'_>, ask: &Ask) -> bool {
+    let hangs = |span: &Span<DiskFault>| {
+        span.what.error == DiskError::Hangs && span.overlaps(ask.begun, ask.reply.ended_at)
+    };
+    let manner = &ask.manner;
+    manner.pace == 0
+        && manner.pause_ms == 0
+        && ask.reply.ended_at - ask.begun > WITHOUT_DISK_MS
+        && judge.history.truth.disk.iter().any(hangs)
+        && judge.history.truth.faults.is_empty()
 }
 
 /// Whether the blob's file was truncated while it was sent: then the body ends short (docs/failure-modes.md).

@@ -19,7 +19,7 @@ use crate::client::Ask;
 use crate::daemon::Daemon;
 use crate::disk::Disk;
 use crate::files::{leaks, sizes};
-use crate::plan::{Act, BucketAct, Host, NodeLogin, Plan, Repo, Setup, Who};
+use crate::plan::{Act, BucketAct, DiskCall, DiskError, DiskFault, Host, NodeLogin, Plan, Repo, Setup, Who};
 use crate::pods::Pods;
 use crate::registry::{Seen, Upstreams};
 use crate::shared_names::Keys;
@@ -201,8 +201,16 @@ impl World {
             Act::Verify { repair } => self.verify(*repair).await,
             Act::Restart => self.restart().await,
             Act::Kill { after_calls } => self.kill(*after_calls).await,
+            Act::DiskHangs { gives_back, seconds } => {
+                let call = if *gives_back { DiskCall::EveryChange } else { DiskCall::Every };
+                let fault = DiskFault { call, error: DiskError::Hangs, times: None };
+                let until = self.now.ms() + seconds * 1_000;
+                self.disk.fail(&fault, until * 1_000);
+                let span = |at| Span { what: fault, from: at, until: Some(until), hit: None };
+                self.upstreams.truth(|truth, at| truth.disk.push(span(at)));
+            }
             Act::Disk(fault) => {
-                self.disk.fail(fault);
+                self.disk.fail(fault, 0);
                 let span = |at| Span { what: *fault, from: at, until: None, hit: None };
                 self.upstreams.truth(|truth, at| truth.disk.push(span(at)));
             }
@@ -249,7 +257,8 @@ impl World {
         self.disk.heal();
         self.leave(None);
         self.upstreams.truth(|truth, at| {
-            truth.disk.iter_mut().filter(|span| span.until.is_none()).for_each(|span| span.until = Some(at));
+            let under_way = |span: &&mut Span<DiskFault>| span.until.is_none_or(|until| until > at);
+            truth.disk.iter_mut().filter(under_way).for_each(|span| span.until = Some(at));
         });
     }
 
@@ -304,6 +313,12 @@ impl World {
         let read = self.pods.read();
         if !read.is_empty() {
             self.note(format!("pull secrets that were read for pods: {}", read.join(", ")));
+        }
+        let blocked = self.disk.blocked();
+        if blocked > 0 {
+            self.note(format!(
+                "{blocked} calls of the daemon's tasks would have waited for a disk that hangs"
+            ));
         }
         let leaks = leaks(&self.disk.state(), &self.upstreams.tokens());
         let ended_at = self.now.ms();

@@ -86,7 +86,16 @@ impl World {
         }
     }
 
+    /// A stop waits for the disk, and so does a start.
+    async fn end_hang(&mut self) {
+        if self.disk.is_hanging() {
+            self.heal_disk();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+    }
+
     pub(super) async fn restart(&mut self) {
+        self.end_hang().await;
         let from = self.now.ms();
         if let Some(daemon) = self.daemon.take() {
             self.pages.push(daemon.page());
@@ -102,6 +111,7 @@ impl World {
     }
 
     pub(super) async fn kill(&mut self, after_calls: u64) {
+        self.end_hang().await;
         let from = self.now.ms();
         self.disk.stop_after(after_calls);
         let killed = async {
