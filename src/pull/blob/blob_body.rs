@@ -180,7 +180,7 @@ impl BlobBody {
                         let jumped = Box::pin(self.jump(&progress)).await;
                         Ok(Next::ChangeTo(jumped.unwrap_or(BodySource::Following(progress, false))))
                     }
-                    Seen::NotOnDisk(missing) => Box::pin(self.not_on_disk(missing, progress)).await,
+                    Seen::NotOnDisk(missing) => Box::pin(self.not_on_disk(*missing, progress)).await,
                 }
             }
             BodySource::OutOfOrder(body, progress) => {

@@ -75,7 +75,7 @@ pub(super) enum Seen {
     /// The next bytes come past the disk, shared with others.
     Shared(WindowReader),
     /// The next bytes are not on disk, or damaged there.
-    NotOnDisk(Missing),
+    NotOnDisk(Box<Missing>),
 }
 
 /// The next bytes of a flight are not on disk, or damaged there.
@@ -130,7 +130,12 @@ pub(super) async fn follow(
                 // Not what it should be, or not to be had here.
                 None => {
                     let (growing, detached) = (Some(growing), Some((written, hasher)));
-                    return Ok(Seen::NotOnDisk(Missing { growing, detached, is_complete, error: None }));
+                    return Ok(Seen::NotOnDisk(Box::new(Missing {
+                        growing,
+                        detached,
+                        is_complete,
+                        error: None,
+                    })));
                 }
             }
         }
@@ -150,7 +155,7 @@ pub(super) async fn follow(
         Err(error) => {
             tracing::error!(%digest, %error, at, "what was received cannot be read back; it is fetched again");
             let (growing, error) = (Some(growing), Some(error));
-            Seen::NotOnDisk(Missing { growing, detached, is_complete, error })
+            Seen::NotOnDisk(Box::new(Missing { growing, detached, is_complete, error }))
         }
     })
 }
@@ -172,7 +177,7 @@ fn past_the_disk(
         return Ok(Seen::Shared(joined));
     }
     let detached = Some((written, hasher));
-    Ok(Seen::NotOnDisk(Missing { growing, detached, is_complete: false, error: None }))
+    Ok(Seen::NotOnDisk(Box::new(Missing { growing, detached, is_complete: false, error: None })))
 }
 
 /// A flight that is followed again once it is known what a client was sent, although the disk does not give that back to be

@@ -201,14 +201,7 @@ impl World {
             Act::Verify { repair } => self.verify(*repair).await,
             Act::Restart => self.restart().await,
             Act::Kill { after_calls } => self.kill(*after_calls).await,
-            Act::DiskHangs { gives_back, seconds } => {
-                let call = if *gives_back { DiskCall::EveryChange } else { DiskCall::Every };
-                let fault = DiskFault { call, error: DiskError::Hangs, times: None };
-                let until = self.now.ms() + seconds * 1_000;
-                self.disk.fail(&fault, until * 1_000);
-                let span = |at| Span { what: fault, from: at, until: Some(until), hit: None };
-                self.upstreams.truth(|truth, at| truth.disk.push(span(at)));
-            }
+            Act::DiskHangs { gives_back, seconds } => self.hang_disk(*gives_back, *seconds),
             Act::Disk(fault) => {
                 self.disk.fail(fault, 0);
                 let span = |at| Span { what: *fault, from: at, until: None, hit: None };
@@ -237,19 +230,30 @@ impl World {
             }
             Act::PodGone(id) => self.pods.delete(*id),
             Act::ApiServer { away } => self.pods.set_away(*away),
-            Act::Bucket(act) => {
-                let bucket = self.upstreams.bucket().clone();
-                let (keys, now) = (self.keys.as_ref(), self.now.clock().now().0);
-                let done = self.upstreams.truth(|truth, at| {
-                    if let BucketAct::Names { repo, how } = act {
-                        truth.names.push((at, *repo, *how));
-                    }
-                    bucket::act(&bucket, truth, act, keys, now)
-                });
-                self.note(done);
-            }
+            Act::Bucket(act) => self.change_bucket(act),
             Act::Wait { seconds } => self.now.sleep(Duration::from_secs(*seconds)).await,
         }
+    }
+
+    fn change_bucket(&mut self, act: &BucketAct) {
+        let bucket = self.upstreams.bucket().clone();
+        let (keys, now) = (self.keys.as_ref(), self.now.clock().now().0);
+        let done = self.upstreams.truth(|truth, at| {
+            if let BucketAct::Names { repo, how } = act {
+                truth.names.push((at, *repo, *how));
+            }
+            bucket::act(&bucket, truth, act, keys, now)
+        });
+        self.note(done);
+    }
+
+    fn hang_disk(&mut self, gives_back: bool, seconds: u64) {
+        let call = if gives_back { DiskCall::EveryChange } else { DiskCall::Every };
+        let fault = DiskFault { call, error: DiskError::Hangs, times: None };
+        let until = self.now.ms() + seconds * 1_000;
+        self.disk.fail(&fault, until * 1_000);
+        let span = |at| Span { what: fault, from: at, until: Some(until), hit: None };
+        self.upstreams.truth(|truth, at| truth.disk.push(span(at)));
     }
 
     fn heal_disk(&mut self) {
