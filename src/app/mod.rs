@@ -218,26 +218,14 @@ impl App {
         let (store_trigger, store_shutdown) = shutdown::channel();
         let (admin_trigger, admin_shutdown) = shutdown::channel();
         let maintenance = tokio::spawn(self.store.clone().maintain(store_shutdown));
+        let history = History::default();
+        let sources = self.sources(history.clone(), &readiness, status.clone());
         let addresses = self.addresses;
         let (control, small) = (admin::control::service(control), with_admin_limits(&options));
         let control =
             tokio::spawn(listener::run(addresses.control, control, small.clone(), control_shutdown));
-        let (history, sampled) = (History::default(), status.clone());
         let sampling =
-            tokio::spawn(history.clone().run(async move || sampled.status().await, shutdown.clone()));
-        let sources = Sources {
-            history,
-            metrics: self.registry.clone(),
-            readiness: readiness.clone(),
-            disk_hangs: Arc::new({
-                let store = self.store.clone();
-                move || store.is_disk_hanging()
-            }),
-            status: Arc::new(move || {
-                let status = status.clone();
-                Box::pin(async move { status.status().await })
-            }),
-        };
+            tokio::spawn(history.run(async move || status.status().await, shutdown.clone()));
         let hosts = Hosts::new(&addresses::ports(&[addresses.admin.address()?]), &self.settings.serve.hosts);
         let mut pages = vec![(addresses.admin, admin::service(sources.clone(), hosts))];
         pages.extend(addresses.metrics.map(|metrics| (metrics, admin::metrics_service(sources))));
@@ -272,6 +260,23 @@ impl App {
         admin_trigger.fire();
         admin.join_all().await;
         Ok(())
+    }
+
+    /// What the admin plane shows.
+    fn sources(&self, history: History, readiness: &Readiness, status: StatusSources) -> Sources {
+        Sources {
+            history,
+            metrics: self.registry.clone(),
+            readiness: readiness.clone(),
+            disk_hangs: Arc::new({
+                let store = self.store.clone();
+                move || store.is_disk_hanging()
+            }),
+            status: Arc::new(move || {
+                let status = status.clone();
+                Box::pin(async move { status.status().await })
+            }),
+        }
     }
 
     /// The parts that take new settings while the daemon runs.
