@@ -9,6 +9,8 @@
 mod documents;
 #[path = "layering/imports.rs"]
 mod imports;
+#[path = "layering/mutations.rs"]
+mod mutations;
 #[path = "layering/rows.rs"]
 mod rows;
 
