@@ -101,11 +101,9 @@ pub(crate) enum Decision {
 pub(crate) fn decide(answer: TagAnswer, record: Option<TagRecord>) -> Decision {
     match (answer, record) {
         (Ok(digest), _) => Decision::Current(digest),
-        // What is no answer of a registry, as the page of a gateway, or a limit of this node, says nothing of the tag.
-        (
-            Err(error @ (upstream::Error::Invalid { .. } | upstream::Error::Overloaded { .. })),
-            Some(record),
-        ) => Decision::Stale(record, error),
+        // What is no answer of a registry, as the page of a gateway, says nothing of the tag. At a limit of this node the
+        // client asks the registry itself, which knows where the tag is now.
+        (Err(error @ upstream::Error::Invalid { .. }), Some(record)) => Decision::Stale(record, error),
         (Err(error), Some(record)) if error.is_outage() => Decision::Stale(record, error),
         (Err(error @ upstream::Error::NotFound { .. }), Some(_)) => Decision::Forget(error),
         (Err(error), _) => Decision::Fail(error),
@@ -199,7 +197,8 @@ mod tests {
 
         assert_eq!(decide(Ok(digest), Some(record)), Decision::Current(digest));
         let overloaded = Error::Overloaded { limit: NodeLimit::Names, host: host(), why: String::new() };
-        for outage in [unreachable, limited, failing, invalid, overloaded] {
+        assert_eq!(decide(Err(overloaded.clone()), Some(record)), Decision::Fail(overloaded));
+        for outage in [unreachable, limited, failing, invalid] {
             assert_eq!(decide(Err(outage.clone()), Some(record)), Decision::Stale(record, outage.clone()));
             assert_eq!(decide(Err(outage.clone()), None), Decision::Fail(outage));
         }
