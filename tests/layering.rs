@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "layering/comments.rs"]
+mod comments;
 #[path = "layering/documents.rs"]
 mod documents;
 #[path = "layering/imports.rs"]

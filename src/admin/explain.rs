@@ -1,7 +1,7 @@
 //! How a pull of one image would go now: the answer to `larder explain`.
 //!
-//! Promises: no secret, and nothing that is asked of a registry; it names repositories and is answered on the control socket
-//! alone.
+//! Promises: no secret, and nothing that is asked of a registry; it names repositories and is answered on the control
+//! socket alone.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
-//! The numbers of the last day, a sample a minute, for the plots of the page: in memory, about 200 KiB, and gone with the
-//! process.
+//! The numbers of the last day, a sample a minute, for the plots of the page: in memory, about 200 KiB, and gone with
+//! the process.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -60,8 +60,8 @@ impl History {
         samples.push_back(sample);
     }
 
-    /// What came from one sample to the next, in the last `minutes`, each `step` of them together; the last first sample of a
-    /// step is `None` where there was none yet. Always `minutes / step` steps.
+    /// What came from one sample to the next, in the last `minutes`, each `step` of them together; the last first
+    /// sample of a step is `None` where there was none yet. Always `minutes / step` steps.
     pub(super) fn steps(&self, minutes: usize, step: usize) -> Vec<Option<Sample>> {
         let samples = self.0.lock();
         let at = |ago: usize| samples.len().checked_sub(ago + 1).map(|n| samples[n]);

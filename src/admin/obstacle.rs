@@ -12,8 +12,8 @@ use crate::support::size;
 const LATELY: Duration = Duration::from_secs(3_600);
 
 impl Explanation {
-    /// The first thing that stands in the way of a pull at `now`; `None` if nothing is known to. `names` are the tag or digest
-    /// that is asked about, and the digests of all that is known to be of that image.
+    /// The first thing that stands in the way of a pull at `now`; `None` if nothing is known to. `names` are the tag or
+    /// digest that is asked about, and the digests of all that is known to be of that image.
     pub(super) fn first_obstacle(&self, now: Timestamp, names: &HashSet<String>) -> Option<String> {
         if let Some(why) = &self.not_permitted {
             return Some(format!("the operator permits no request to {}: {why}", self.registry));

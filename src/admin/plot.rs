@@ -1,6 +1,7 @@
 //! Plots in plain SVG: stacked bars over time, for a page without scripts. Pure.
 //!
-//! Colours are the page's own (CSS variables), so that they follow the reader's scheme; the picture scales with the page.
+//! Colours are the page's own (CSS variables), so that they follow the reader's scheme; the picture scales with the
+//! page.
 
 use std::fmt::Write as _;
 

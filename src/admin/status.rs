@@ -71,8 +71,8 @@ pub struct ServedStatus {
     pub bytes_by_source: BTreeMap<String, u64>,
     /// The sum.
     pub bytes: u64,
-    /// Those that upstream had to send: each byte that was fetched counts for the first client that gets it, whether it was
-    /// fetched for that client or ahead of it.
+    /// Those that upstream had to send: each byte that was fetched counts for the first client that gets it, whether it
+    /// was fetched for that client or ahead of it.
     #[serde(default)]
     pub from_upstream_bytes: u64,
     /// Those that did not have to be fetched; with `from_upstream_bytes` the sum.
@@ -87,8 +87,8 @@ pub struct ServedStatus {
 }
 
 impl ServedStatus {
-    /// From the bytes by where they came from, those of them that upstream had to send, and those that were received from
-    /// upstream. The numbers add up, although they are counted while others are read.
+    /// From the bytes by where they came from, those of them that upstream had to send, and those that were received
+    /// from upstream. The numbers add up, although they are counted while others are read.
     pub fn new(by_source: &[(AnswerSource, u64)], from_upstream_bytes: u64, received_bytes: u64) -> Self {
         let bytes: u64 = by_source.iter().map(|(_, bytes)| bytes).sum();
         let from_upstream_bytes = from_upstream_bytes.min(bytes);

@@ -91,8 +91,8 @@ pub(super) fn bind(settings: &Settings, inherited: Vec<Inherited>) -> Result<Wit
     Ok(WithoutControl { data, admin, control, metrics })
 }
 
-/// The addresses that no socket is held for. Sockets that are held stand in place of the default; what was written counts
-/// beside them.
+/// The addresses that no socket is held for. Sockets that are held stand in place of the default; what was written
+/// counts beside them.
 fn missing<'l>(listen: &'l [Listen], held: &[Listen], written: bool) -> Vec<&'l Listen> {
     let is_held = |at: &&Listen| held.iter().any(|held| covers(held, at));
     if held.is_empty() || written { listen.iter().filter(|at| !is_held(at)).collect() } else { Vec::new() }

@@ -76,8 +76,8 @@ pub struct App {
 
 impl App {
     /// Builds everything and binds every address that is not among the `inherited` sockets. Those that are neither the
-    /// admin plane's nor the control socket's are the data plane, instead of what is configured. Must be called within a
-    /// runtime; blocks for a moment.
+    /// admin plane's nor the control socket's are the data plane, instead of what is configured. Must be called within
+    /// a runtime; blocks for a moment.
     ///
     /// # Errors
     /// Whatever could not be had.
@@ -136,8 +136,8 @@ impl App {
         })
     }
 
-    /// From [`App::run`] on, this node's pods are seen in `sources` and their pull secrets read in `secrets`, instead of
-    /// where `[kubernetes]` says: for worlds without an API server.
+    /// From [`App::run`] on, this node's pods are seen in `sources` and their pull secrets read in `secrets`, instead
+    /// of where `[kubernetes]` says: for worlds without an API server.
     pub fn watch_pods(&mut self, sources: Vec<Arc<dyn PodSource>>, secrets: Option<Arc<dyn SecretSource>>) {
         let parts = kubernetes::Parts {
             sources,
@@ -224,8 +224,7 @@ impl App {
         let (control, small) = (admin::control::service(control), with_admin_limits(&options));
         let control =
             tokio::spawn(listener::run(addresses.control, control, small.clone(), control_shutdown));
-        let sampling =
-            tokio::spawn(history.run(async move || status.status().await, shutdown.clone()));
+        let sampling = tokio::spawn(history.run(async move || status.status().await, shutdown.clone()));
         let hosts = Hosts::new(&addresses::ports(&[addresses.admin.address()?]), &self.settings.serve.hosts);
         let mut pages = vec![(addresses.admin, admin::service(sources.clone(), hosts))];
         pages.extend(addresses.metrics.map(|metrics| (metrics, admin::metrics_service(sources))));

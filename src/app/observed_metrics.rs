@@ -1,5 +1,5 @@
-//! Metrics that are read from the parts when they are shown, so that they cannot differ from them: what this program is,
-//! the outages, and what was fetched for no client.
+//! Metrics that are read from the parts when they are shown, so that they cannot differ from them: what this program
+//! is, the outages, and what was fetched for no client.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

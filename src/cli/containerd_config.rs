@@ -39,8 +39,8 @@ pub(super) fn config_of(text: &str) -> Result<Cri, String> {
     config_at(CONFIG, text)
 }
 
-/// Reads a configuration; an empty text is containerd's defaults. A version that is not known here is read as the newest
-/// that is: see [`Cri::unknown_version`].
+/// Reads a configuration; an empty text is containerd's defaults. A version that is not known here is read as the
+/// newest that is: see [`Cri::unknown_version`].
 ///
 /// # Errors
 /// The text is no TOML.
@@ -50,8 +50,8 @@ pub(super) fn config_at(path: &str, text: &str) -> Result<Cri, String> {
     let version = document.get("version").and_then(Item::as_integer).unwrap_or(1);
     let has_later_name = || document.get("plugins").is_some_and(|plugins| plugins.get(CRI).is_some());
     let plugin = match version {
-        // A file that is imported may be without the version, and 2.x takes config.toml so too: the other table beside it
-        // would be one too many.
+        // A file that is imported may be without the version, and 2.x takes config.toml so too: the other table beside
+        // it would be one too many.
         ..=1 if has_later_name() => CRI,
         ..=1 => "cri",
         2 => CRI,
@@ -81,8 +81,8 @@ impl Cri {
         (self.version > VERSION_MAX).then_some(self.version)
     }
 
-    /// Whether this is a `config.toml` without `version = 2` whose table has the name of that version: containerd 1.x passes
-    /// over such a table without a word, and 2.x reads it.
+    /// Whether this is a `config.toml` without `version = 2` whose table has the name of that version: containerd 1.x
+    /// passes over such a table without a word, and 2.x reads it.
     pub(super) fn lacks_version(&self) -> bool {
         self.version <= 1 && self.path.get(1).is_some_and(|plugin| plugin == CRI)
     }
@@ -126,8 +126,8 @@ impl Cri {
         self.registry().is_some()
     }
 
-    /// Whether containerd is known to be 2.3 or later, which reads `/etc/containerd/certs.d:/etc/docker/certs.d` where no
-    /// `config_path` is set; 2.2 does too, with a file that looks like that of 2.0.
+    /// Whether containerd is known to be 2.3 or later, which reads `/etc/containerd/certs.d:/etc/docker/certs.d` where
+    /// no `config_path` is set; 2.2 does too, with a file that looks like that of 2.0.
     pub(super) fn has_list_by_default(&self) -> bool {
         self.version >= VERSION_MAX
     }
@@ -138,8 +138,8 @@ impl Cri {
         Some(listed.iter().filter_map(Value::as_str).map(str::to_owned).collect())
     }
 
-    /// The directory, or directories, of `hosts.toml`; `None` if it is not set. An empty one, which is what containerd up to
-    /// 2.1 has and writes down by default, is none.
+    /// The directory, or directories, of `hosts.toml`; `None` if it is not set. An empty one, which is what containerd
+    /// up to 2.1 has and writes down by default, is none.
     pub(super) fn config_path(&self) -> Option<String> {
         let written = self.registry()?.get("config_path")?.as_str()?;
         (!written.is_empty()).then(|| written.to_owned())
@@ -147,8 +147,8 @@ impl Cri {
 
     /// Whether the CRI is switched off, as Docker's own packages of containerd have it: then no kubelet pulls here.
     ///
-    /// Its service is [`CRI`] in every version. 2.x makes that of the `"cri"` in Docker's file, and prints it beside a later
-    /// version of the file.
+    /// Its service is [`CRI`] in every version. 2.x makes that of the `"cri"` in Docker's file, and prints it beside a
+    /// later version of the file.
     pub(super) fn is_off(&self) -> bool {
         let off = self.document.get("disabled_plugins").and_then(Item::as_array);
         let plugin = self.path.get(1).map_or(CRI, String::as_str);
@@ -156,8 +156,8 @@ impl Cri {
         names.any(|name| ["cri", CRI, plugin].contains(&name))
     }
 
-    /// The old way of naming mirrors and certificates, beside which containerd's CRI does not start with a `config_path`:
-    /// `mirrors`, and up to 1.7 `tls` in `configs`.
+    /// The old way of naming mirrors and certificates, beside which containerd's CRI does not start with a
+    /// `config_path`: `mirrors`, and up to 1.7 `tls` in `configs`.
     pub(super) fn old_settings(&self) -> Vec<&'static str> {
         let mirrors = self.of_registry("mirrors").is_some_and(|mirrors| !mirrors.is_empty());
         let tls = self.may_be_old() && self.has_in_configs("tls");
@@ -165,8 +165,8 @@ impl Cri {
         found.into_iter().filter(|(is_set, _)| *is_set).map(|(_, name)| name).collect()
     }
 
-    /// Whether the file has a login for a registry, which a `config_path` does not exclude. containerd shows it to that host
-    /// and not to a mirror of it.
+    /// Whether the file has a login for a registry, which a `config_path` does not exclude. containerd shows it to that
+    /// host and not to a mirror of it.
     pub(super) fn has_logins(&self) -> bool {
         self.has_in_configs("auth")
     }
@@ -185,7 +185,8 @@ impl Cri {
         rendered(&self.document, &self.text)
     }
 
-    /// The file as it was before [`Cri::set`]; `None` if there was none and nothing else has been written into it since.
+    /// The file as it was before [`Cri::set`]; `None` if there was none and nothing else has been written into it
+    /// since.
     fn restored(mut self) -> Option<String> {
         match self.unset() {
             None => Some(self.text),
@@ -227,7 +228,8 @@ impl Cri {
         at.remove(registry);
     }
 
-    /// Restores the value from before; returns whether the file was made by Larder, and `None` if nothing in it is Larder's.
+    /// Restores the value from before; returns whether the file was made by Larder, and `None` if nothing in it is
+    /// Larder's.
     fn unset(&mut self) -> Option<bool> {
         let mut at: &mut dyn toml_edit::TableLike = self.document.as_table_mut();
         for name in &self.path {

@@ -47,8 +47,8 @@ pub(super) fn files(machine: &Machine) -> Result<Vec<ConfigFile>, String> {
     Ok(found)
 }
 
-/// Which of the files takes the `config_path` of those before it away, in containerd 1.x: that takes the last table of the CRI
-/// as a whole, where 2.x merges the tables. Each is given with whether it is certain that containerd reads it.
+/// Which of the files takes the `config_path` of those before it away, in containerd 1.x: that takes the last table of
+/// the CRI as a whole, where 2.x merges the tables. Each is given with whether it is certain that containerd reads it.
 pub(super) fn takes_config_path_away<'c>(parts: impl Iterator<Item = (&'c Cri, bool)>) -> Option<usize> {
     let mut last = None;
     for (at, (cri, certain)) in parts.enumerate() {
@@ -62,8 +62,8 @@ pub(super) fn takes_config_path_away<'c>(parts: impl Iterator<Item = (&'c Cri, b
     last.filter(|(at, cri)| *at > 0 && cri.config_path().is_none()).map(|(at, _)| at)
 }
 
-/// The files that an import means; a relative one is relative to the file that imports it. As in containerd, one without a
-/// star is a path as it stands, and in one with a star every name may be a pattern.
+/// The files that an import means; a relative one is relative to the file that imports it. As in containerd, one
+/// without a star is a path as it stands, and in one with a star every name may be a pattern.
 fn matching(machine: &Machine, from: &str, pattern: &str) -> Result<Vec<String>, String> {
     let directory = from.rsplit_once('/').map_or("", |(directory, _)| directory);
     let pattern =

@@ -20,8 +20,8 @@ pub(super) struct ImageArguments {
 }
 
 impl ImageArguments {
-    /// Sends the command of an image to the daemon, and prints its reply if that is wanted as JSON. What `said` makes of
-    /// the name and the reply is printed otherwise.
+    /// Sends the command of an image to the daemon, and prints its reply if that is wanted as JSON. What `said` makes
+    /// of the name and the reply is printed otherwise.
     ///
     /// # Errors
     /// No daemon runs, or it refuses; what `said` says.

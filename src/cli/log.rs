@@ -1,8 +1,9 @@
 //! The log of the daemon: where it is written, and how much of it.
 //!
 //! Promises: no request waits for the log. Lines go through a bounded queue to a thread of their own, which alone waits
-//! for standard error; what a slow terminal, pipe or disk does not take is dropped, before it costs the time to make a text of
-//! it, and counted (`larder_log_lines_dropped_total`). At the stop what is queued is written for about a second at most.
+//! for standard error; what a slow terminal, pipe or disk does not take is dropped, before it costs the time to make a
+//! text of it, and counted (`larder_log_lines_dropped_total`). At the stop what is queued is written for about a second
+//! at most.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -55,8 +56,8 @@ pub(super) type Spans = Box<dyn Layer<Logged> + Send + Sync>;
 /// What spans are made over: the log.
 pub(super) type Logged = Layered<Box<dyn Layer<Registry> + Send + Sync>, Registry>;
 
-/// What writes lines and makes spans. Without spans to send there is no layer for them, not even an empty one: beside it
-/// every span would be made, whatever the filter of the lines leaves out.
+/// What writes lines and makes spans. Without spans to send there is no layer for them, not even an empty one: beside
+/// it every span would be made, whatever the filter of the lines leaves out.
 fn subscriber(lines: Box<dyn Layer<Registry> + Send + Sync>, spans: Option<Spans>) -> Dispatch {
     let lines = tracing_subscriber::registry().with(lines);
     match spans {
@@ -86,7 +87,8 @@ impl LogFilter {
     }
 }
 
-/// Crates whose errors Larder tells itself: they log each attempt, and documents that they do not understand as a whole.
+/// Crates whose errors Larder tells itself: they log each attempt, and documents that they do not understand as a
+/// whole.
 const SILENT: &str = "kube_client=off,kube_runtime=off";
 
 /// Lines of other crates are written from warnings on: theirs below that are for their authors.

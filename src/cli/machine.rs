@@ -1,8 +1,8 @@
 //! The files of a machine: of this one, or of an image of one below a directory.
 //!
-//! Promises: no path leaves that directory, whatever links are in it: an absolute link is one of the image, as it will be
-//! on the machine (`openat2` with `RESOLVE_IN_ROOT`). A file that is replaced is either as it was or whole, and keeps its
-//! owner and its permissions.
+//! Promises: no path leaves that directory, whatever links are in it: an absolute link is one of the image, as it will
+//! be on the machine (`openat2` with `RESOLVE_IN_ROOT`). A file that is replaced is either as it was or whole, and
+//! keeps its owner and its permissions.
 
 use std::fmt;
 use std::fs::File;

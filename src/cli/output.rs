@@ -1,7 +1,7 @@
 //! The only place where commands write to the standard output and the standard error, and what they print alike.
 //!
-//! Promises: no command panics because its output cannot be written. A reader that has gone ends a command quietly, any other
-//! error says why. (`println!` panics on both.)
+//! Promises: no command panics because its output cannot be written. A reader that has gone ends a command quietly, any
+//! other error says why. (`println!` panics on both.)
 
 use std::io::{self, ErrorKind, Write};
 use std::time::Duration;

@@ -2,8 +2,8 @@
 //!
 //! Of entries with the same prefix, the one of the later file counts as a whole; of those that match an image, the one
 //! with the longest prefix. What a package ships below `/usr/share` is read as podman 6 reads it (containers/storage,
-//! `pkg/configfile`): the site's main file and drop-ins take the place of those with the same name. Earlier versions do not
-//! read it, and their packages ship nothing there.
+//! `pkg/configfile`): the site's main file and drop-ins take the place of those with the same name. Earlier versions do
+//! not read it, and their packages ship nothing there.
 
 use std::collections::BTreeMap;
 

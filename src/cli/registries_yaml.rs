@@ -2,8 +2,8 @@
 //!
 //! `mirrors` names endpoints for each registry, and for `*` those of every registry that it does not name.
 //!
-//! Promises: the file is changed as text, line by line, so that no value of an operator's is read and written anew (`00123` would
-//! be a number, `yes` a boolean). What has another form than YAML's usual one in lines is not edited.
+//! Promises: the file is changed as text, line by line, so that no value of an operator's is read and written anew
+//! (`00123` would be a number, `yes` a boolean). What has another form than YAML's usual one in lines is not edited.
 
 use serde_json::{Map, Value};
 
@@ -36,8 +36,8 @@ pub(super) fn endpoints(file: &Map<String, Value>) -> Vec<(String, Vec<String>)>
     named.collect()
 }
 
-/// The registries whose mirror has a `rewrite`. k3s and RKE2 ask every endpoint that is named there by the rewritten name, so
-/// that this cache would fetch another repository than the one that the pod names.
+/// The registries whose mirror has a `rewrite`. k3s and RKE2 ask every endpoint that is named there by the rewritten
+/// name, so that this cache would fetch another repository than the one that the pod names.
 pub(super) fn rewritten(file: &Map<String, Value>) -> Vec<String> {
     let mirrors = file.get("mirrors").and_then(Value::as_object);
     let has_rules = |mirror: &Value| match mirror.get("rewrite") {
@@ -125,8 +125,8 @@ pub(super) enum Emptied {
     Mirrors,
 }
 
-/// A text in which a registry has only these of its endpoints, without what is empty then. `None`, and the caller's part,
-/// as for [`extended`].
+/// A text in which a registry has only these of its endpoints, without what is empty then. `None`, and the caller's
+/// part, as for [`extended`].
 pub(super) fn reduced(text: &str, registry: &str, list: &[String], emptied: Emptied) -> Option<String> {
     let mut text = Lines::of(text);
     let find = |entries: Vec<Entry>, name: &str| entries.into_iter().find(|entry| entry.key == name);

@@ -37,8 +37,8 @@ impl Runtime {
         }
     }
 
-    /// Whether it can send a mirror the header of `[server] gate_header`; Docker's containerd image store can, Docker itself
-    /// cannot.
+    /// Whether it can send a mirror the header of `[server] gate_header`; Docker's containerd image store can, Docker
+    /// itself cannot.
     pub(super) fn sends_headers(self) -> bool {
         matches!(self, Self::Containerd | Self::Microk8s | Self::K0s)
     }

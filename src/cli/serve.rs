@@ -20,8 +20,8 @@ use crate::store;
 use crate::support::clock::Clock;
 use crate::support::shutdown::{self, Trigger};
 
-/// Threads that may block at most. 256 downloads have two each, and a disk that hangs keeps them and those that read from it
-/// (`store::READS_MAX`): as many are left for everything else. A thread that is not needed is not there.
+/// Threads that may block at most. 256 downloads have two each, and a disk that hangs keeps them and those that read
+/// from it (`store::READS_MAX`): as many are left for everything else. A thread that is not needed is not there.
 const BLOCKING_THREADS_MAX: usize = 1_024;
 
 pub(super) fn run(context: &Context) -> Result<(), Failure> {

@@ -1,13 +1,15 @@
 //! `larder setup-node`: what the init container of the DaemonSet runs, below the directory where the node's
 //! `/etc/containerd` is mounted.
 //!
-//! Promises: `hosts.toml` is written where containerd's configuration names one directory of such files, and nothing else
-//! is changed; a node on which that is not so keeps what it has, and one line says what is missing, in the container's log
-//! and in its termination message, where `kubectl` shows it. Neither keeps the daemon from running. containerd's own
-//! configuration is never changed, since that would need a restart. `--undo` removes what is marked in `hosts.toml`.
+//! Promises: `hosts.toml` is written where containerd's configuration names one directory of such files, and nothing
+//! else is changed; a node on which that is not so keeps what it has, and one line says what is missing, in the
+//! container's log and in its termination message, where `kubectl` shows it. Neither keeps the daemon from running.
+//! containerd's own configuration is never changed, since that would need a restart. `--undo` removes what is marked in
+//! `hosts.toml`.
 //!
-//! Deliberately not here: how a `hosts.toml` is edited (`setup`); finding out that the DaemonSet is being removed. A pod
-//! that ends does not know whether another one follows, so that the operator who removes the DaemonSet says so first, by `--undo`.
+//! Deliberately not here: how a `hosts.toml` is edited (`setup`); finding out that the DaemonSet is being removed. A
+//! pod that ends does not know whether another one follows, so that the operator who removes the DaemonSet says so
+//! first, by `--undo`.
 
 use std::fmt;
 use std::fs;
@@ -210,8 +212,8 @@ impl Readers {
     }
 }
 
-/// The directory of `hosts.toml` that a configuration names, and which containerd looks into it; `is_there` says whether a
-/// directory is seen from here.
+/// The directory of `hosts.toml` that a configuration names, and which containerd looks into it; `is_there` says
+/// whether a directory is seen from here.
 fn directory_of(parts: &[Part], is_there: impl Fn(&str) -> bool) -> Result<(String, Readers), NotSetUp> {
     if parts.iter().any(|part| part.cri.is_off()) {
         return Err(NotSetUp::CriOff);

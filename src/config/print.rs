@@ -17,8 +17,8 @@ pub fn print_with_sources(settings: &Settings) -> String {
     document(settings, &settings.sources)
 }
 
-/// Writes what is in effect in a daemon that was started with `started` and has read `now` since; behind each value that
-/// was written somewhere it says where. Keys that count from the next start only are as they were at the start.
+/// Writes what is in effect in a daemon that was started with `started` and has read `now` since; behind each value
+/// that was written somewhere it says where. Keys that count from the next start only are as they were at the start.
 pub fn print_in_effect(started: &Settings, now: &Settings) -> String {
     let (mut blocks, mut sources) = (now.sections.blocks(), now.sources.clone());
     for (block, before) in blocks.iter_mut().zip(started.sections.blocks()) {
@@ -39,8 +39,8 @@ pub fn print_in_effect(started: &Settings, now: &Settings) -> String {
     written(blocks, &sources)
 }
 
-/// A number for the configuration as it is in effect: equal settings have the same one, wherever they were written. Of 48 bits,
-/// so that a metric holds it exactly.
+/// A number for the configuration as it is in effect: equal settings have the same one, wherever they were written. Of
+/// 48 bits, so that a metric holds it exactly.
 pub fn hash(settings: &Settings) -> u64 {
     let digest = Digest::of(print(settings).as_bytes());
     digest.as_bytes().iter().take(6).fold(0, |number, byte| number << 8 | u64::from(*byte))

@@ -1,4 +1,5 @@
-//! What the configuration means: layers merged, defaults filled in, every value checked, every mistake reported at once.
+//! What the configuration means: layers merged, defaults filled in, every value checked, every mistake reported at
+//! once.
 //!
 //! Pure: no file is read here and no environment variable; both come as text.
 

@@ -1,9 +1,9 @@
 //! The key that the nodes of a cluster share: it names and seals the records that they share in an object store.
 //!
-//! Promises: without the key a record's name says nothing of what it is about, its content cannot be read, and none can be
-//! made; a record that was moved to the place of another one is refused. Each record is sealed with a key of its own, so
-//! that nonces of different records never meet. What is not promised: that a record is the newest of its place; it says by
-//! itself how old it is.
+//! Promises: without the key a record's name says nothing of what it is about, its content cannot be read, and none can
+//! be made; a record that was moved to the place of another one is refused. Each record is sealed with a key of its
+//! own, so that nonces of different records never meet. What is not promised: that a record is the newest of its place;
+//! it says by itself how old it is.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,8 @@ impl fmt::Debug for ClusterKey {
 }
 
 impl ClusterKey {
-    /// Reads a key file: 32 bytes that not every user can read, nor any but its owner change (`support::secret_file`). Blocks.
+    /// Reads a key file: 32 bytes that not every user can read, nor any but its owner change (`support::secret_file`).
+    /// Blocks.
     ///
     /// # Errors
     /// A file that is not like that.

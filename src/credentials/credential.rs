@@ -100,7 +100,8 @@ impl Credential {
         }
     }
 
-    /// The user name; `<token>` for an identity token. It may be a secret: it is for the registry, and for nothing shown.
+    /// The user name; `<token>` for an identity token. It may be a secret: it is for the registry, and for nothing
+    /// shown.
     pub fn username(&self) -> &str {
         match self {
             Self::Password { username, .. } => username,

@@ -1,8 +1,8 @@
 //! Docker configs in both formats: `config.json` (`.dockerconfigjson`) and the legacy `.dockercfg`.
 //!
-//! Read as kubelet reads them: names in any case, twice, or null as Go takes them; `auth` overrides user name and password, one bad `auth` spoils the whole document, an
-//! empty entry is an entry too and means an anonymous attempt. Beyond kubelet, identity tokens and `HttpHeaders` are read,
-//! and an entry names the helper that has its credential.
+//! Read as kubelet reads them: names in any case, twice, or null as Go takes them; `auth` overrides user name and
+//! password, one bad `auth` spoils the whole document, an empty entry is an entry too and means an anonymous attempt.
+//! Beyond kubelet, identity tokens and `HttpHeaders` are read, and an entry names the helper that has its credential.
 
 use http::{HeaderName, HeaderValue};
 
@@ -13,8 +13,8 @@ use crate::support::go_json::{Fields, Json, Names, Place, WrongType};
 /// Bytes of a docker config at most.
 pub(super) const BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Headers of `HttpHeaders` that are never sent: they belong to the protocol, would replace a credential, or would change
-/// what is requested.
+/// Headers of `HttpHeaders` that are never sent: they belong to the protocol, would replace a credential, or would
+/// change what is requested.
 const RESERVED_HEADERS: &[&str] = &[
     "accept",
     "accept-encoding",

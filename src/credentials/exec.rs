@@ -1,7 +1,7 @@
 //! Runs the programs that have credentials: provider plugins and docker credential helpers.
 //!
-//! Promises: time and output are bounded; standard output, which holds secrets, is in no text of an error and in no log; the
-//! beginning of standard error is.
+//! Promises: time and output are bounded; standard output, which holds secrets, is in no text of an error and in no
+//! log; the beginning of standard error is.
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};

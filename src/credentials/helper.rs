@@ -1,4 +1,5 @@
-//! Docker credential helpers (`credsStore`, `credHelpers`): run only where the operator names the directory they are in.
+//! Docker credential helpers (`credsStore`, `credHelpers`): run only where the operator names the directory they are
+//! in.
 //!
 //! Kubelet ignores them; a developer's docker config often has nothing else. `docker-credential-NAME get` with the
 //! server's name on standard input (docker/docker-credential-helpers).
@@ -24,8 +25,8 @@ const WAIT: Duration = Duration::from_secs(10);
 /// What a helper writes to standard output, with status 1, where it has no credential for a server.
 const NOT_FOUND: &[u8] = b"credentials not found in native keychain";
 
-/// A helper gave no answer: it cannot be run, failed, answered nonsense or takes long. It may have a credential. The cause is
-/// in the log.
+/// A helper gave no answer: it cannot be run, failed, answered nonsense or takes long. It may have a credential. The
+/// cause is in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HelperFailed;
 

@@ -114,8 +114,8 @@ impl Keychain {
         sources.providers.as_ref().is_some_and(|p| p.wants_account_for(&repository.to_string()))
     }
 
-    /// What plugins give for the service account of `pod`, in the order in which kubelet tries them. Runs plugins where their
-    /// last result does not count any more.
+    /// What plugins give for the service account of `pod`, in the order in which kubelet tries them. Runs plugins where
+    /// their last result does not count any more.
     ///
     /// # Errors
     /// [`AccountError::Unavailable`]: what kubelet will have is not known now.
@@ -154,8 +154,8 @@ impl Keychain {
         sources.providers.as_ref().is_some_and(|p| p.is_responsible_for(&repository.to_string()))
     }
 
-    /// The node's credentials for `repository`, in the order in which they are tried. Runs plugins and helpers where their
-    /// last result does not count any more.
+    /// The node's credentials for `repository`, in the order in which they are tried. Runs plugins and helpers where
+    /// their last result does not count any more.
     pub async fn node_credentials(&self, repository: &Repository) -> NodeCredentials {
         let image = repository.to_string();
         let (sources, mut found, mut incomplete) = (self.0.sources.current(), Vec::new(), false);
@@ -191,7 +191,8 @@ impl Keychain {
         NodeCredentials { found, incomplete }
     }
 
-    /// Forgets what a plugin returned, because its credential was refused: the plugin is run again for the next request.
+    /// Forgets what a plugin returned, because its credential was refused: the plugin is run again for the next
+    /// request.
     pub fn forget_refused(&self, repository: &Repository, presented: &PresentedCredential) {
         let sources = self.0.sources.current();
         if let (PrincipalKind::Provider, Some(providers)) = (presented.principal.kind, &sources.providers) {
@@ -211,8 +212,8 @@ impl Keychain {
         self.0.sources.current().node.in_use()
     }
 
-    /// All that matches `repository`, for people: `secrets`, then the configured pull secrets, then the node's own, in the
-    /// order in which they are tried; and what may have hidden another. Runs plugins.
+    /// All that matches `repository`, for people: `secrets`, then the configured pull secrets, then the node's own, in
+    /// the order in which they are tried; and what may have hidden another. Runs plugins.
     pub async fn matches(
         &self,
         repository: &Repository,
@@ -222,7 +223,8 @@ impl Keychain {
         matches(&sources, &self.0.tasks, repository, secrets).await
     }
 
-    /// Waits until no plugin, helper or read of a file is running, but no longer than `wait`; returns how many still are.
+    /// Waits until no plugin, helper or read of a file is running, but no longer than `wait`; returns how many still
+    /// are.
     pub async fn finish(&self, wait: Duration) -> usize {
         self.0.tasks.finish(wait).await
     }

@@ -1,8 +1,8 @@
 //! The node's own keys: one seals the tokens that Larder issues, one makes the fingerprints of principals.
 //!
-//! Two files of 32 random bytes in `keys/` of the state directory, readable by their owner alone. They are made once and
-//! survive restarts; deleting them invalidates every token and every caller's grant, and nothing else. All cryptography
-//! that is not TLS is here, and all of it is ring's.
+//! Two files of 32 random bytes in `keys/` of the state directory, readable by their owner alone. They are made once
+//! and survive restarts; deleting them invalidates every token and every caller's grant, and nothing else. All
+//! cryptography that is not TLS is here, and all of it is ring's.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};

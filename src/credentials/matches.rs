@@ -21,12 +21,13 @@ pub struct CredentialMatch {
     pub file: PathBuf,
     /// The key that matched, normalised.
     pub key: String,
-    /// The user name, unless it may be a token; empty for an entry without a credential, which means an anonymous attempt.
+    /// The user name, unless it may be a token; empty for an entry without a credential, which means an anonymous
+    /// attempt.
     pub username: String,
 }
 
-/// What matches `repository`: `secrets`, then the configured pull secrets, then the node's own, in the order in which they
-/// are tried; and what may have hidden another. Runs plugins.
+/// What matches `repository`: `secrets`, then the configured pull secrets, then the node's own, in the order in which
+/// they are tried; and what may have hidden another. Runs plugins.
 pub(super) async fn matches(
     sources: &CredentialSources,
     tasks: &Tasks,

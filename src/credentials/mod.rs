@@ -1,8 +1,8 @@
-//! Credentials: which of them match a repository, and in which order; exactly as kubelet finds them. Also the node's own
-//! keys and the tokens that Larder issues with them.
+//! Credentials: which of them match a repository, and in which order; exactly as kubelet finds them. Also the node's
+//! own keys and the tokens that Larder issues with them.
 //!
-//! Promises: kubelet's search path, formats, matching, order and plugins; files are read again when they change, and a file
-//! that has become invalid keeps its old content; no secret in any `Debug`, log or error.
+//! Promises: kubelet's search path, formats, matching, order and plugins; files are read again when they change, and a
+//! file that has become invalid keeps its old content; no secret in any `Debug`, log or error.
 //!
 //! Deliberately not here: what a credential may read (`pull`), and how it is sent to a registry (`upstream`).
 

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use super::keys::Keys;
 use crate::reference::{Principal, PrincipalKind};
 
-/// Distinguishes credentials with the same key and user name and with different passwords: each is a principal of its own,
-/// so that the denial of one, or the token of one, is not taken for the other's. The first is known by key and user name
-/// alone, and so keeps its rights when its password is changed.
+/// Distinguishes credentials with the same key and user name and with different passwords: each is a principal of its
+/// own, so that the denial of one, or the token of one, is not taken for the other's. The first is known by key and
+/// user name alone, and so keeps its rights when its password is changed.
 #[derive(Default)]
 pub(super) struct Namesakes(HashMap<Vec<String>, usize>);
 

@@ -1,9 +1,9 @@
 //! The node's docker config: found where kubelet finds it, or where the configuration says, and read again when it
 //! changes.
 //!
-//! Of kubelet's eight files the first valid one is used, and nothing is merged. Files that the configuration names are all
-//! used, in their order. A file that was valid and is now invalid keeps its old content until it is valid again: a write
-//! that is under way must not lock a node out.
+//! Of kubelet's eight files the first valid one is used, and nothing is merged. Files that the configuration names are
+//! all used, in their order. A file that was valid and is now invalid keeps its old content until it is valid again: a
+//! write that is under way must not lock a node out.
 
 use std::fs;
 use std::io;
@@ -130,8 +130,8 @@ impl NodeConfig {
     }
 }
 
-/// The valid files of `candidates`, or only the first of them, and what is wrong with the others that were looked at. One
-/// that has become invalid keeps what it had in `before`.
+/// The valid files of `candidates`, or only the first of them, and what is wrong with the others that were looked at.
+/// One that has become invalid keeps what it had in `before`.
 fn read_configs(
     candidates: Vec<PathBuf>,
     only_first: bool,

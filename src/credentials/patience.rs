@@ -1,8 +1,8 @@
 //! How long requests wait for a program that has credentials, and that the time is waited once.
 //!
 //! A run is not ended when its time is over for those who wait: it goes on, and what it returns is there for the next
-//! request. While it goes on, further requests for the same do not wait again; nor do they at the next run, until a run has
-//! been in time.
+//! request. While it goes on, further requests for the same do not wait again; nor do they at the next run, until a run
+//! has been in time.
 
 use std::hash::Hash;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! Pull secrets in files: what `imagePullSecrets` of a pod are in a cluster, for pre-pull and for showing what matches.
 //!
-//! A file is a docker config in either format, or a Secret manifest (YAML or JSON, any number of documents). A directory
-//! stands for all such files in it and in its subdirectories, in the order of their names; a Secret mounted as a volume is
-//! such a directory. All are merged into one keyring, as kubelet merges the secrets of a pod, and as with kubelet one
-//! invalid secret makes all of them unusable.
+//! A file is a docker config in either format, or a Secret manifest (YAML or JSON, any number of documents). A
+//! directory stands for all such files in it and in its subdirectories, in the order of their names; a Secret mounted
+//! as a volume is such a directory. All are merged into one keyring, as kubelet merges the secrets of a pod, and as
+//! with kubelet one invalid secret makes all of them unusable.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -55,8 +55,8 @@ pub struct CredentialSources {
 }
 
 impl CredentialSources {
-    /// Reads the configuration of the provider plugins. Docker configs are read when they are needed. Work that outlives
-    /// the request that began it becomes one of `tasks`. Blocks while files are read.
+    /// Reads the configuration of the provider plugins. Docker configs are read when they are needed. Work that
+    /// outlives the request that began it becomes one of `tasks`. Blocks while files are read.
     ///
     /// # Errors
     /// A provider configuration that kubelet would refuse too.
@@ -74,8 +74,8 @@ impl CredentialSources {
         Ok(Self { node, helpers, providers, pull_secrets: config.pull_secrets.clone() })
     }
 
-    /// Keeps what `before` remembers of a source that has not changed: the last valid content of a docker config, and what
-    /// plugins returned.
+    /// Keeps what `before` remembers of a source that has not changed: the last valid content of a docker config, and
+    /// what plugins returned.
     pub(super) fn inherit(mut self, before: &Self) -> Self {
         if before.node.files() == self.node.files() {
             self.node = before.node.clone();

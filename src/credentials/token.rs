@@ -1,8 +1,8 @@
 //! Tokens that Larder issues: the credential that a client sent to `/token`, sealed, for the client to send with its
 //! requests.
 //!
-//! A token holds the credential (or that there was none), the repositories that it is for, and when it was issued. There is
-//! no table of tokens, so a token survives restarts. Only this node can read or make one.
+//! A token holds the credential (or that there was none), the repositories that it is for, and when it was issued.
+//! There is no table of tokens, so a token survives restarts. Only this node can read or make one.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ pub const TOKEN_LIFE: Duration = Duration::from_secs(12 * 3_600);
 const TOKEN_LIFE_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Repositories of one token at most.
 const REPOSITORIES_MAX: usize = 8;
-/// Bytes of a credential at most, so that the token fits into a request head. A JSON key of a Google service account has
-/// about 2,400.
+/// Bytes of a credential at most, so that the token fits into a request head. A JSON key of a Google service account
+/// has about 2,400.
 const CREDENTIAL_BYTES_MAX: usize = 7 * 1024;
 const PURPOSE: &str = "larder token 1";
 

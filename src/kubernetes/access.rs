@@ -34,8 +34,8 @@ pub struct AccountAccess {
     pub may_read: bool,
     /// Whether tokens of it may be requested.
     pub may_request: bool,
-    /// Audiences of plugins that no rule grants to the identity. An API server since 1.33 gives a node tokens for these only
-    /// where a volume of the pod names them.
+    /// Audiences of plugins that no rule grants to the identity. An API server since 1.33 gives a node tokens for these
+    /// only where a volume of the pod names them.
     pub not_granted: Vec<String>,
 }
 
@@ -45,8 +45,8 @@ impl ApiServer {
         &self.node
     }
 
-    /// Asks what the identity may see, and where there are `audiences`, whether it may request tokens of pods' service accounts
-    /// for them.
+    /// Asks what the identity may see, and where there are `audiences`, whether it may request tokens of pods' service
+    /// accounts for them.
     ///
     /// # Errors
     /// The identity cannot be used, or the API server does not answer.

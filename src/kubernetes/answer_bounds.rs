@@ -1,10 +1,10 @@
-//! How much of an answer of the API server is taken: a broken server, or what answers in its place, costs no more memory
-//! than is stated here.
+//! How much of an answer of the API server is taken: a broken server, or what answers in its place, costs no more
+//! memory than is stated here.
 //!
-//! The client reads answers whole, and an event of a watch to the end of its line, without a limit of its own. Promises: the
-//! body of an answer ends with [`TooLarge`] as soon as more has come than its question takes; of a refusal only a `Status` is
-//! taken. What was read until then is in memory up to three times while it is turned into text. An answer 429 becomes
-//! [`Busy`], with the wait that its head names: the client drops it.
+//! The client reads answers whole, and an event of a watch to the end of its line, without a limit of its own.
+//! Promises: the body of an answer ends with [`TooLarge`] as soon as more has come than its question takes; of a
+//! refusal only a `Status` is taken. What was read until then is in memory up to three times while it is turned into
+//! text. An answer 429 becomes [`Busy`], with the wait that its head names: the client drops it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,11 +16,11 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 
-/// Bytes of one object at most, and of an event: the API server takes objects of 1.5 MiB (etcd's limit), which are larger as
-/// JSON.
+/// Bytes of one object at most, and of an event: the API server takes objects of 1.5 MiB (etcd's limit), which are
+/// larger as JSON.
 pub(super) const OBJECT_BYTES_MAX: u64 = 4 << 20;
-/// Bytes of a list at most, and of a page of one: twenty pods of 1.5 MiB, the largest that there may be, or a thousand of
-/// 32 KiB, which is large for one.
+/// Bytes of a list at most, and of a page of one: twenty pods of 1.5 MiB, the largest that there may be, or a thousand
+/// of 32 KiB, which is large for one.
 pub(super) const PAGE_BYTES_MAX: u64 = 32 << 20;
 /// Bytes of a refusal at most: a `Status` with its message.
 const REFUSAL_BYTES_MAX: u64 = 64 << 10;

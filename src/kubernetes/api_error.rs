@@ -1,7 +1,7 @@
 //! What an error of the API server's client says, without what it must not say.
 //!
-//! Promises: nothing that a credential program printed, that is set in its environment, or that stands in a kubeconfig or in
-//! an answer of the API server is in the text. The client's own texts quote all of these.
+//! Promises: nothing that a credential program printed, that is set in its environment, or that stands in a kubeconfig
+//! or in an answer of the API server is in the text. The client's own texts quote all of these.
 
 use std::error::Error;
 

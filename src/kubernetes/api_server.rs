@@ -1,9 +1,9 @@
 //! The connection to the API server: its identity, read again when the files change that it is made of.
 //!
 //! Kubelet rotates its client certificate in place: the kubeconfig names a link whose file is another one afterwards. A
-//! kubeconfig may name a token file instead, which the client reads again by itself, or a program, which is run again before
-//! its credential ends ([`super::credential_program`]). Promises: every question has an end; one connection is made at a time;
-//! no secret is in an error.
+//! kubeconfig may name a token file instead, which the client reads again by itself, or a program, which is run again
+//! before its credential ends ([`super::credential_program`]). Promises: every question has an end; one connection is
+//! made at a time; no secret is in an error.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -24,8 +24,8 @@ use super::credential_program;
 pub(super) const ASK_WAIT: Duration = Duration::from_secs(10);
 /// How long a connection may take to be made, with the program that is run for it.
 const CONNECT_WAIT: Duration = Duration::from_secs(25);
-/// How long the API server keeps a watch open: after that it is asked again from where it was, so that a connection that
-/// died unseen is noticed.
+/// How long the API server keeps a watch open: after that it is asked again from where it was, so that a connection
+/// that died unseen is noticed.
 const WATCH_FOR: Duration = Duration::from_secs(120);
 /// How often it is looked whether the files of the identity have changed.
 pub(super) const FILES_LOOK: Duration = Duration::from_secs(5);
@@ -267,7 +267,8 @@ async fn connect(identity: &Identity, waits: Waits) -> Result<Connection, AskErr
     // A connection on which nothing comes for longer than a watch lasts is dead.
     config.read_timeout = Some(waits.watch + waits.answer);
     config.reset_reader_on_write = true;
-    // It would ask again after 5 ms, and up to fifteen times; what failed is asked again by those who know how urgent it is.
+    // It would ask again after 5 ms, and up to fifteen times; what failed is asked again by those who know how urgent
+    // it is.
     config.default_retry = false;
     let client = ClientBuilder::try_from(config).map_err(|error| failed(&error))?;
     let client = client.with_layer(&BoundAnswers).build();

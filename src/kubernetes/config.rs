@@ -56,8 +56,8 @@ impl Config {
         self.identity.is_some() || self.pods_api.is_some()
     }
 
-    /// Whether tokens of pods' service accounts are requested as `identity`: a kubeconfig is kubelet's; a service account of
-    /// Larder's own may request none, or those of every pod of the cluster.
+    /// Whether tokens of pods' service accounts are requested as `identity`: a kubeconfig is kubelet's; a service
+    /// account of Larder's own may request none, or those of every pod of the cluster.
     pub fn requests_tokens(&self, identity: &Identity) -> bool {
         self.secrets && matches!(identity, Identity::Kubeconfig(_))
     }

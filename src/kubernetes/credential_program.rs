@@ -1,8 +1,8 @@
 //! The program that a kubeconfig names for a credential (`exec`, as on EKS and GKE).
 //!
-//! Promises: the program is run without a terminal, for [`WAIT`] at most, and ended with the task that waits for it; nothing that
-//! it prints on its standard output and nothing of its environment is in an error. Not here: the client's own way of running it,
-//! which has no limit of time, takes a thread of the runtime, and quotes both in its errors.
+//! Promises: the program is run without a terminal, for [`WAIT`] at most, and ended with the task that waits for it;
+//! nothing that it prints on its standard output and nothing of its environment is in an error. Not here: the client's
+//! own way of running it, which has no limit of time, takes a thread of the runtime, and quotes both in its errors.
 
 use std::path::Path;
 use std::time::Duration;
@@ -37,8 +37,8 @@ struct Status {
     client_key_data: Option<zeroize::Zeroizing<String>>,
 }
 
-/// Runs the program of an identity, if its credential comes from one, and puts the credential in its place. Returns when it
-/// is to be renewed.
+/// Runs the program of an identity, if its credential comes from one, and puts the credential in its place. Returns
+/// when it is to be renewed.
 ///
 /// # Errors
 /// Why there is none, in a text without secrets.

@@ -1,8 +1,9 @@
 //! One image fetched for pods: as the callers, and in the order, in which kubelet will pull it.
 //!
-//! Each credential of the pod's secrets is a caller of its own: the registry is asked with it exactly as it will be asked
-//! when kubelet's runtime brings it, and the right that this proves is that credential's and no other's. The node's own
-//! credentials and its plugins' come after it, as in any pull; then what plugins gave for the pod's service account.
+//! Each credential of the pod's secrets is a caller of its own: the registry is asked with it exactly as it will be
+//! asked when kubelet's runtime brings it, and the right that this proves is that credential's and no other's. The
+//! node's own credentials and its plugins' come after it, as in any pull; then what plugins gave for the pod's service
+//! account.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -95,8 +96,8 @@ impl FetchAhead for Fetcher {
 pub(super) enum Outcome {
     /// It is in the store, but for layers that the store does not take.
     Here(FetchedAhead),
-    /// The runtime has it. kubelet pulls it only to check a pull secret that it has no record of (from Kubernetes 1.35 on), and
-    /// needs none of its layers then.
+    /// The runtime has it. kubelet pulls it only to check a pull secret that it has no record of (from Kubernetes 1.35
+    /// on), and needs none of its layers then.
     InRuntime,
     /// It did not come.
     NotHere(NotFetched),
@@ -145,8 +146,8 @@ impl PodFetcher {
         self.accounts.iter().for_each(ServiceAccounts::forget_old);
     }
 
-    /// Fetches an image, unless kubelet finds it in the runtime; `account` is that of a pod that wants it, where a plugin asks
-    /// for one. `arrived` counts its bytes as they come.
+    /// Fetches an image, unless kubelet finds it in the runtime; `account` is that of a pod that wants it, where a
+    /// plugin asks for one. `arrived` counts its bytes as they come.
     pub(super) async fn fetch(
         &self,
         fetch: &Fetch,
@@ -199,8 +200,8 @@ impl PodFetcher {
         }
     }
 
-    /// Returns once less than [`LEAST_RATE`] came for a while and others wait for the place: a registry that sends a byte now
-    /// and then holds no place from them.
+    /// Returns once less than [`LEAST_RATE`] came for a while and others wait for the place: a registry that sends a
+    /// byte now and then holds no place from them.
     async fn too_slow(&self, arrived: &AtomicU64) {
         let mut watch = SlownessWatch::new(Instant::now());
         loop {

@@ -1,8 +1,8 @@
 //! A gRPC connection over a local socket, as kubelet and container runtimes offer their interfaces.
 //!
-//! Promises: opening takes [`OPEN_MAX`] at most, a message larger than its reader takes is refused, and a socket that is
-//! absent, closed to this user or another server's is an error that says so. A connection ends with its owner. Not here:
-//! TLS, retries, and what the messages mean.
+//! Promises: opening takes [`OPEN_MAX`] at most, a message larger than its reader takes is refused, and a socket that
+//! is absent, closed to this user or another server's is an error that says so. A connection ends with its owner. Not
+//! here: TLS, retries, and what the messages mean.
 
 use std::io;
 use std::path::Path;
@@ -22,7 +22,8 @@ use tonic::codec::Streaming;
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
-/// How long a local socket may take to connect and to make the handshake of HTTP/2: a healthy one does within a millisecond.
+/// How long a local socket may take to connect and to make the handshake of HTTP/2: a healthy one does within a
+/// millisecond.
 const OPEN_MAX: Duration = Duration::from_secs(2);
 /// The server's name in requests, as gRPC's own libraries have it for a local socket.
 const ORIGIN: &str = "http://localhost";

@@ -1,4 +1,5 @@
-//! The clients of local sockets against a gRPC server of the tests' own: kubelet's PodsAPI and a runtime's image service.
+//! The clients of local sockets against a gRPC server of the tests' own: kubelet's PodsAPI and a runtime's image
+//! service.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

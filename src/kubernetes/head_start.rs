@@ -15,8 +15,8 @@ use crate::support::bounded_map::BoundedMap;
 
 /// Images that are remembered: those that the pods of a node want within [`VAIN_AFTER`].
 const IMAGES_MAX: usize = 4_096;
-/// What no runtime asked for within this time was fetched in vain: kubelet asks within seconds, or minutes where it waits for
-/// volumes.
+/// What no runtime asked for within this time was fetched in vain: kubelet asks within seconds, or minutes where it
+/// waits for volumes.
 pub(super) const VAIN_AFTER: Duration = Duration::from_secs(600);
 
 /// An image that was fetched ahead.
@@ -131,7 +131,8 @@ impl HeadStart {
         (self.found_all.load(Ordering::Relaxed), self.found_part.load(Ordering::Relaxed))
     }
 
-    /// Bytes that were fetched within [`VAIN_AFTER`] and that no runtime has asked for, by the namespace that they came for.
+    /// Bytes that were fetched within [`VAIN_AFTER`] and that no runtime has asked for, by the namespace that they came
+    /// for.
     pub(super) fn unasked_bytes(&self) -> HashMap<String, u64> {
         let mut bytes = HashMap::new();
         for (_, ahead) in self.images.lock().iter().filter(|(_, a)| !a.is_asked && a.fetched_bytes > 0) {

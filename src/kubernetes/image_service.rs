@@ -1,7 +1,7 @@
 //! What the runtime has already: the image service of its container runtime interface (CRI), gRPC on a local socket.
 //!
-//! Promises: only the runtime's own yes counts. A question takes [`ASK_MAX`] at most; a runtime that failed is not asked
-//! again for [`FAILED_FOR`], so that a pod of many images does not wait for each. Not here: pulling. A process
+//! Promises: only the runtime's own yes counts. A question takes [`ASK_MAX`] at most; a runtime that failed is not
+//! asked again for [`FAILED_FOR`], so that a pod of many images does not wait for each. Not here: pulling. A process
 //! that may connect to a runtime's socket may do everything with it; Larder asks this one question, and only where the
 //! operator names the socket.
 

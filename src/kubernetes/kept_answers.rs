@@ -35,8 +35,8 @@ where
         Self { kept, running: Singleflight::new(Tasks::default()) }
     }
 
-    /// The answer that is kept for `key`, else that of the question under way, else that of `ask`, which counts for as long as
-    /// `counts_for` says. `None` only where asking ended in a panic.
+    /// The answer that is kept for `key`, else that of the question under way, else that of `ask`, which counts for as
+    /// long as `counts_for` says. `None` only where asking ended in a panic.
     pub(super) async fn get<F>(
         &self,
         key: K,

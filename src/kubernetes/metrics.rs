@@ -76,7 +76,8 @@ impl Metrics {
         self.fetching.set(i64::try_from(fetching).unwrap_or(i64::MAX));
     }
 
-    /// Counts a fetch that has ended, and the bytes that came; `None`: no pod wanted it any more, or another one its place.
+    /// Counts a fetch that has ended, and the bytes that came; `None`: no pod wanted it any more, or another one its
+    /// place.
     pub(super) fn ended(&self, outcome: Option<&Outcome>, arrived_bytes: u64) {
         self.fetches.with_label_values(&[outcome.map_or("ended", Outcome::label)]).inc();
         self.fetched_bytes.inc_by(arrived_bytes);

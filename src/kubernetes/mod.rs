@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! source        what tells of pods, of pull secrets, and of what the runtime has: traits
-//!   api_server  the API server, as one identity: watch (pods; seen_pod reads one), api_secrets, node_images, access (what it
-//!               may read); credential_program runs what a kubeconfig names for a credential, api_error says errors without secrets,
-//!               answer_bounds limits what is taken of an answer
+//!   api_server  the API server, as one identity: watch (pods; seen_pod reads one), api_secrets, node_images, access
+//!               (what it may read); credential_program runs what a kubeconfig names for a credential, api_error says
+//!               errors without secrets, answer_bounds limits what is taken of an answer
 //!   pods_api    kubelet's own list of pods; image_service: the runtime's images (grpc, pod_message: what they speak)
 //! pod           a pod as far as its images are concerned, in kubelet's order: pure
 //! table         the pods that the sources see: pure
@@ -13,7 +13,8 @@
 //! pods          the watch as a whole: sources tell, the plan is made, fetches are begun and ended
 //!   fetch       one image: as each credential of the pod, in kubelet's order
 //!     secrets   the pod's pull secrets, merged as kubelet merges them
-//!     service_account  tokens of the pod's service account, for plugins that ask for them (api_accounts: by TokenRequest)
+//!     service_account  tokens of the pod's service account, for plugins that ask for them (api_accounts: by
+//!                      TokenRequest)
 //!     kept_answers  answers that are kept for a while, and asked for once at a time
 //!   unused      registries that no runtime asks Larder for: pure
 //!   head_start  how long before a runtime's question an image was here
@@ -21,8 +22,8 @@
 //! ```
 //!
 //! Promises: a registry is asked with a pod's credential exactly as kubelet will ask, and the right that this proves is
-//! that credential's and no other's; what a runtime waits for goes first; whatever fails here, pulls go on as if there were
-//! no watch; memory is bounded by what one node can run.
+//! that credential's and no other's; what a runtime waits for goes first; whatever fails here, pulls go on as if there
+//! were no watch; memory is bounded by what one node can run.
 //!
 //! Deliberately not here: the runtime's own store (see `prepull`), and who may read what is fetched (`pull`).
 

@@ -1,7 +1,7 @@
 //! What the runtime has, as the node's status says it: the largest 50 images, minutes old. Only a yes counts.
 //!
-//! Promises: the API server is asked once at a time, and once in half a minute, also where it does not answer; an API server
-//! that is slow holds up the images that begin while it is asked for [`WAIT`] together, and none after that.
+//! Promises: the API server is asked once at a time, and once in half a minute, also where it does not answer; an API
+//! server that is slow holds up the images that begin while it is asked for [`WAIT`] together, and none after that.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -66,8 +66,8 @@ impl NodeImages {
     }
 }
 
-/// What is read of a node. A list without entries is `null` in the API server's JSON, as `names` is of an image that the
-/// runtime has without a tag and a digest.
+/// What is read of a node. A list without entries is `null` in the API server's JSON, as `names` is of an image that
+/// the runtime has without a tag and a digest.
 #[derive(Deserialize)]
 struct Node {
     #[serde(default)]

@@ -1,10 +1,10 @@
 //! Which images are fetched now: pure.
 //!
-//! A pod wants its images in kubelet's order; of each pod a stated number is fetched at a time. Pods go by priority, then
-//! by age, and take turns, so that a pod of many images does not keep the next one from its first. What two pods want alike
-//! is fetched once. Places are shared: a more urgent pod gets one of a less urgent one's, and a namespace one of those of a
-//! namespace that holds more. Nothing is begun from a registry that no runtime asks Larder for, nor for a namespace whose
-//! pods have much here already that no runtime has asked for.
+//! A pod wants its images in kubelet's order; of each pod a stated number is fetched at a time. Pods go by priority,
+//! then by age, and take turns, so that a pod of many images does not keep the next one from its first. What two pods
+//! want alike is fetched once. Places are shared: a more urgent pod gets one of a less urgent one's, and a namespace
+//! one of those of a namespace that holds more. Nothing is begun from a registry that no runtime asks Larder for, nor
+//! for a namespace whose pods have much here already that no runtime has asked for.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use super::pod::{Pod, PodImage, PullPolicy};
 use crate::reference::{Image, Registry};
 
-/// Images of all pods that are fetched at a time: few beside the 256 downloads that there may be, and enough for several
-/// pods that start together.
+/// Images of all pods that are fetched at a time: few beside the 256 downloads that there may be, and enough for
+/// several pods that start together.
 pub(super) const FETCHES_MAX: usize = 12;
 /// How long a fetch that failed is not tried again.
 #[derive(Debug, Clone, Copy)]
@@ -194,9 +194,9 @@ impl<'a> Places<'a> {
         self.held.get(pod.namespace.as_str()).copied().unwrap_or(0)
     }
 
-    /// Ends a fetch for `pod`, so that one tenant whose registry is slow does not hold all places: one of a less urgent pod,
-    /// or one of an equally urgent pod whose namespace holds at least two more. What is under way of it goes on by itself as
-    /// long as bytes come.
+    /// Ends a fetch for `pod`, so that one tenant whose registry is slow does not hold all places: one of a less urgent
+    /// pod, or one of an equally urgent pod whose namespace holds at least two more. What is under way of it goes on by
+    /// itself as long as bytes come.
     fn give_way(&mut self, pod: &Pod) -> Option<Fetch> {
         let own = self.held_by(pod);
         let may = |holder: &&Holder<'_>| {

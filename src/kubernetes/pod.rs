@@ -1,8 +1,8 @@
 //! A pod of this node, as far as its images concern Larder: pure.
 //!
-//! Every source of pods (the API server's watch, kubelet's own socket) fills a [`RawPod`]; [`Pod::new`] brings its images
-//! into the order in which kubelet needs them, applies kubelet's default pull policy, and bounds everything. Not here:
-//! where a pod comes from, and what is done about it.
+//! Every source of pods (the API server's watch, kubelet's own socket) fills a [`RawPod`]; [`Pod::new`] brings its
+//! images into the order in which kubelet needs them, applies kubelet's default pull policy, and bounds everything. Not
+//! here: where a pod comes from, and what is done about it.
 
 use std::sync::Arc;
 
@@ -132,8 +132,8 @@ pub struct RawImage {
 }
 
 impl Pod {
-    /// The pod, unless its UID or names are of no API server. An image that is no reference is left out: kubelet refuses
-    /// it too.
+    /// The pod, unless its UID or names are of no API server. An image that is no reference is left out: kubelet
+    /// refuses it too.
     ///
     /// The order of images is kubelet's (`SyncPod` in kuberuntime_manager.go): image volumes, once the sandbox stands;
     /// ephemeral containers; init containers one after the other; then containers.
@@ -191,8 +191,8 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(is_plain) && !name.starts_with('.')
 }
 
-/// What kubelet does with a policy; an empty one is what the API server fills in: `Always` for the tag `latest`, named or
-/// not, else `IfNotPresent`.
+/// What kubelet does with a policy; an empty one is what the API server fills in: `Always` for the tag `latest`, named
+/// or not, else `IfNotPresent`.
 fn policy_of(text: &str, image: &Image) -> PullPolicy {
     match text {
         "Always" => PullPolicy::Always,

@@ -34,8 +34,9 @@ const EVENTS_MAX: usize = 256;
 /// How often what was fetched in vain is looked for, and secrets and tokens are dropped that count no more.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// The part of the store that may be fetched ahead for the pods of one namespace before a runtime asks for any of it: pods
-/// that never start are pulled for by no kubelet, which would count what they bring. Beyond it, their fetches wait.
+/// The part of the store that may be fetched ahead for the pods of one namespace before a runtime asks for any of it:
+/// pods that never start are pulled for by no kubelet, which would count what they bring. Beyond it, their fetches
+/// wait.
 const UNASKED_PART: u64 = 10;
 
 /// What the watch of pods is built from.
@@ -262,7 +263,8 @@ impl Pods {
         bytes.into_iter().filter_map(is_over).collect()
     }
 
-    /// How many bytes that no runtime has asked for a namespace may have; without a bound where the store's size is unknown.
+    /// How many bytes that no runtime has asked for a namespace may have; without a bound where the store's size is
+    /// unknown.
     async fn unasked_max(&self) -> u64 {
         let limits = self.0.store.limits().await;
         limits.map_or(u64::MAX, |limits| limits.max_bytes / UNASKED_PART)

@@ -1,9 +1,9 @@
 //! kubelet's own list of this node's pods: its PodsAPI (KEP-4188, alpha in Kubernetes 1.36), gRPC on a local socket
 //! without a credential.
 //!
-//! Promises: a pod is told once kubelet knows of it, also of static pods, which no API server binds; a list that kubelet
-//! gives every [`LISTED_EVERY`] ends what a lost event left behind, since kubelet drops events for a reader that is a
-//! hundred behind. A kubelet without the interface, one that refuses and one that is restarted are told as
+//! Promises: a pod is told once kubelet knows of it, also of static pods, which no API server binds; a list that
+//! kubelet gives every [`LISTED_EVERY`] ends what a lost event left behind, since kubelet drops events for a reader
+//! that is a hundred behind. A kubelet without the interface, one that refuses and one that is restarted are told as
 //! [`PodEvent::Lost`] and tried again. Not here: pull secrets, which kubelet does not give away.
 
 use std::path::{Path, PathBuf};
@@ -137,8 +137,8 @@ impl PodSource for PodsApi {
     }
 }
 
-/// Tells lists and events until the connection or the reader ends. The subscription is asked for before the list, so that
-/// no pod comes between the two; kubelet may send nothing on it until there is an event.
+/// Tells lists and events until the connection or the reader ends. The subscription is asked for before the list, so
+/// that no pod comes between the two; kubelet may send nothing on it until there is an event.
 async fn follow(
     connection: &Connection,
     events: &mpsc::Sender<PodEvent>,

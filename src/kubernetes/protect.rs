@@ -1,9 +1,9 @@
 //! What runs on this node is what will be pulled here again: the blobs of its images are evicted after all others.
 //!
-//! Promises: nothing of it is pinned, the budget holds as ever; an image counts once a container of it has started, so that a
-//! pod that never starts protects nothing, and a pod that is gone or being deleted nothing any more; the work and the memory
-//! are bounded, and no namespace takes the protection of another's images. What is in the store of an image is read from the store itself, so that images count which were
-//! pulled before this process began.
+//! Promises: nothing of it is pinned, the budget holds as ever; an image counts once a container of it has started, so
+//! that a pod that never starts protects nothing, and a pod that is gone or being deleted nothing any more; the work
+//! and the memory are bounded, and no namespace takes the protection of another's images. What is in the store of an
+//! image is read from the store itself, so that images count which were pulled before this process began.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -45,7 +45,8 @@ impl Running {
     }
 }
 
-/// Keeps the protected blobs of `store` in step with the images of running pods, until `shutdown`; `shown` is told how many.
+/// Keeps the protected blobs of `store` in step with the images of running pods, until `shutdown`; `shown` is told how
+/// many.
 pub(super) async fn run(running: &Running, store: Store, shown: impl Fn(usize), mut shutdown: Shutdown) {
     let mut images = running.images.subscribe();
     loop {
@@ -64,7 +65,8 @@ pub(super) async fn run(running: &Running, store: Store, shown: impl Fn(usize), 
     }
 }
 
-/// The blobs of these images that are here, `max` at most: what a namespace leaves of its equal part is for those with more.
+/// The blobs of these images that are here, `max` at most: what a namespace leaves of its equal part is for those with
+/// more.
 async fn blobs(running: RunningImages, store: &Store, max: usize) -> HashSet<Digest> {
     let mut namespaces: Vec<HashSet<Image>> = running.into_values().collect();
     namespaces.sort_by_key(HashSet::len);

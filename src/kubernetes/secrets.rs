@@ -1,11 +1,12 @@
 //! The pull secrets of a pod, read by name and merged as kubelet merges them.
 //!
-//! Kubelet reads `imagePullSecrets` of the pod alone: those of its service account were copied into it by the API server's
-//! admission. A secret that does not exist is passed over; one that may not be read is waited for, and nothing is asked without
-//! it; one that is malformed fails the pull, of every image of the pod, as it does with kubelet. Promises: the images of a pod
-//! that begin together read a secret once; what was read counts for seconds, is dropped within a minute after that, never
-//! written, and wiped when it is dropped; what a secret opens is proved by the registry, as for any caller. Not wiped: the
-//! copies that the client for the API server makes of an answer while it reads it, which are freed at once.
+//! Kubelet reads `imagePullSecrets` of the pod alone: those of its service account were copied into it by the API
+//! server's admission. A secret that does not exist is passed over; one that may not be read is waited for, and nothing
+//! is asked without it; one that is malformed fails the pull, of every image of the pod, as it does with kubelet.
+//! Promises: the images of a pod that begin together read a secret once; what was read counts for seconds, is dropped
+//! within a minute after that, never written, and wiped when it is dropped; what a secret opens is proved by the
+//! registry, as for any caller. Not wiped: the copies that the client for the API server makes of an answer while it
+//! reads it, which are freed at once.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,8 +26,8 @@ const KEPT_MAX: usize = 256;
 const SECRET_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// How long one secret is waited for.
 const READ_WAIT: Duration = Duration::from_secs(5);
-/// A secret that may not be read is asked for again after this: the API server learns which pods are bound to a node a moment
-/// after the watch tells of them, and lets the node read their secrets from then on.
+/// A secret that may not be read is asked for again after this: the API server learns which pods are bound to a node a
+/// moment after the watch tells of them, and lets the node read their secrets from then on.
 const FORBIDDEN_WAITS: [Duration; 3] =
     [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(750)];
 
@@ -67,8 +68,8 @@ impl PodSecrets {
         self.kept.len()
     }
 
-    /// The secrets of these names, merged. One that does not exist is passed over. One that may not be read is not: kubelet
-    /// may read it, and without it the image would be asked for as another caller.
+    /// The secrets of these names, merged. One that does not exist is passed over. One that may not be read is not:
+    /// kubelet may read it, and without it the image would be asked for as another caller.
     pub(super) async fn merged(
         &self,
         namespace: &str,

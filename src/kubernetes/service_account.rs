@@ -1,9 +1,10 @@
 //! Service accounts of this node's pods and their tokens, for the credential plugins of kubelet that ask for them.
 //!
-//! Promises: a token is requested for a pod of this node alone, and only where a plugin asks for one and its last answer does
-//! not count any more; equal requests at one time are one; a token is used for five minutes and dropped within another, never
-//! written, and wiped when it is dropped; what the identity may not ask for is said once and asked for again only after a
-//! while. Not wiped: the copies that the client for the API server makes of an answer while it reads it.
+//! Promises: a token is requested for a pod of this node alone, and only where a plugin asks for one and its last
+//! answer does not count any more; equal requests at one time are one; a token is used for five minutes and dropped
+//! within another, never written, and wiped when it is dropped; what the identity may not ask for is said once and
+//! asked for again only after a while. Not wiped: the copies that the client for the API server makes of an answer
+//! while it reads it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +24,8 @@ use crate::support::bounded_map::BoundedMap;
 /// How long an account counts that was read, and what could not be had: the images of one pod follow each other within
 /// seconds.
 const KEPT_FOR: Duration = Duration::from_secs(10);
-/// How long a token is used: half of the ten minutes that the API server lets one live at least. (Kubelet uses one for 80 % of
-/// its time, an hour by default.)
+/// How long a token is used: half of the ten minutes that the API server lets one live at least. (Kubelet uses one for
+/// 80 % of its time, an hour by default.)
 const TOKEN_USED_FOR: Duration = Duration::from_secs(300);
 /// Accounts and tokens that are kept at most, each.
 const KEPT_MAX: usize = 256;
@@ -34,8 +35,8 @@ const TOKEN_BYTES_MAX: usize = 64 * 1024;
 const ANNOTATION_BYTES_MAX: usize = 256 * 1024;
 /// How long an answer of the API server is waited for.
 const ASK_WAIT: Duration = Duration::from_secs(5);
-/// What is refused or missing is asked for again after this: the API server learns which pods are bound to a node a moment after
-/// the watch tells of them.
+/// What is refused or missing is asked for again after this: the API server learns which pods are bound to a node a
+/// moment after the watch tells of them.
 const REFUSED_WAITS: [Duration; 3] =
     [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(750)];
 /// Audiences whose refusal is remembered as said at most: a configuration has one or two.

@@ -1,7 +1,7 @@
 //! What the watch of pods is built from: sources of pods, of secrets, and of what the runtime has.
 //!
-//! Each is a trait, so that the decisions are tested without an API server, kubelet or runtime. A source says what it sees
-//! and degrades to nothing: what it cannot do is told by [`PodEvent::Lost`], and stops nothing else.
+//! Each is a trait, so that the decisions are tested without an API server, kubelet or runtime. A source says what it
+//! sees and degrades to nothing: what it cannot do is told by [`PodEvent::Lost`], and stops nothing else.
 
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;

@@ -168,8 +168,8 @@ impl State {
         (self.table.len(), self.under_way.len())
     }
 
-    /// What runs here, by namespace: images of pods that have not ended, whose containers have started once. Not those of the
-    /// policy `Never`, which are not pulled.
+    /// What runs here, by namespace: images of pods that have not ended, whose containers have started once. Not those
+    /// of the policy `Never`, which are not pulled.
     pub(super) fn running(&self) -> RunningImages {
         let mut running = RunningImages::new();
         for pod in self.table.pods().filter(|pod| !pod.has_ended) {

@@ -1,9 +1,9 @@
 //! The pods that the sources see: pure.
 //!
-//! A pod is there as long as one source sees it. A source that is lost keeps what it saw last: its list tells later what
-//! is gone. A pod that has ended is gone, whatever sources still tell of it: ended pods stay in the API server until they
-//! are removed, and count in no limit of the node. Bounded by what one node can run; a full table is shared evenly by
-//! namespaces, so that none takes it from all others.
+//! A pod is there as long as one source sees it. A source that is lost keeps what it saw last: its list tells later
+//! what is gone. A pod that has ended is gone, whatever sources still tell of it: ended pods stay in the API server
+//! until they are removed, and count in no limit of the node. Bounded by what one node can run; a full table is shared
+//! evenly by namespaces, so that none takes it from all others.
 
 use std::collections::{HashMap, HashSet};
 

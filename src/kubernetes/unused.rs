@@ -1,9 +1,10 @@
 //! Registries whose images no runtime asks Larder for: pure.
 //!
-//! A node may be wired to Larder for some registries only. Of one that it is not wired for, everything that is fetched ahead
-//! is fetched in vain. After images of [`PODS_MAX`] pods were, nothing more is fetched ahead of it, until a runtime asks
-//! Larder for any image of it. Promises: where a runtime has asked within [`ASKED_COUNTS_FOR`], the node is wired, and pods that
-//! wait for long or never start take nothing from the others; nor does one pod, however many images it has.
+//! A node may be wired to Larder for some registries only. Of one that it is not wired for, everything that is fetched
+//! ahead is fetched in vain. After images of [`PODS_MAX`] pods were, nothing more is fetched ahead of it, until a
+//! runtime asks Larder for any image of it. Promises: where a runtime has asked within [`ASKED_COUNTS_FOR`], the node
+//! is wired, and pods that wait for long or never start take nothing from the others; nor does one pod, however many
+//! images it has.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
@@ -13,8 +14,8 @@ use tokio::time::Instant;
 use crate::reference::Registry;
 use crate::support::bounded_map::BoundedMap;
 
-/// Pods whose images were fetched in vain, after which a registry counts as unused: one or two may have been deleted before
-/// kubelet pulled.
+/// Pods whose images were fetched in vain, after which a registry counts as unused: one or two may have been deleted
+/// before kubelet pulled.
 const PODS_MAX: usize = 3;
 /// How long a registry is in use after a runtime's question for one of its images.
 const ASKED_COUNTS_FOR: Duration = Duration::from_secs(3_600);
@@ -55,7 +56,8 @@ impl Unused {
         was_unused
     }
 
-    /// No runtime asked for an image that was fetched for a pod; returns whether the registry counts as unused from now on.
+    /// No runtime asked for an image that was fetched for a pod; returns whether the registry counts as unused from now
+    /// on.
     pub(super) fn in_vain(&mut self, registry: &Registry, pod: &str, now: Instant) -> bool {
         let known = self.0.get_or_insert_with(registry.clone(), Use::default);
         if known.is_unused() || known.asked_at.is_some_and(|at| now < at + ASKED_COUNTS_FOR) {

@@ -1,15 +1,15 @@
 //! The API server's watch of this node's pods: a list, then a watch from where the list ended.
 //!
-//! Promises: a watch that ends or is cut, and one that cannot begin, goes on from the last version that was seen; all pods are
-//! listed anew only after `410 Gone` and an event that is not understood, or too large. Listed is what the API server has in
-//! its memory, in one piece: a list in pages is read from etcd, which has no index by node, and every node of a cluster asks
-//! at once when an API server comes back. Pages are for a list that is larger than is taken.
-//! The source counts as lost from the failure until a watch has begun again, whether a pod changes or not. Every list and
-//! every beginning of a watch has an end; an error is told and waited after, longer each time, and for as long as a busy API
-//! server says; a changed identity is taken up within seconds; of a pod only what its images need is kept.
-//! A pod that is bound to another node is passed over, although only this node's are asked for: what answers may be a proxy
-//! that does not select, and a pod of another node is none that kubelet pulls for here.
-//! Not the client's own watcher: it does not say when a watch has begun again, and waits for an answer for ever.
+//! Promises: a watch that ends or is cut, and one that cannot begin, goes on from the last version that was seen; all
+//! pods are listed anew only after `410 Gone` and an event that is not understood, or too large. Listed is what the API
+//! server has in its memory, in one piece: a list in pages is read from etcd, which has no index by node, and every
+//! node of a cluster asks at once when an API server comes back. Pages are for a list that is larger than is taken. The
+//! source counts as lost from the failure until a watch has begun again, whether a pod changes or not. Every list and
+//! every beginning of a watch has an end; an error is told and waited after, longer each time, and for as long as a
+//! busy API server says; a changed identity is taken up within seconds; of a pod only what its images need is kept. A
+//! pod that is bound to another node is passed over, although only this node's are asked for: what answers may be a
+//! proxy that does not select, and a pod of another node is none that kubelet pulls for here. Not the client's own
+//! watcher: it does not say when a watch has begun again, and waits for an answer for ever.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -158,7 +158,8 @@ impl ApiServer {
         SHORT_WATCH.min(self.waits.watch)
     }
 
-    /// One watch, after a list where one is needed. Returns when it began, where it can go on from the version that was seen.
+    /// One watch, after a list where one is needed. Returns when it began, where it can go on from the version that was
+    /// seen.
     async fn step(&self, progress: &mut Progress, events: &mpsc::Sender<PodEvent>) -> Result<Instant, End> {
         let version = match progress.version.clone() {
             Some(version) => version,
@@ -258,7 +259,8 @@ impl ApiServer {
         Ok(has_version)
     }
 
-    /// Tells all pods; returns the version that the watch goes on from. The list's end is told when the watch has begun.
+    /// Tells all pods; returns the version that the watch goes on from. The list's end is told when the watch has
+    /// begun.
     async fn list(&self, events: &mpsc::Sender<PodEvent>) -> Result<String, End> {
         tell(events, PodEvent::ListBegins).await?;
         let mut page = match self.page(None, None).await {

@@ -40,10 +40,10 @@ pub struct ConnectionOptions {
     pub metrics: Metrics,
 }
 
-/// Serves `service` on every connection that `listener` accepts, until `shutdown`; then drains: the connections of before
-/// the stop finish what they do. Until they have, or the drain time is nearly over, new ones are accepted: a port that is
-/// closed for as long as the longest body takes would turn clients away for nothing. Returns when no connection is left
-/// and every socket is closed, or the drain time and the linger time are over.
+/// Serves `service` on every connection that `listener` accepts, until `shutdown`; then drains: the connections of
+/// before the stop finish what they do. Until they have, or the drain time is nearly over, new ones are accepted: a
+/// port that is closed for as long as the longest body takes would turn clients away for nothing. Returns when no
+/// connection is left and every socket is closed, or the drain time and the linger time are over.
 pub async fn run(
     listener: Listener,
     service: impl HttpService,

@@ -1,5 +1,5 @@
-//! Bound sockets: TCP, on the loopback device where the address is loopback, or a unix socket; bound by this process, or
-//! by systemd, which holds sockets from boot and across restarts of the daemon.
+//! Bound sockets: TCP, on the loopback device where the address is loopback, or a unix socket; bound by this process,
+//! or by systemd, which holds sockets from boot and across restarts of the daemon.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -32,12 +32,13 @@ use crate::support::tasks::Tasks;
 
 /// Bytes of a request head at most; hyper's least is 8 KiB.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Fields of a request head at most: what Apache takes, and what hyper reads without the heap. More are answered with 431.
+/// Fields of a request head at most: what Apache takes, and what hyper reads without the heap. More are answered
+/// with 431.
 const HEADERS_MAX: usize = 100;
 /// How long a client that connected just before a stop may take to send its first byte.
 const FIRST_BYTE_WAIT: Duration = Duration::from_millis(500);
-/// How long an idle connection stays open in a stop: a request that is on its way is answered. As long as a listener that
-/// closes still accepts, so that a stop takes no longer for it.
+/// How long an idle connection stays open in a stop: a request that is on its way is answered. As long as a listener
+/// that closes still accepts, so that a stop takes no longer for it.
 const LAST_REQUEST_WAIT: Duration = Duration::from_millis(50);
 
 /// A service that connections can hand their requests to. Every error is an answer.
@@ -131,7 +132,8 @@ pub(super) async fn serve(
     }
 }
 
-/// Answers a client over the limit, so that it comes back. The limit is not the client's fault, so it may come back soon.
+/// Answers a client over the limit, so that it comes back. The limit is not the client's fault, so it may come back
+/// soon.
 pub(super) async fn turn_away(socket: Socket, _refusal: OwnedSemaphorePermit) {
     let body = r#"{"errors":[{"code":"UNAVAILABLE","message":"too many connections to this cache"}]}"#;
     let answer = canned("503 Service Unavailable\r\nRetry-After: 1", "application/json", body);

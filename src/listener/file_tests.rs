@@ -257,8 +257,8 @@ async fn a_stalled_client_is_not_sent_what_a_file_became_after_its_last_byte_was
 #[tokio::test]
 async fn what_a_file_gives_no_more_is_fetched_again_and_no_body_ends_short() {
     use FileTransfer::{Copy, Sendfile};
-    // What stands at the end is copied, what stands before it is not. What is queued by then, two megabytes of a large body,
-    // cannot be taken back.
+    // What stands at the end is copied, what stands before it is not. What is queued by then, two megabytes of a large
+    // body, cannot be taken back.
     let cut = [(SIZE, 4_000_000), (SIZE, SIZE - 100_000), (2_000_000, 0)];
     let cut = cut.iter().flat_map(|cut| [Sendfile, Copy].map(|transfer| (cut, transfer)));
     for (&(size, left), transfer) in cut {

@@ -1,7 +1,7 @@
 //! Host names that a request may be addressed to: a pure check against DNS rebinding and browsers gone astray.
 //!
-//! A web page can make a browser on the node send requests to a loopback port under a name of the page's choice. Real clients say `127.0.0.1`, `localhost` or `[::1]` with our port, or a name that the operator
-//! configured.
+//! A web page can make a browser on the node send requests to a loopback port under a name of the page's choice. Real
+//! clients say `127.0.0.1`, `localhost` or `[::1]` with our port, or a name that the operator configured.
 
 use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, Request};

@@ -1,10 +1,10 @@
 //! Accepting connections and speaking HTTP/1.1 on them: the plumbing under the data plane and the admin plane.
 //!
-//! Promises: a bounded number of connections, and a 503 for the next one; bounded waits for a request head, for the next
-//! request and for a client that does not read; a TLS ClientHello answered in plain HTTP; no TCP reset on any path, so
-//! that a short body is seen as short; bytes of files sent by the kernel, after a check at start that hyper lets them
-//! through; a drain that ends idle connections at once and busy ones when they are done or the deadline comes, serves new
-//! ones until then, and returns when every task has ended.
+//! Promises: a bounded number of connections, and a 503 for the next one; bounded waits for a request head, for the
+//! next request and for a client that does not read; a TLS ClientHello answered in plain HTTP; no TCP reset on any
+//! path, so that a short body is seen as short; bytes of files sent by the kernel, after a check at start that hyper
+//! lets them through; a drain that ends idle connections at once and busy ones when they are done or the deadline
+//! comes, serves new ones until then, and returns when every task has ended.
 //!
 //! Deliberately not here: routes, TLS, HTTP/2.
 

@@ -1,5 +1,5 @@
-//! Which local users may connect, and whose process is at the other end of a connection: the kernel is asked for that one
-//! socket (sock_diag(7)), or, where it does not answer such questions, its table of all TCP sockets is read.
+//! Which local users may connect, and whose process is at the other end of a connection: the kernel is asked for that
+//! one socket (sock_diag(7)), or, where it does not answer such questions, its table of all TCP sockets is read.
 
 use std::fmt::Write as _;
 use std::io;
@@ -142,8 +142,8 @@ fn question(peer: SocketAddr, own: SocketAddr) -> Vec<u8> {
     bytes
 }
 
-/// Reads `/proc/self/net/tcp` or `tcp6`: milliseconds where there are many connections. Blocks. `/proc/net` is not there
-/// where a service sees processes only (`ProcSubset=pid`).
+/// Reads `/proc/self/net/tcp` or `tcp6`: milliseconds where there are many connections. Blocks. `/proc/net` is not
+/// there where a service sees processes only (`ProcSubset=pid`).
 fn find_in_tables(peer: SocketAddr, own: SocketAddr) -> Option<u32> {
     // A client may have opened an IPv6 socket for an IPv4 address.
     let tables = if peer.is_ipv4() {

@@ -1,9 +1,9 @@
 //! How much the kernel holds for a client that is sent a file: much for a few large bodies, little for all others.
 //!
 //! A large buffer keeps a fast client busy while the next piece is checked, and wakes this process once for megabytes
-//! instead of once for some 170 KiB. A thousand clients that do not read would hold gigabytes of kernel memory with it: a
-//! few sockets at a time may have one. Towards the end of a body the buffer is small again, so that what is queued when
-//! the last byte is handed over is no more than what is copied (`sendfile`).
+//! instead of once for some 170 KiB. A thousand clients that do not read would hold gigabytes of kernel memory with it:
+//! a few sockets at a time may have one. Towards the end of a body the buffer is small again, so that what is queued
+//! when the last byte is handed over is no more than what is copied (`sendfile`).
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use super::socket::Socket;
 /// `SO_SNDBUF` of a socket that has no large buffer. The kernel doubles the number for its own use. A thousand clients
 /// that do not read would otherwise hold gigabytes of kernel memory.
 pub(super) const SMALL_BYTES: usize = 256 * 1024;
-/// The same of one that has. More was not faster; `net.core.wmem_max` may bound it, where this process may not pass that.
+/// The same of one that has. More was not faster; `net.core.wmem_max` may bound it, where this process may not pass
+/// that.
 const LARGE_BYTES: usize = 1024 * 1024;
 /// Sockets with a large buffer at the same time: they hold 32 MiB of kernel memory together.
 const LARGE_SOCKETS_MAX: usize = 16;

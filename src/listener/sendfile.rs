@@ -1,17 +1,18 @@
 //! Sending bytes of files without copying them through our memory (`sendfile(2)`), underneath hyper.
 //!
-//! hyper wants bytes. For a range of a file hyper is given a slice of the placeholder, a stretch of memory that is never
-//! read or written ([`Outgoing::bytes_for`]), and counts and frames the slice as it would the bytes themselves. When
-//! hyper writes, a slice of the placeholder is known by its address, which says which file range it stands for and how
-//! much of that range has left already ([`Outgoing::poll_write`]).
+//! hyper wants bytes. For a range of a file hyper is given a slice of the placeholder, a stretch of memory that is
+//! never read or written ([`Outgoing::bytes_for`]), and counts and frames the slice as it would the bytes themselves.
+//! When hyper writes, a slice of the placeholder is known by its address, which says which file range it stands for and
+//! how much of that range has left already ([`Outgoing::poll_write`]).
 //!
 //! Promises: the placeholder itself is never sent, as long as hyper never copies body bytes: connections ask for
 //! vectored writes, and [`super::sendfile_check`] compares every byte of one body before the first client is served.
-//! Where the check fails, [`FileTransfer::Copy`] reads the bytes into memory instead, and compares what it has read. When
-//! a slow client has made a range wait, before or after its first byte, the rest of it is checked again before it leaves,
-//! and so is what the socket's queue may still hold: the kernel sends the pages as they are then. Other connections do not wait for that check. After the
-//! last byte nothing is checked again: the end of a body, as much of it as a queue holds, is copied, and each copy is
-//! compared. Bytes that the file gives no more when they are to leave are fetched again ([`Refetch`]).
+//! Where the check fails, [`FileTransfer::Copy`] reads the bytes into memory instead, and compares what it has read.
+//! When a slow client has made a range wait, before or after its first byte, the rest of it is checked again before it
+//! leaves, and so is what the socket's queue may still hold: the kernel sends the pages as they are then. Other
+//! connections do not wait for that check. After the last byte nothing is checked again: the end of a body, as much of
+//! it as a queue holds, is copied, and each copy is compared. Bytes that the file gives no more when they are to leave
+//! are fetched again ([`Refetch`]).
 //!
 //! [`Refetch`]: crate::support::body_chunk::Refetch
 //!
@@ -218,8 +219,8 @@ impl Outgoing {
         Self { transfer, slots: Arc::new(Mutex::new(slots)) }
     }
 
-    /// What hyper is given for a range of a file: a slice of the placeholder, or the bytes themselves. So many bytes follow
-    /// it in its body, where that is known.
+    /// What hyper is given for a range of a file: a slice of the placeholder, or the bytes themselves. So many bytes
+    /// follow it in its body, where that is known.
     ///
     /// # Errors
     /// More ranges, or longer ones, than there is a placeholder for; when copying, bytes that are had from nowhere.

@@ -1,7 +1,7 @@
 //! The check at start whether the hyper of this build sends bytes of files as they are.
 //!
-//! `sendfile` relies on hyper never copying body bytes, which no interface of hyper promises. Before the first client is
-//! served, one body of file ranges and bytes in memory goes through a connection over a socket pair and is compared
+//! `sendfile` relies on hyper never copying body bytes, which no interface of hyper promises. Before the first client
+//! is served, one body of file ranges and bytes in memory goes through a connection over a socket pair and is compared
 //! byte for byte; where a byte differs, or the check cannot be done, files are copied through memory instead.
 
 use std::convert::Infallible;

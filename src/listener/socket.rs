@@ -50,8 +50,8 @@ impl Socket {
         matches!(self, Self::Unix(_) | Self::Memory(_))
     }
 
-    /// Sets how many bytes the kernel holds for the peer of a TCP connection, beyond the system's bound where this process
-    /// may. The kernel doubles the number for its own use.
+    /// Sets how many bytes the kernel holds for the peer of a TCP connection, beyond the system's bound where this
+    /// process may. The kernel doubles the number for its own use.
     ///
     /// # Errors
     /// Another kind of socket; the system.

@@ -1,9 +1,10 @@
 //! A socket whose waits are bounded, and that never ends in a reset.
 //!
-//! hyper's own header timer cannot distinguish an idle connection from a slow head, and nothing in hyper notices a client that
-//! stopped reading; this wrapper times all three. An idle connection is closed only while nothing has come on it. When it is dropped before the peer has closed, a task closes the
-//! socket gently: FIN first, then what the peer still sends is read and thrown away for a moment. A plain close with
-//! unread bytes would be a reset, and on a reset containerd fails the pull instead of resuming it.
+//! hyper's own header timer cannot distinguish an idle connection from a slow head, and nothing in hyper notices a
+//! client that stopped reading; this wrapper times all three. An idle connection is closed only while nothing has come
+//! on it. When it is dropped before the peer has closed, a task closes the socket gently: FIN first, then what the peer
+//! still sends is read and thrown away for a moment. A plain close with unread bytes would be a reset, and on a reset
+//! containerd fails the pull instead of resuming it.
 
 use std::io;
 use std::pin::Pin;

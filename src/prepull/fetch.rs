@@ -65,7 +65,8 @@ impl Error {
         }
     }
 
-    /// Whether the store does not take it: asking again a moment later costs the registry the same and leads to the same.
+    /// Whether the store does not take it: asking again a moment later costs the registry the same and leads to the
+    /// same.
     pub fn is_not_stored(&self) -> bool {
         matches!(self, Self::NotStored { .. } | Self::NoRoom | Self::Pull(pull::Error::NotStored))
     }
@@ -85,8 +86,8 @@ impl Fetcher {
         Self { puller, store, keychain }
     }
 
-    /// Fetches what is ordered; `events` end with a summary. When no one receives them any more, it ends after the images
-    /// under way.
+    /// Fetches what is ordered; `events` end with a summary. When no one receives them any more, it ends after the
+    /// images under way.
     pub async fn run(&self, order: Order, events: mpsc::Sender<Event>) -> Summary {
         let Order { images, platforms, pin, concurrency } = order;
         let totals = Mutex::new(Totals::default());
@@ -110,8 +111,8 @@ impl Fetcher {
         summary
     }
 
-    /// Fetches one image ahead of a pod that will ask for it; it is not pinned. A layer that the store does not take is left
-    /// out, see [`Fetched::is_whole`]. `arrived` counts the bytes as they come, which stay counted where it fails.
+    /// Fetches one image ahead of a pod that will ask for it; it is not pinned. A layer that the store does not take is
+    /// left out, see [`Fetched::is_whole`]. `arrived` counts the bytes as they come, which stay counted where it fails.
     ///
     /// # Errors
     /// Why it is not in the store.
@@ -144,8 +145,8 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    /// Whether all of it is in the store. What is fetched ahead leaves out what the store passes by: a layer too large to take
-    /// the place of others at its first pull.
+    /// Whether all of it is in the store. What is fetched ahead leaves out what the store passes by: a layer too large
+    /// to take the place of others at its first pull.
     pub fn is_whole(&self) -> bool {
         self.is_whole
     }
@@ -224,8 +225,8 @@ impl Run<'_> {
         }
         let credentials = self.fetcher.keychain.pull_secret_credentials(secrets, &image.repository);
         let mut callers: Vec<Caller> = credentials.into_iter().map(Caller::Presented).collect();
-        // Kubelet's order: the pod's secrets, the node's docker config, plugins (`makeLookupPullCredentialsFunc`). The first
-        // caller brings the node's with it.
+        // Kubelet's order: the pod's secrets, the node's docker config, plugins (`makeLookupPullCredentialsFunc`). The
+        // first caller brings the node's with it.
         let keychain = &self.fetcher.keychain;
         let of_account = keychain.account_credentials_in(secrets);
         let is_nodes_first =
@@ -303,7 +304,8 @@ impl Run<'_> {
     }
 
     /// As [`Self::blob`]; `None` for one that is fetched ahead and that the store does not take: the others are of use
-    /// without it, and it would not be taken at the next try either. Where its manifest shows that, it is not asked for.
+    /// without it, and it would not be taken at the next try either. Where its manifest shows that, it is not asked
+    /// for.
     async fn blob_if_taken(
         &self,
         context: &PullContext,
@@ -323,9 +325,8 @@ impl Run<'_> {
         }
     }
 
-    /// Fetches one blob, one of the background after runtimes have what they wait for; returns its bytes, and whether they were
-    /// fetched.
-    /// `size_bytes` is what its manifest says.
+    /// Fetches one blob, one of the background after runtimes have what they wait for; returns its bytes, and whether
+    /// they were fetched. `size_bytes` is what its manifest says.
     async fn blob(
         &self,
         context: &PullContext,

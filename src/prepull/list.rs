@@ -1,8 +1,8 @@
 //! `[prepull]`: the list of images that the daemon fetches by itself, and checks again and again.
 //!
 //! A list that changed is taken up when the check that is under way has ended. An image that the list pinned and does
-//! not name any more is unpinned; what a command pinned stays. What cannot be read of the list stops nothing else of it,
-//! and unpins nothing. When which image is checked: `schedule`.
+//! not name any more is unpinned; what a command pinned stays. What cannot be read of the list stops nothing else of
+//! it, and unpins nothing. When which image is checked: `schedule`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -212,9 +212,9 @@ async fn listed(config: &Config) -> Listed {
     read.unwrap_or_else(|error| Listed { problem: Some(error.to_string()), ..Listed::default() })
 }
 
-/// Blocks. What can be read is fetched, whatever stands beside it. A pull secret of the configuration that cannot be read is
-/// missing for every image, as one that expired would be; an image of a manifest is not asked for without the pull secrets
-/// of its own pod.
+/// Blocks. What can be read is fetched, whatever stands beside it. A pull secret of the configuration that cannot be
+/// read is missing for every image, as one that expired would be; an image of a manifest is not asked for without the
+/// pull secrets of its own pod.
 fn read(config: Config) -> Listed {
     let mut problems = Vec::new();
     let mut common = PullSecrets::default();

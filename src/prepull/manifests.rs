@@ -3,8 +3,8 @@
 //!
 //! A document of any kind is searched for pod specifications, so that Deployments, CronJobs, Lists and kinds of others
 //! are found alike. `imagePullSecrets` are looked up among the Secrets that were read with them, in the same namespace;
-//! one that is not there is passed over, as kubelet does. A pod that names none has those of its service account, as the
-//! API server's admission gives them to it.
+//! one that is not there is passed over, as kubelet does. A pod that names none has those of its service account, as
+//! the API server's admission gives them to it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -82,8 +82,8 @@ struct Secret {
     path: PathBuf,
 }
 
-/// Reads a file, or every YAML and JSON file in a directory and its own directories. What cannot be used (a file, a document,
-/// an image name) stops nothing else, and is told beside it.
+/// Reads a file, or every YAML and JSON file in a directory and its own directories. What cannot be used (a file, a
+/// document, an image name) stops nothing else, and is told beside it.
 pub fn read_each(path: &Path) -> (Vec<Found>, Vec<ManifestsError>) {
     let failed = |path: &Path, why: String| ManifestsError { path: path.to_owned(), why };
     let files = match directory::files(path, DEPTH_MAX, is_ours) {

@@ -2,7 +2,8 @@
 //!
 //! Promises: everything is fetched as a caller that may read it (a pull secret, the node, or an anonymous one), so that
 //! afterwards exactly those may read it whom the registry lets; the platform is the one that containerd would choose;
-//! one image that fails stops no other, and makes none be asked for again; whatever a hostile index lists, the work is bounded; pods go first.
+//! one image that fails stops no other, and makes none be asked for again; whatever a hostile index lists, the work is
+//! bounded; pods go first.
 //!
 //! Deliberately not here: the runtime's own store. An image that is put there is open to every pod under kubelet's
 //! default policy (KEP-2535); what is in Larder's store is asked for like any other pull.

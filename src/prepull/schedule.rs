@@ -1,7 +1,7 @@
 //! When the list is checked, and which of its images: pure.
 //!
-//! Promises: every image is checked once an interval; an image that failed is tried again sooner, by itself, and makes no
-//! other image be asked for again; the nodes of a fleet that start together do not ask together.
+//! Promises: every image is checked once an interval; an image that failed is tried again sooner, by itself, and makes
+//! no other image be asked for again; the nodes of a fleet that start together do not ask together.
 
 use std::collections::HashSet;
 use std::time::Duration;

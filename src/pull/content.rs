@@ -97,8 +97,8 @@ impl Content {
         Ok(answer)
     }
 
-    /// The media type of content that may be a manifest: what is fetched as one is recorded as one a moment later. A blob
-    /// from the store has had its record looked up, and is no manifest if it is larger than any.
+    /// The media type of content that may be a manifest: what is fetched as one is recorded as one a moment later. A
+    /// blob from the store has had its record looked up, and is no manifest if it is larger than any.
     async fn manifest_type(
         &self,
         context: &PullContext,

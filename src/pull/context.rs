@@ -245,8 +245,8 @@ impl PullContext {
         }
     }
 
-    /// The error of a question to upstream that took too long for the client that waits. What the node used up before the
-    /// registry was asked, or after it had answered, is no outage.
+    /// The error of a question to upstream that took too long for the client that waits. What the node used up before
+    /// the registry was asked, or after it had answered, is no outage.
     pub(crate) fn too_slow(&self, wait: &UpstreamWait, begun: Instant) -> Error {
         if !wait.is_under_way() {
             return Error::OutOfTime { seconds: begun.elapsed().as_secs() };

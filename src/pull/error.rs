@@ -113,8 +113,8 @@ pub enum Error {
         /// Bytes that did not come.
         missing: u64,
     },
-    /// The disk does not give back what was sent of a blob, to be compared, and it is not fetched again: too much of it, too
-    /// many bodies at once, or too slow.
+    /// The disk does not give back what was sent of a blob, to be compared, and it is not fetched again: too much of
+    /// it, too many bodies at once, or too slow.
     #[error("what was sent cannot be read back, and is not fetched again")]
     SentBytesLost,
     /// What was sent of a blob came from an endpoint whose content was wrong, and the right content begins otherwise.

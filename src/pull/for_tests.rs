@@ -1,5 +1,5 @@
-//! What the unit tests of `pull` share: a store in a temporary directory, and the parts of `pull` over it and over a registry
-//! in memory.
+//! What the unit tests of `pull` share: a store in a temporary directory, and the parts of `pull` over it and over a
+//! registry in memory.
 
 use std::path::PathBuf;
 use std::sync::Arc;

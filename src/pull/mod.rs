@@ -11,13 +11,13 @@
 //! import      images without a registry
 //! ```
 //!
-//! Promises: one upstream request for any number of callers; no client receives a complete body that is wrong; no caller
-//! receives what upstream would not give to a credential that the caller may use; no byte is served under a repository's
-//! name that this repository's own upstream did not deliver or confirm; what was pulled once is served again while
-//! upstream is away, to those who could read it before.
+//! Promises: one upstream request for any number of callers; no client receives a complete body that is wrong; no
+//! caller receives what upstream would not give to a credential that the caller may use; no byte is served under a
+//! repository's name that this repository's own upstream did not deliver or confirm; what was pulled once is served
+//! again while upstream is away, to those who could read it before.
 //!
-//! Each part is constructed from what it needs, in [`Puller::new`], and tested by itself against a registry of the test's
-//! own. Deliberately not here: HTTP, and how long a caller is willing to wait.
+//! Each part is constructed from what it needs, in [`Puller::new`], and tested by itself against a registry of the
+//! test's own. Deliberately not here: HTTP, and how long a caller is willing to wait.
 
 mod access;
 mod answer;
@@ -91,8 +91,8 @@ struct Components {
 }
 
 impl Puller {
-    /// Pulls from `upstream` into `store`, with the credentials of `keychain` and the bytes of `tier` where it has them. New settings in `config` count from the
-    /// next request on.
+    /// Pulls from `upstream` into `store`, with the credentials of `keychain` and the bytes of `tier` where it has
+    /// them. New settings in `config` count from the next request on.
     pub fn new(
         config: Live<Config>,
         store: Store,
@@ -161,8 +161,8 @@ impl Puller {
         }
     }
 
-    /// A blob, whole whatever range is wanted; a small part of a blob that is not being downloaded may come alone. For a
-    /// range the answer waits until the size is known.
+    /// A blob, whole whatever range is wanted; a small part of a blob that is not being downloaded may come alone. For
+    /// a range the answer waits until the size is known.
     ///
     /// # Errors
     /// Any of [`Error`].

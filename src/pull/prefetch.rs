@@ -3,9 +3,9 @@
 //! A manifest alone says nothing about that: scanners and snapshotters that pull lazily read a manifest and a little of
 //! what it lists. What a manifest lists is therefore remembered, and fetched once one of its layers is asked for whole.
 //!
-//! Promises: blobs are fetched as the same caller, so that nothing is fetched that it could not ask for itself; a few at
-//! a time; never in the background, never what the store has no room for, and never while the rate limit of the principal
-//! that would be asked as is nearly used up. No request waits for a prefetch, and none fails by one.
+//! Promises: blobs are fetched as the same caller, so that nothing is fetched that it could not ask for itself; a few
+//! at a time; never in the background, never what the store has no room for, and never while the rate limit of the
+//! principal that would be asked as is nearly used up. No request waits for a prefetch, and none fails by one.
 
 use std::sync::Arc;
 

@@ -2,10 +2,11 @@
 //! repository is public, and which digests it has.
 //!
 //! Promises: only what this node's registry said is shared, and only of repositories that everyone may read; a private
-//! right is never shared. A node whose registry refuses everyone replaces the record that a repository is public, and writes
-//! a second one beside it, which only refusals write: it stays whatever another node shares meanwhile. A node that had a tag
-//! which is gone replaces its record. What other nodes shared is used only in an outage of the registry; a right that they
-//! shared is held in memory for that outage and is never fresh, so that the registry is asked again as soon as it can be.
+//! right is never shared. A node whose registry refuses everyone replaces the record that a repository is public, and
+//! writes a second one beside it, which only refusals write: it stays whatever another node shares meanwhile. A node
+//! that had a tag which is gone replaces its record. What other nodes shared is used only in an outage of the registry;
+//! a right that they shared is held in memory for that outage and is never fresh, so that the registry is asked again
+//! as soon as it can be.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,14 +23,14 @@ use crate::support::clock::Timestamp;
 use crate::support::tasks::Tasks;
 use crate::tier::{self, Dated, Tier};
 
-/// Closed repositories at most whose records are replaced at the same time; the record of one more stays until the registry
-/// refuses it again.
+/// Closed repositories at most whose records are replaced at the same time; the record of one more stays until the
+/// registry refuses it again.
 const CLOSING_MAX: usize = 4;
 /// Closed repositories at most that are recorded on this node at the same time: a file each.
 const MARKING_MAX: usize = 64;
 
-/// Tags at most whose records are replaced at the same time because they are gone; the record of one more stays until it is
-/// too old.
+/// Tags at most whose records are replaced at the same time because they are gone; the record of one more stays until
+/// it is too old.
 const FORGETTING_MAX: usize = 4;
 
 /// What nodes share of names. Cheap to clone.
@@ -112,8 +113,8 @@ impl SharedNames {
         (shared.at.age_at(self.tier.now()?) < age_max).then_some(record)
     }
 
-    /// Has the record of a tag replaced that this node had, and that its registry does not have any more. Here it is not used
-    /// again in any case, until a restart.
+    /// Has the record of a tag replaced that this node had, and that its registry does not have any more. Here it is
+    /// not used again in any case, until a restart.
     pub(crate) fn forget_tag(&self, repository: &Repository, tag: &Tag, tasks: &Tasks) {
         let Some(now) = self.tier.now().filter(|_| self.tier.shares_names_of(repository.registry())) else {
             return;
@@ -142,8 +143,8 @@ impl SharedNames {
         }
     }
 
-    /// Holds everyone's right to a repository, if another node shared it, while the registry is in the outage that a request
-    /// failed by with `error`. Returns whether it is held.
+    /// Holds everyone's right to a repository, if another node shared it, while the registry is in the outage that a
+    /// request failed by with `error`. Returns whether it is held.
     pub(crate) async fn hold_right(&self, repository: &Repository, error: &Error) -> bool {
         let (access, registry) = (&self.access, repository.registry());
         // A credential that is not to be had, a rate limit and a slow answer are no outages: the registry can be asked.

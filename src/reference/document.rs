@@ -3,15 +3,15 @@
 //! A document is read to serve its client better, and not to judge it: its digest, or the registry's answer to a tag,
 //! proves the bytes, and they are handed on unchanged. What is not understood (an unknown digest algorithm, a list that
 //! is no list, schema 1) is left out of what Larder does with it by itself: the choice of a platform, and fetching
-//! ahead. Refused is what two readers could take for two things, an index and an image at once, by its members or by what
-//! its types say (CVE-2021-41190), and what is no manifest at all.
+//! ahead. Refused is what two readers could take for two things, an index and an image at once, by its members or by
+//! what its types say (CVE-2021-41190), and what is no manifest at all.
 
 use super::MediaType;
 use super::outline::{Child, List, Outline, Part};
 use crate::support::size;
 
-/// Bytes at most of a manifest or index. containerd reads 8 MiB, distribution 4 MiB; larger ones were seen of registries
-/// that keep a list of files in the annotations.
+/// Bytes at most of a manifest or index. containerd reads 8 MiB, distribution 4 MiB; larger ones were seen of
+/// registries that keep a list of files in the annotations.
 pub const MANIFEST_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The annotation that names an image in a layout, by which skopeo and crane find it.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -66,8 +66,8 @@ impl Document {
     /// Reads `bytes`, which upstream sent as `sent_as` (absent where it said nothing).
     ///
     /// # Errors
-    /// One reason why they may not be stored or served. [`DocumentError::Malformed`] concerns bytes that no digest proves;
-    /// see [`Document::opaque`].
+    /// One reason why they may not be stored or served. [`DocumentError::Malformed`] concerns bytes that no digest
+    /// proves; see [`Document::opaque`].
     pub fn parse(bytes: &[u8], sent_as: Option<&MediaType>) -> Result<Self, DocumentError> {
         if bytes.len() > MANIFEST_BYTES_MAX {
             return Err(DocumentError::TooLarge);

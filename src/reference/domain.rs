@@ -1,9 +1,10 @@
-//! The registrable domain of a name: what its owner registered, by the public suffix list. Names below it are one owner's.
+//! The registrable domain of a name: what its owner registered, by the public suffix list. Names below it are one
+//! owner's.
 
 use super::name::Registry;
 
-/// The domain that the owner of a name registered, in lower case, and whether the public suffix list knows its suffix; `None`
-/// for a public suffix itself.
+/// The domain that the owner of a name registered, in lower case, and whether the public suffix list knows its suffix;
+/// `None` for a public suffix itself.
 pub fn registered_domain(name: &str) -> Option<(String, bool)> {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let domain = psl::domain(name.as_bytes())?;
@@ -12,8 +13,8 @@ pub fn registered_domain(name: &str) -> Option<(String, bool)> {
 }
 
 impl Registry {
-    /// The domain that the owner of this registry registered, whatever names and ports it has below that; an IP address or
-    /// a public suffix stands for itself, without its port.
+    /// The domain that the owner of this registry registered, whatever names and ports it has below that; an IP address
+    /// or a public suffix stands for itself, without its port.
     pub fn owner_domain(&self) -> String {
         let host = self.host();
         let domain = if self.is_ip_literal() { None } else { registered_domain(host) };

@@ -1,9 +1,9 @@
 //! The names of things, as types: registry, repository, tag, digest, platform, media type, manifest document,
 //! principal.
 //!
-//! Every string that an untrusted party sends (a client's path, an upstream's header, a descriptor inside a manifest) is
-//! parsed here, once, at the edge; a value of these types is the proof that the grammar held. Paths on disk and
-//! URLs are built from these types alone.
+//! Every string that an untrusted party sends (a client's path, an upstream's header, a descriptor inside a manifest)
+//! is parsed here, once, at the edge; a value of these types is the proof that the grammar held. Paths on disk and URLs
+//! are built from these types alone.
 //!
 //! This layer knows nothing of HTTP, of disks or of time.
 

@@ -27,8 +27,8 @@ pub struct Child {
     pub size: u64,
     /// For whom, in an index.
     pub platform: Option<Platform>,
-    /// A layer that registries need not have: its type says that it must not be distributed, or it names addresses of its
-    /// own (`urls`), which runtimes ask before any registry or mirror.
+    /// A layer that registries need not have: its type says that it must not be distributed, or it names addresses of
+    /// its own (`urls`), which runtimes ask before any registry or mirror.
     pub is_foreign: bool,
 }
 

@@ -1,5 +1,5 @@
-//! The digest of a manifest, which of a signed schema 1 document is that of its payload: the bytes without the signatures
-//! that a registry adds (distribution, "Image Manifest V 2, Schema 1", "Signed Manifests").
+//! The digest of a manifest, which of a signed schema 1 document is that of its payload: the bytes without the
+//! signatures that a registry adds (distribution, "Image Manifest V 2, Schema 1", "Signed Manifests").
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -177,10 +177,10 @@ impl Handler {
         }
     }
 
-    /// `GET /v2/`: a challenge, for clients that have shown no credential. podman, skopeo, crane and Docker ask this first
-    /// and take their way of authenticating from this answer alone; Docker (seen with 20.10) and crane (as its source has
-    /// it) do so from a 401 only, and show no credential otherwise. To a client with a credential, or with the token of a
-    /// client that has none, the answer is 200.
+    /// `GET /v2/`: a challenge, for clients that have shown no credential. podman, skopeo, crane and Docker ask this
+    /// first and take their way of authenticating from this answer alone; Docker (seen with 20.10) and crane (as its
+    /// source has it) do so from a 401 only, and show no credential otherwise. To a client with a credential, or with
+    /// the token of a client that has none, the answer is 200.
     fn ping(
         &self,
         described: &Described,

@@ -28,8 +28,8 @@ pub enum RangeAnswer {
 
 /// Decides for content of `size` bytes.
 ///
-/// What is not exactly one well-formed `bytes` range is ignored, as the RFC permits; for several see [`several`]. Of empty
-/// content the whole is sent: clients that put `bytes=0-` on every request expect it.
+/// What is not exactly one well-formed `bytes` range is ignored, as the RFC permits; for several see [`several`]. Of
+/// empty content the whole is sent: clients that put `bytes=0-` on every request expect it.
 pub fn answer(header: Option<&str>, size: u64) -> RangeAnswer {
     let Some(range) = header.and_then(parse) else {
         return RangeAnswer::Whole;

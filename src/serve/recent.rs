@@ -78,8 +78,8 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// Remembers a request for content; others are no pulls. What is shown of it is made when it is asked for: this is on
-    /// the way of every request.
+    /// Remembers a request for content; others are no pulls. What is shown of it is made when it is asked for: this is
+    /// on the way of every request.
     pub(super) fn add(&self, line: Line, at: Timestamp) {
         if let Some(repository) = line.details.repository.clone() {
             self.0.lock().add(&repository, Remembered { at, line });

@@ -4,10 +4,10 @@
 //! asks this cache, mostly then the registry itself, and shows one of the two answers. docs/wiring.md has the table of
 //! what each runtime shows; `tests/it/runtime_errors.rs` holds it. What follows from that:
 //!
-//! - A refusal is `401` with `error="insufficient_scope"`. containerd then asks the registry itself, and says what it says
-//!   without a mirror. A 404 would hide that the registry refuses, since containerd 2 shows "not found" instead.
-//! - While a registry cannot be reached, the reason is the `error` of a challenge: the only words of an answer to `HEAD`
-//!   that containerd prints. containerd 1 gets 404, after which it shows what the registry itself says.
+//! - A refusal is `401` with `error="insufficient_scope"`. containerd then asks the registry itself, and says what it
+//!   says without a mirror. A 404 would hide that the registry refuses, since containerd 2 shows "not found" instead.
+//! - While a registry cannot be reached, the reason is the `error` of a challenge: the only words of an answer to
+//!   `HEAD` that containerd prints. containerd 1 gets 404, after which it shows what the registry itself says.
 //! - An answer to `GET` has a body, whose words runtimes print or log.
 
 use http::{HeaderMap, Method, StatusCode, Uri};

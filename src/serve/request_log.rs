@@ -1,9 +1,10 @@
 //! The request log: one line for each request, when its body ends, under the target `larder::access`.
 //!
 //! Promises: every request has its line, also one whose client left before the answer; what is no success is folded
-//! ([`super::folds`]), so that no client fills the log with one refusal; a line holds no credential, no query of a URL, and of
-//! what a client sent no more than a bounded part. A challenge and a 404 are information, what upstream or this node failed
-//! at is a warning. The last pulls of each repository are remembered for `larder explain` ([`super::recent`]).
+//! ([`super::folds`]), so that no client fills the log with one refusal; a line holds no credential, no query of a URL,
+//! and of what a client sent no more than a bounded part. A challenge and a 404 are information, what upstream or this
+//! node failed at is a warning. The last pulls of each repository are remembered for `larder explain`
+//! ([`super::recent`]).
 //!
 //! Deliberately not here: where lines are written, and what is done when that is slow (`cli/log`).
 

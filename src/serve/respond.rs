@@ -77,8 +77,8 @@ impl ErrorResponse {
         Self { status, code, message, retry_after, close: false, challenge_error }
     }
 
-    /// What the challenge of a 401 has as its `error`: one word or a reason in words, never with a character that ends a
-    /// quoted string.
+    /// What the challenge of a 401 has as its `error`: one word or a reason in words, never with a character that ends
+    /// a quoted string.
     pub(super) fn challenge_error(&self) -> Option<String> {
         let is_safe = |c: &char| (' '..='~').contains(c) && !matches!(c, '"' | '\\');
         match self.challenge_error {
@@ -258,8 +258,8 @@ pub(super) fn content_head(
     response
 }
 
-/// Marks an answer that may be out of date: with a text (RFC 7234 section 5.5, as the distribution specification has it)
-/// and with its age (RFC 9111 section 5.1).
+/// Marks an answer that may be out of date: with a text (RFC 7234 section 5.5, as the distribution specification has
+/// it) and with its age (RFC 9111 section 5.1).
 pub(super) fn warn(response: &mut Response<Body>, text: &str, age: Duration) {
     response.headers_mut().insert(AGE, HeaderValue::from(age.as_secs()));
     let text: String =

@@ -175,14 +175,15 @@ pub(super) fn repository(
     Ok((Repository::new(registry, path.join("/").parse()?)?, addressed_by))
 }
 
-/// A segment of a path without percent-encoding: some clients write `sha256%3A`. What decodes to several segments is none.
+/// A segment of a path without percent-encoding: some clients write `sha256%3A`. What decodes to several segments is
+/// none.
 fn decoded(segment: &str) -> Result<Cow<'_, str>, RouteError> {
     let decoded = percent_encoding::percent_decode_str(segment).decode_utf8();
     decoded.ok().filter(|decoded| !decoded.contains('/')).ok_or(RouteError::Unknown)
 }
 
-/// The query of a list for its registry, which alone knows its parameters: as the client wrote it, without `ns`, which is
-/// between the client and us.
+/// The query of a list for its registry, which alone knows its parameters: as the client wrote it, without `ns`, which
+/// is between the client and us.
 fn list_query(uri: &Uri) -> Option<String> {
     let kept: Vec<&str> = uri.query()?.split('&').filter(|pair| key_of(pair) != NAMESPACE).collect();
     let written: Vec<&str> =

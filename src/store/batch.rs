@@ -1,14 +1,14 @@
 //! Files that get their names together, with few syncs.
 //!
 //! Written one by one, each small file costs two syncs, of its bytes and of its directory, and each directory of a new
-//! repository one more, one after the other. A batch writes all files first, syncs their bytes, gives them their names in
-//! order, and syncs each directory once; on a slow disk at the same time (`sync_pace`): a batch takes the time of three
-//! syncs, whatever is in it.
+//! repository one more, one after the other. A batch writes all files first, syncs their bytes, gives them their names
+//! in order, and syncs each directory once; on a slow disk at the same time (`sync_pace`): a batch takes the time of
+//! three syncs, whatever is in it.
 //!
 //! Promises: no file has its name before its bytes are durable; files get their names in the order in which they were
-//! staged, those of one group after those of the group before; but what names another file gets its name after that one is
-//! durable, whichever batch wrote it, and none without it. A group of which a file cannot be synced gets no names. What is told as durable survives a
-//! power cut.
+//! staged, those of one group after those of the group before; but what names another file gets its name after that one
+//! is durable, whichever batch wrote it, and none without it. A group of which a file cannot be synced gets no names.
+//! What is told as durable survives a power cut.
 //!
 //! Not here: what is written, and when (`write_behind`).
 
@@ -49,7 +49,8 @@ struct Group {
 
 /// Writes each group and publishes all of them. Blocks.
 pub(super) fn write(layout: &Layout, writes: Vec<Write>) {
-    // Until the ends were told: the store is not closed in between. A store that is closed refuses each write by itself.
+    // Until the ends were told: the store is not closed in between. A store that is closed refuses each write by
+    // itself.
     let _change = layout.change().ok();
     let (mut groups, mut ends, earlier) = (Vec::new(), Vec::new(), Earlier::default());
     for write in writes {
@@ -104,8 +105,8 @@ fn publish_by(layout: &Layout, mut groups: Vec<Group>, sync: SyncDirectory<'_>) 
     outcomes.into_values().collect()
 }
 
-/// Gives files their names and makes these durable; the outcomes are by the number of the group. A group that names what is
-/// in a `fragile` directory gets none.
+/// Gives files their names and makes these durable; the outcomes are by the number of the group. A group that names
+/// what is in a `fragile` directory gets none.
 fn name_and_sync(
     layout: &Layout,
     groups: &mut [(usize, &mut Group)],

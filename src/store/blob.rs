@@ -62,8 +62,9 @@ pub(super) enum Opened {
 }
 
 impl OpenFile {
-    /// Opens a blob, unless it is a file that `is_refused`. Blocks; if its checksums are missing or damaged, it hashes the whole
-    /// blob, by calls that go on in `hashing`, if it may. A blob whose checksums cannot be written is served all the same.
+    /// Opens a blob, unless it is a file that `is_refused`. Blocks; if its checksums are missing or damaged, it hashes
+    /// the whole blob, by calls that go on in `hashing`, if it may. A blob whose checksums cannot be written is served
+    /// all the same.
     ///
     /// # Errors
     /// The disk.

@@ -1,7 +1,7 @@
 //! The blobs of the store: receiving, opening, removing and quarantining them, each change passed on to the index.
 //!
-//! Promises: a blob is opened once for all its readers; a damaged blob is quarantined by the first reader that finds the
-//! damage and by no other; a blob that is being read is not removed.
+//! Promises: a blob is opened once for all its readers; a damaged blob is quarantined by the first reader that finds
+//! the damage and by no other; a blob that is being read is not removed.
 
 use std::sync::Arc;
 
@@ -68,8 +68,8 @@ impl Blobs {
         &self.quarantine
     }
 
-    /// Begins to receive the content of `digest`, of `declared` bytes where upstream said so. Nothing is reserved yet, but
-    /// content that cannot be had room for is not begun. Blocks.
+    /// Begins to receive the content of `digest`, of `declared` bytes where upstream said so. Nothing is reserved yet,
+    /// but content that cannot be had room for is not begun. Blocks.
     ///
     /// # Errors
     /// A declared size beyond 1 TiB; no space; the disk.
@@ -80,8 +80,8 @@ impl Blobs {
         Ingest::begin(&self.layout, digest, declared, owner.id, reserve, self.open_blobs.mark_in_use(&digest))
     }
 
-    /// Verified content was staged, and this became of it: a blob that exists is counted from now on. A change of the layout
-    /// must be under way since it was staged, because the index outlives every change. Blocks.
+    /// Verified content was staged, and this became of it: a blob that exists is counted from now on. A change of the
+    /// layout must be under way since it was staged, because the index outlives every change. Blocks.
     ///
     /// # Errors
     /// The disk.
@@ -143,8 +143,8 @@ impl Blobs {
         }
     }
 
-    /// Moves a blob that failed a check while it was read to quarantine. Does not wait for a disk that hangs; the file is not
-    /// opened again meanwhile.
+    /// Moves a blob that failed a check while it was read to quarantine. Does not wait for a disk that hangs; the file
+    /// is not opened again meanwhile.
     ///
     /// All its readers find the damage, one after the other. Only the first moves it: the last would move the blob that
     /// has been fetched anew meanwhile.
@@ -169,8 +169,8 @@ impl Blobs {
         }
     }
 
-    /// Removes checksums that are not those that were written: the blob is hashed when it is opened next, and has new ones then
-    /// if it is sound. Blocks.
+    /// Removes checksums that are not those that were written: the blob is hashed when it is opened next, and has new
+    /// ones then if it is sound. Blocks.
     fn discard_checksums(&self, digest: &Digest, reason: &str) {
         match self.layout.remove(&self.layout.checks_of(digest)) {
             Ok(_) => {
@@ -212,8 +212,8 @@ impl Blobs {
         std::fs::metadata(self.layout.blob(digest)).is_ok_and(|file| file.is_file() && file.len() == size)
     }
 
-    /// As [`Blobs::open`]. A blob without checksums is hashed by one of those who open it; a large one is hashed meanwhile,
-    /// and absent until then.
+    /// As [`Blobs::open`]. A blob without checksums is hashed by one of those who open it; a large one is hashed
+    /// meanwhile, and absent until then.
     fn open_or_quarantine(
         self: &Arc<Self>,
         digest: Digest,
@@ -252,8 +252,8 @@ impl Blobs {
         });
     }
 
-    /// The blob, if there is one that is not found damaged; else the bytes of one that has no checksums and that it may not
-    /// hash.
+    /// The blob, if there is one that is not found damaged; else the bytes of one that has no checksums and that it may
+    /// not hash.
     fn open_file(
         &self,
         digest: Digest,

@@ -18,8 +18,8 @@ pub(super) async fn run<T: Send + 'static>(
     }
 }
 
-/// As [`run`], for content that an answer waits for: [`HANGS_AFTER`] at most, and not at all while the disk hangs. Work that has
-/// begun goes on, and what it made is dropped when it ends.
+/// As [`run`], for content that an answer waits for: [`HANGS_AFTER`] at most, and not at all while the disk hangs. Work
+/// that has begun goes on, and what it made is dropped when it ends.
 ///
 /// # Errors
 /// Those of `work`; [`Error::Hangs`].
@@ -38,8 +38,8 @@ pub(super) async fn run_bounded<T: Send + 'static>(
     tokio::time::timeout(HANGS_AFTER, run(counted)).await.unwrap_or(Err(Error::Hangs))
 }
 
-/// As [`run_bounded`], for a record, or what else is made durable while an answer waits for it: where that takes long, no
-/// further record is waited for until it is done, and content is stored all the same.
+/// As [`run_bounded`], for a record, or what else is made durable while an answer waits for it: where that takes long,
+/// no further record is waited for until it is done, and content is stored all the same.
 ///
 /// # Errors
 /// As [`run_bounded`].
@@ -58,9 +58,9 @@ pub(super) async fn record<T: Send + 'static>(
     tokio::time::timeout(HANGS_AFTER, run(counted)).await.unwrap_or(Err(Error::Hangs))
 }
 
-/// Runs `work`, which reads from the disk of the store, on a thread that may block. Waits no longer than the disk gives nothing
-/// back for [`HANGS_AFTER`]; work that has begun goes on, and what it found is dropped when it ends. Of several calls one after
-/// the other, `work` says when each has ended ([`Call::goes_on`]).
+/// Runs `work`, which reads from the disk of the store, on a thread that may block. Waits no longer than the disk gives
+/// nothing back for [`HANGS_AFTER`]; work that has begun goes on, and what it found is dropped when it ends. Of several
+/// calls one after the other, `work` says when each has ended ([`Call::goes_on`]).
 ///
 /// # Errors
 /// [`Error::Hangs`]; a panic of `work` becomes [`Error::Io`].
@@ -89,8 +89,8 @@ pub(super) async fn read<T: Send + 'static>(
     }
 }
 
-/// As [`read`], for what a command looks at or changes: nothing waits for it but its operator, who is told that the disk hangs
-/// once no call of `work` ends for [`HANGS_AFTER`]. It is not begun while the disk hangs.
+/// As [`read`], for what a command looks at or changes: nothing waits for it but its operator, who is told that the
+/// disk hangs once no call of `work` ends for [`HANGS_AFTER`]. It is not begun while the disk hangs.
 ///
 /// # Errors
 /// Those of `work`; [`Error::Hangs`]: what has begun goes on.

@@ -1,7 +1,7 @@
 //! The budget: how many bytes the blobs may occupy, and how many bytes and inodes the filesystem must keep free.
 //!
-//! A filesystem without inodes takes no file, however many bytes it has: it counts as one without space. Pure functions of
-//! the budget, the filesystem and what is in use; [`Disk::of`] alone asks the operating system.
+//! A filesystem without inodes takes no file, however many bytes it has: it counts as one without space. Pure functions
+//! of the budget, the filesystem and what is in use; [`Disk::of`] alone asks the operating system.
 
 use std::path::Path;
 
@@ -11,7 +11,8 @@ use crate::store::reserve::Reserved;
 
 /// Percent of the filesystem's inodes that stay free: kubelet evicts pods when less than 5 % are.
 const MIN_FREE_INODES_PERCENT: u64 = 6;
-/// Inodes that new content takes at most: its file, its checksums, two records, and directories of a repository that is new.
+/// Inodes that new content takes at most: its file, its checksums, two records, and directories of a repository that is
+/// new.
 const INODES_OF_NEW_CONTENT: u64 = 8;
 /// Inodes that a blob gives back when it is evicted: those of its file and of its checksums.
 const INODES_OF_A_BLOB: u64 = 2;
@@ -40,9 +41,9 @@ impl Amount {
 pub struct Budget {
     /// What all blobs together may occupy.
     pub max: Amount,
-    /// What stays free on the filesystem. At 16 % kubelet neither collects images (from 85 % in use on, in whole percent,
-    /// which is when less than 16 % are free) nor evicts pods (below 15 % of the image filesystem, 10 % of the node's)
-    /// because of the store; and on a node that is four fifths full there is something left for the store.
+    /// What stays free on the filesystem. At 16 % kubelet neither collects images (from 85 % in use on, in whole
+    /// percent, which is when less than 16 % are free) nor evicts pods (below 15 % of the image filesystem, 10 % of the
+    /// node's) because of the store; and on a node that is four fifths full there is something left for the store.
     pub min_free: Amount,
 }
 
@@ -126,8 +127,8 @@ pub(super) fn capacity(budget: &Budget, disk: Option<Disk>, used: Used) -> u64 {
     left.min(budget.max.of(disk.total))
 }
 
-/// Bytes of the capacity that eviction ahead of need leaves free at most: what a large image takes, so that its pull evicts
-/// nothing.
+/// Bytes of the capacity that eviction ahead of need leaves free at most: what a large image takes, so that its pull
+/// evicts nothing.
 const HEADROOM_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
 /// What the low watermark leaves free of a capacity: a tenth. Down to there blobs are evicted ahead of need.

@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use crate::store::integrity::CHUNK;
 
 const PAGE: usize = 4096;
-/// Buffers in the pool, 1 MiB together: a buffer is held only while a chunk is checked. Further ones are returned to the
-/// allocator.
+/// Buffers in the pool, 1 MiB together: a buffer is held only while a chunk is checked. Further ones are returned to
+/// the allocator.
 const POOLED_MAX: usize = 16;
 
 fn pool() -> &'static Mutex<Vec<Vec<u8>>> {

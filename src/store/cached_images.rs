@@ -1,8 +1,9 @@
 //! The images in the store by name, read from the files of their tags and manifests.
 //!
-//! Promises: what is in memory is a batch of tags and the names of one repository, however many tags there are; of a batch
-//! the record of each tag is opened once, each manifest once by each thread that reads a part of the batch, and a blob is
-//! looked for once; by their names in directories that are open. A damaged manifest counts as absent: the next pull finds and replaces it.
+//! Promises: what is in memory is a batch of tags and the names of one repository, however many tags there are; of a
+//! batch the record of each tag is opened once, each manifest once by each thread that reads a part of the batch, and a
+//! blob is looked for once; by their names in directories that are open. A damaged manifest counts as absent: the next
+//! pull finds and replaces it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -18,8 +19,8 @@ use crate::store::records::tags::{self, TagName, TagRecord};
 pub(super) const DEPTH_MAX: usize = 4;
 /// Tags of a batch: enough to keep the threads busy, and a few megabytes of names and sizes.
 const BATCH: usize = 4_096;
-/// Parts of a batch that are read at the same time: each tag is a few small files, and what takes long is to wait for the
-/// disk.
+/// Parts of a batch that are read at the same time: each tag is a few small files, and what takes long is to wait for
+/// the disk.
 const READ_AT_ONCE: usize = 8;
 /// Tags from which that is worth the threads.
 const READ_AT_ONCE_FROM: usize = 256;

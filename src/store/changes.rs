@@ -1,8 +1,8 @@
 //! Permission to change the files of a store, which ends when the store is closed.
 //!
-//! A download may outlive the stop of its daemon, for as long as its registry hangs. The lock of the store is released at
-//! the stop all the same, so that the next daemon can start, and from then on the files belong to that one: a change that
-//! is begun later is refused, and [`Changes::end`] waits for those under way. Reading is never refused.
+//! A download may outlive the stop of its daemon, for as long as its registry hangs. The lock of the store is released
+//! at the stop all the same, so that the next daemon can start, and from then on the files belong to that one: a change
+//! that is begun later is refused, and [`Changes::end`] waits for those under way. Reading is never refused.
 
 use std::convert::Infallible;
 use std::sync::Arc;

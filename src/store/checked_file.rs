@@ -1,7 +1,7 @@
 //! Reading a file whose chunks have checksums: every byte is compared before it leaves.
 //!
-//! Used for a committed blob and for one that is still being received alike. A chunk of which only a part has arrived is
-//! compared up to where it has. Chunks in the page cache are compared in place, others on a blocking thread.
+//! Used for a committed blob and for one that is still being received alike. A chunk of which only a part has arrived
+//! is compared up to where it has. Chunks in the page cache are compared in place, others on a blocking thread.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -82,8 +82,8 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
         &self.checksums
     }
 
-    /// The next bytes at `offset` up to `end` at most, compared: by this reader, or, where others tell theirs in `recent`, a
-    /// moment ago by one of them. Empty only at `end`.
+    /// The next bytes at `offset` up to `end` at most, compared: by this reader, or, where others tell theirs in
+    /// `recent`, a moment ago by one of them. Empty only at `end`.
     ///
     /// # Errors
     /// A chunk that is damaged: its bytes are not returned.
@@ -172,8 +172,8 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
         flatten(blocking::read(&self.calls, hash).await)
     }
 
-    /// Brings the checksums of the chunks that have bytes from `offset` up to `end` into memory: on a blocking thread, where
-    /// they are not there.
+    /// Brings the checksums of the chunks that have bytes from `offset` up to `end` into memory: on a blocking thread,
+    /// where they are not there.
     async fn fetch_checksums(&self, offset: u64, end: u64) -> Result<(), Damage> {
         let chunks = offset / CHUNK as u64..end.div_ceil(CHUNK as u64);
         if self.checksums.are_at_hand(&chunks) {
@@ -188,7 +188,8 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
     }
 
     /// Compares every chunk that has bytes from `offset` up to `end`: in place as long as they are in the page cache,
-    /// and the rest on a blocking thread. What is in `recent` is left out. Returns when the oldest of the comparisons began.
+    /// and the rest on a blocking thread. What is in `recent` is left out. Returns when the oldest of the comparisons
+    /// began.
     async fn compare(
         self: &Arc<Self>,
         offset: u64,

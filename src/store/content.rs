@@ -1,7 +1,7 @@
 //! Content into the store: received, verified, and committed together with what its repository may do with it.
 //!
-//! Content that an answer waits for is written at once; a manifest that was answered already is written behind, several in
-//! one batch.
+//! Content that an answer waits for is written at once; a manifest that was answered already is written behind, several
+//! in one batch.
 
 use bytes::Bytes;
 
@@ -16,10 +16,10 @@ use crate::store::records::members::Member;
 use crate::store::share::Owner;
 
 impl Store {
-    /// Commits verified content that an endpoint of `repository`'s registry delivered; `member` is what it is there, if the
-    /// registry itself says that the repository has it: first the membership, then the bytes, so that
-    /// no request finds a blob whose membership is still being written and asks upstream for it. A membership without
-    /// bytes is what an eviction leaves too: it opens nothing. Blocks.
+    /// Commits verified content that an endpoint of `repository`'s registry delivered; `member` is what it is there, if
+    /// the registry itself says that the repository has it: first the membership, then the bytes, so that no request
+    /// finds a blob whose membership is still being written and asks upstream for it. A membership without bytes is
+    /// what an eviction leaves too: it opens nothing. Blocks.
     ///
     /// # Errors
     /// The disk.
@@ -52,8 +52,8 @@ impl Store {
         self.0.blobs.end_commit(verified, outcome).inspect_err(|error| self.record_failure(error))
     }
 
-    /// Stores small content that is complete in memory, such as a manifest. It counts for its registry and is not refused
-    /// for that registry's share: no more is asked for than what a pull names.
+    /// Stores small content that is complete in memory, such as a manifest. It counts for its registry and is not
+    /// refused for that registry's share: no more is asked for than what a pull names.
     ///
     /// # Errors
     /// Content that is not `digest`'s; no space; the disk, or that it failed a moment ago.
@@ -105,8 +105,8 @@ impl Store {
         ingest.verify()
     }
 
-    /// As [`Store::put`], for an answer that does not wait for the disk: behind what is being written already, so that a
-    /// record that is written later never names content that is not durable. The caller keeps the content until then.
+    /// As [`Store::put`], for an answer that does not wait for the disk: behind what is being written already, so that
+    /// a record that is written later never names content that is not durable. The caller keeps the content until then.
     /// `done` is told whether it is stored; it is dropped where too much waits to be written.
     pub async fn put_later(
         &self,
@@ -120,8 +120,8 @@ impl Store {
         self.0.records.writes().stage(write).await;
     }
 
-    /// As [`Store::put_later`], for content that is answered from memory: waits for nothing. If it `was_stored` it is written
-    /// only if its blob has left the store.
+    /// As [`Store::put_later`], for content that is answered from memory: waits for nothing. If it `was_stored` it is
+    /// written only if its blob has left the store.
     pub fn put_without_waiting(
         &self,
         repository: &Repository,

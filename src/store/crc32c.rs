@@ -1,7 +1,8 @@
 //! CRC-32C, the checksum of a chunk.
 //!
-//! Computed with the widest carry-less multiplication that the processor has: where that is AVX-512, several times as fast
-//! as the processor's own instruction for this checksum (`cargo bench --bench micro`). Every processor gives the same value.
+//! Computed with the widest carry-less multiplication that the processor has: where that is AVX-512, several times as
+//! fast as the processor's own instruction for this checksum (`cargo bench --bench micro`). Every processor gives the
+//! same value.
 
 use crc_fast::{CrcAlgorithm, Digest};
 

@@ -1,15 +1,18 @@
 //! Calls to the disk of the store, while they are under way: whether the disk hangs.
 //!
-//! A filesystem that was frozen for a snapshot, or a device or server that does not answer, fails no call: it ends none.
-//! Nothing that an answer needs waits for it longer than [`HANGS_AFTER`], and nothing further is tried until the calls that
-//! hang have ended. Each of them keeps a thread; of those that read there are [`READS_MAX`] at most, of others no more than
-//! had begun by then.
+//! A filesystem that was frozen for a snapshot, or a device or server that does not answer, fails no call: it ends
+//! none. Nothing that an answer needs waits for it longer than [`HANGS_AFTER`], and nothing further is tried until the
+//! calls that hang have ended. Each of them keeps a thread; of those that read there are [`READS_MAX`] at most, of
+//! others no more than had begun by then.
 //!
-//! Reads are apart from writes: a frozen filesystem still gives what it has. Where reads hang, nothing is written either.
+//! Reads are apart from writes: a frozen filesystem still gives what it has. Where reads hang, nothing is written
+//! either.
 //!
-//! Records that are made durable while an answer waits are apart too: where one takes long, the disk may be slow and no more.
+//! Records that are made durable while an answer waits are apart too: where one takes long, the disk may be slow and no
+//! more.
 //!
-//! Not here: calls that make content durable, or remove it. On a slow disk they take minutes, and no answer waits for them.
+//! Not here: calls that make content durable, or remove it. On a slow disk they take minutes, and no answer waits for
+//! them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,8 +25,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::support::metrics::IntGauge;
 
-/// How long one call may take before the disk counts as hanging. A read of 64 KiB or a write of 256 KiB takes less on a disk
-/// that is merely busy; a client gets no bytes meanwhile, and runtimes wait a minute for them.
+/// How long one call may take before the disk counts as hanging. A read of 64 KiB or a write of 256 KiB takes less on a
+/// disk that is merely busy; a client gets no bytes meanwhile, and runtimes wait a minute for them.
 pub const HANGS_AFTER: Duration = Duration::from_secs(5);
 /// Reads at a time: more than any disk has use for, and few of the threads that may block.
 pub const READS_MAX: usize = 128;

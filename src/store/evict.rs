@@ -2,9 +2,9 @@
 //!
 //! A manifest or config is needed by every pull of its image and frees next to nothing, so an idle second of a large
 //! blob weighs more than one of a small blob: by the logarithm of its size, so that size alone never decides. What one
-//! pull used and no later one weighs more than what was used again, so that images which are pulled once do not push out
-//! those that many pulls share. Blobs with the same logarithm are a class; within a class the order is that of the last
-//! access. docs/on-disk-format.md has this order beside others on a trace of pulls.
+//! pull used and no later one weighs more than what was used again, so that images which are pulled once do not push
+//! out those that many pulls share. Blobs with the same logarithm are a class; within a class the order is that of the
+//! last access. docs/on-disk-format.md has this order beside others on a trace of pulls.
 
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ pub(super) const CLASSES: usize = 64;
 pub(super) enum Order {
     /// Bytes: an idle second of a large blob weighs more.
     BySize,
-    /// Inodes, of which every blob frees as many: an idle second of a small blob, which costs little to fetch again, weighs
-    /// more.
+    /// Inodes, of which every blob frees as many: an idle second of a small blob, which costs little to fetch again,
+    /// weighs more.
     ByCount,
 }
 

@@ -32,8 +32,8 @@ impl FileIdentity {
         fs::symlink_metadata(path).ok().map(|metadata| Self::from_metadata(&metadata))
     }
 
-    /// Whether an open file is the one, as it was, and still has a name: as far as the kernel knows, which asks no server for
-    /// that. Does not block.
+    /// Whether an open file is the one, as it was, and still has a name: as far as the kernel knows, which asks no
+    /// server for that. Does not block.
     pub(super) fn is_that_of(self, file: &File) -> bool {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         match statx(file, c"", flags, StatxFlags::BASIC_STATS) {

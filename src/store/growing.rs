@@ -51,7 +51,8 @@ struct Ranges {
     claimed_until: u64,
     /// Start to end, none adjacent to another.
     written: BTreeMap<u64, u64>,
-    /// Start to end, and the checksum that the bytes had when they were received. What several readers wrote is in none.
+    /// Start to end, and the checksum that the bytes had when they were received. What several readers wrote is in
+    /// none.
     pieces: BTreeMap<u64, (u64, u32)>,
 }
 
@@ -201,8 +202,8 @@ impl GrowingBlob {
         same.count() as u64
     }
 
-    /// The end of the range at `offset` that was written out of order; `None` if there is none. Blocks while such a range
-    /// is being written.
+    /// The end of the range at `offset` that was written out of order; `None` if there is none. Blocks while such a
+    /// range is being written.
     pub(super) fn out_of_order_until(&self, offset: u64) -> Option<u64> {
         self.out_of_order.lock().end_of_range_at(offset)
     }

@@ -18,8 +18,8 @@ const INLINE_BYTES_MAX: u64 = 1024 * 1024;
 /// Body chunks that may wait for the thread.
 const QUEUE: usize = 8;
 
-/// The running hash of content that arrives, for the one who writes it and for the one who takes over from a writer that
-/// hangs. Cheap to clone.
+/// The running hash of content that arrives, for the one who writes it and for the one who takes over from a writer
+/// that hangs. Cheap to clone.
 #[derive(Clone)]
 pub struct ContentHash(Arc<Mutex<(ContentHasher, u64)>>);
 

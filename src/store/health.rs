@@ -1,8 +1,8 @@
 //! Whether the store can be written: after a failure of the disk nothing is written until a pause has passed.
 //!
-//! Reading is never paused. A blob that is damaged again after it was fetched anew says that the disk does not hold what
-//! is written to it; that is told and decides nothing. Which failures are worth a line in the log is decided here too, because a disk that stays
-//! broken or full fails again with every blob.
+//! Reading is never paused. A blob that is damaged again after it was fetched anew says that the disk does not hold
+//! what is written to it; that is told and decides nothing. Which failures are worth a line in the log is decided here
+//! too, because a disk that stays broken or full fails again with every blob.
 
 use std::time::Duration;
 
@@ -83,8 +83,8 @@ impl Health {
         self.state.lock().failed_at.is_none()
     }
 
-    /// Whether writing has to wait; ends the pause when it has passed. While the disk hangs the pause does not pass: each
-    /// further call would keep a thread and its client waiting.
+    /// Whether writing has to wait; ends the pause when it has passed. While the disk hangs the pause does not pass:
+    /// each further call would keep a thread and its client waiting.
     pub(super) fn is_paused(&self) -> bool {
         if self.calls.is_hanging() {
             self.record_failure(&Error::Hangs);

@@ -53,7 +53,8 @@ impl Store {
         blocking::command(self.0.layout.calls(), read).await
     }
 
-    /// The digests of the manifests and blobs of these images that are in the store, as far as they are known: `max` at most.
+    /// The digests of the manifests and blobs of these images that are in the store, as far as they are known: `max` at
+    /// most.
     pub async fn digests_of(&self, images: &HashSet<Image>, max: usize) -> HashSet<Digest> {
         self.flush_for_a_while().await;
         let mut digests = HashSet::new();
@@ -82,8 +83,8 @@ impl Store {
         digests
     }
 
-    /// Removes a tag, the pins of the reference, and the blobs that no other tag or pin needs. Blobs that are being read
-    /// stay until they are evicted.
+    /// Removes a tag, the pins of the reference, and the blobs that no other tag or pin needs. Blobs that are being
+    /// read stay until they are evicted.
     ///
     /// # Errors
     /// The disk, also that it hangs; parts of the image may have been removed before, or are once it goes on.
@@ -126,8 +127,8 @@ impl Store {
         blocking::record(self.0.layout.calls(), move || pins.remove(&pin)).await
     }
 
-    /// From now on these blobs are evicted only where nothing else may be, and never ahead of need; until the next call.
-    /// The budget holds as ever.
+    /// From now on these blobs are evicted only where nothing else may be, and never ahead of need; until the next
+    /// call. The budget holds as ever.
     pub fn protect(&self, digests: HashSet<Digest>) {
         self.0.pins.protect(digests);
     }

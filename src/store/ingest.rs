@@ -1,8 +1,9 @@
 //! Receiving content: `Ingest -> Verified -> committed`, each step consuming the one before.
 //!
 //! A write is a transaction. Bytes are hashed, checksummed and bounded as they come; only content whose digest is right
-//! becomes [`Verified`], and only that can be committed. Dropping either before the end removes the file; its bytes stay
-//! reserved while readers have it open, and are given back with the last of them. Everything here blocks and belongs on a blocking thread.
+//! becomes [`Verified`], and only that can be committed. Dropping either before the end removes the file; its bytes
+//! stay reserved while readers have it open, and are given back with the last of them. Everything here blocks and
+//! belongs on a blocking thread.
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -29,8 +30,8 @@ const BLOB_BYTES_MAX: u64 = 1 << 40;
 const STEP_MIN: u64 = 256 * 1024;
 /// Bytes that are reserved at a time at most.
 const STEP_MAX: u64 = 16 * 1024 * 1024;
-/// Bytes of a blob up to which its checksums are written without a sync: after a power cut they are made again from so many
-/// bytes in about a millisecond, and a pull has many small blobs.
+/// Bytes of a blob up to which its checksums are written without a sync: after a power cut they are made again from so
+/// many bytes in about a millisecond, and a pull has many small blobs.
 const CHECKS_REMADE_MAX: u64 = 1024 * 1024;
 
 /// Reserves bytes within the budget. Blocks.
@@ -81,7 +82,8 @@ impl Drop for Temporary {
 }
 
 impl Ingest {
-    /// Begins to receive the content of `expected` from the registry `owner`, of `declared` bytes where upstream said so.
+    /// Begins to receive the content of `expected` from the registry `owner`, of `declared` bytes where upstream said
+    /// so.
     ///
     /// # Errors
     /// A declared size beyond 1 TiB; the disk.
@@ -128,8 +130,8 @@ impl Ingest {
     /// Writes the next bytes and returns how many there are now. Followers can read them from here on.
     ///
     /// # Errors
-    /// More bytes than declared or allowed; no space; the disk, also that it gives nothing back. After an error the ingest
-    /// can only be detached or dropped.
+    /// More bytes than declared or allowed; no space; the disk, also that it gives nothing back. After an error the
+    /// ingest can only be detached or dropped.
     pub fn write(&mut self, bytes: &Bytes) -> Result<u64, Error> {
         let after = self.written + bytes.len() as u64;
         if after > self.limit {
@@ -158,9 +160,9 @@ impl Ingest {
     }
 
     /// Adopts the next bytes that were written out of order, up to `until` at most, hashes them, and returns how many
-    /// bytes there are now: at most 256 KiB more per call, so that readers see progress. A piece is compared first with the
-    /// checksum that it had when it was received, so that what the disk has damaged is not upstream's fault; the rest of
-    /// one that the download has begun to overwrite has none.
+    /// bytes there are now: at most 256 KiB more per call, so that readers see progress. A piece is compared first with
+    /// the checksum that it had when it was received, so that what the disk has damaged is not upstream's fault; the
+    /// rest of one that the download has begun to overwrite has none.
     ///
     /// # Errors
     /// No space; the disk, also where it gives back other bytes; that no such bytes are there, which is a defect of the
@@ -201,8 +203,8 @@ impl Ingest {
         self.reserve_up_to(bytes)
     }
 
-    /// Gives up storing: returns the bytes written so far, how many they are, and their running hash, `None` if that was
-    /// lost. The file has no name any more and is gone with its last reader.
+    /// Gives up storing: returns the bytes written so far, how many they are, and their running hash, `None` if that
+    /// was lost. The file has no name any more and is gone with its last reader.
     pub fn detach(self) -> (GrowingBlob, u64, Option<Hasher>) {
         (self.growing(), self.written, self.hashing.take().map(|(hasher, _)| hasher))
     }
@@ -267,8 +269,9 @@ impl Verified {
         self.owner
     }
 
-    /// Adds the content to what is staged by `staging`: its checksums, and after them its own file. Once that has its name,
-    /// and only then, a blob exists; an existing one is replaced by this equal one. Its bytes are durable by then.
+    /// Adds the content to what is staged by `staging`: its checksums, and after them its own file. Once that has its
+    /// name, and only then, a blob exists; an existing one is replaced by this equal one. Its bytes are durable by
+    /// then.
     ///
     /// # Errors
     /// The disk. Nothing is left behind but what was there before.

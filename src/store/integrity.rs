@@ -4,8 +4,8 @@
 //! the CRC-32C of everything before (u32). The checksums are computed in the same pass as the SHA-256. A checksum file
 //! that is missing or fails its own check is made again, after the blob has been hashed again.
 //!
-//! A blob that is still being received has checksums too ([`ChecksumsBuilder`]): of each whole chunk, and of the part of
-//! the last one that is there.
+//! A blob that is still being received has checksums too ([`ChecksumsBuilder`]): of each whole chunk, and of the part
+//! of the last one that is there.
 
 use std::ops::Range;
 

@@ -95,8 +95,8 @@ impl Inventory {
         let _ = call.apart(|| each(last));
     }
 
-    /// Removes a tag, the pins of the reference, and the blobs that no other tag or pin needs. Blobs that are being read
-    /// stay until they are evicted.
+    /// Removes a tag, the pins of the reference, and the blobs that no other tag or pin needs. Blobs that are being
+    /// read stay until they are evicted.
     ///
     /// # Errors
     /// The disk, also that it hangs; parts of the image may have been removed before, or are once it goes on.

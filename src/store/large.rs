@@ -1,8 +1,9 @@
 //! Large blobs that are asked for the first time: where one would push out much of what is stored, it is passed by.
 //!
 //! A layer of several gigabytes that one pod needs once would take the place of many images that pods start with every
-//! day. It is stored when it is asked for again: then it is one of those. A small one, or one that finds space, is stored at
-//! once. Pure but for what it remembers; docs/on-disk-format.md has it beside other orders on a trace of pulls.
+//! day. It is stored when it is asked for again: then it is one of those. A small one, or one that finds space, is
+//! stored at once. Pure but for what it remembers; docs/on-disk-format.md has it beside other orders on a trace of
+//! pulls.
 
 use std::time::Duration;
 
@@ -10,13 +11,13 @@ use crate::reference::Digest;
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::Timestamp;
 
-/// Percent of the capacity beyond which a blob is large: a fourth. Smaller ones are evicted soon if they are not used again,
-/// and cost the store less than that.
+/// Percent of the capacity beyond which a blob is large: a fourth. Smaller ones are evicted soon if they are not used
+/// again, and cost the store less than that.
 const LARGE_PERCENT: u64 = 25;
 /// Bytes up to which no blob is large, however small the store: they are fetched again in a moment.
 const LARGE_BYTES_MIN: u64 = 64 * 1024 * 1024;
-/// How long after its last request a pull is over: it may pause, resume or begin anew, and a slow one asks for range after
-/// range.
+/// How long after its last request a pull is over: it may pause, resume or begin anew, and a slow one asks for range
+/// after range.
 const AGAIN_AFTER: Duration = Duration::from_secs(10 * 60);
 /// How long a pull may last; what asks for a blob for longer needs it more than once.
 const SAME_PULL_MAX: Duration = Duration::from_secs(4 * 60 * 60);
@@ -48,8 +49,8 @@ impl Default for Passed {
 }
 
 impl Passed {
-    /// Whether a blob of `size` bytes, for which others would have to be evicted, is passed by a store of `capacity` bytes;
-    /// remembers that it was asked for.
+    /// Whether a blob of `size` bytes, for which others would have to be evicted, is passed by a store of `capacity`
+    /// bytes; remembers that it was asked for.
     pub(super) fn is_passed_by(&mut self, digest: Digest, size: u64, capacity: u64, now: Timestamp) -> bool {
         if !is_large(size, capacity) {
             return false;

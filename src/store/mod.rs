@@ -6,8 +6,8 @@
 //!
 //! [`Store`] owns its components and moves their blocking work off the async threads: `records` (which digests a
 //! repository may serve), `blobs` (receiving and reading content), `admission` (the budget), `index` (sizes and last
-//! access), `health` (the disk), `pins`, `inventory` and `maintenance`. Each is constructed from what it needs. How content
-//! is written is in `content`, what concerns images by name in `images`.
+//! access), `health` (the disk), `pins`, `inventory` and `maintenance`. Each is constructed from what it needs. How
+//! content is written is in `content`, what concerns images by name in `images`.
 //!
 //! Not here: where bytes come from, and who may read them (`pull` decides by the records).
 
@@ -96,8 +96,8 @@ use components::Components;
 use disk_calls::Call;
 use metrics::Metrics;
 
-/// How long a stop waits for what is to be written: a manifest is fetched again if it was lost. Commands wait as long for
-/// it before they read what is there.
+/// How long a stop waits for what is to be written: a manifest is fetched again if it was lost. Commands wait as long
+/// for it before they read what is there.
 const FLUSH_WAIT: Duration = Duration::from_secs(5);
 
 /// Where the store is, and how large.
@@ -122,8 +122,8 @@ impl Store {
         Components::open(&config.path, config.budget, &clock, &metrics).map(|all| Self(Arc::new(all)))
     }
 
-    /// Enforces the budget, keeps `index.json` in step with the tags, scrubs blobs and expires records, until `shutdown`,
-    /// then closes the index.
+    /// Enforces the budget, keeps `index.json` in step with the tags, scrubs blobs and expires records, until
+    /// `shutdown`, then closes the index.
     pub async fn maintain(self, shutdown: Shutdown) {
         self.0.maintenance.run(shutdown).await;
         self.close().await;
@@ -168,8 +168,8 @@ impl Store {
         blocking::find(self.0.layout.calls(), move || admission.limits()).await
     }
 
-    /// Evicts what exceeds the budget; returns how many bytes that freed. Of an eviction that takes long, as many as it has
-    /// freed by then.
+    /// Evicts what exceeds the budget; returns how many bytes that freed. Of an eviction that takes long, as many as it
+    /// has freed by then.
     ///
     /// # Errors
     /// A panic of the eviction; a disk that hangs: the eviction goes on when it does.
@@ -204,8 +204,8 @@ impl Store {
         self.0.health.record_failure(error);
     }
 
-    /// Whether a failure to store something is worth a line in the log: not during the pause after a failure of the disk,
-    /// and once a minute for a full store, because each blob that is passed through fails anew.
+    /// Whether a failure to store something is worth a line in the log: not during the pause after a failure of the
+    /// disk, and once a minute for a full store, because each blob that is passed through fails anew.
     pub fn should_log(&self, error: &Error) -> bool {
         self.0.health.should_log(error)
     }
@@ -225,8 +225,8 @@ impl Store {
         blocking::run_bounded(self.0.layout.calls(), move || admission.check(owner, bytes)).await
     }
 
-    /// Whether a blob of `bytes` is better not stored, because it is asked for the first time and would push out much of what
-    /// is. Remembers that it was asked for.
+    /// Whether a blob of `bytes` is better not stored, because it is asked for the first time and would push out much
+    /// of what is. Remembers that it was asked for.
     pub async fn is_passed_by(&self, digest: Digest, bytes: u64) -> bool {
         if !large::may_be_large(bytes) {
             return false;
@@ -343,8 +343,8 @@ impl Store {
         self.0.blobs.lookup(digest).await
     }
 
-    /// A blob that the registry of `repository` itself has sent, and what it is there, if `repository` may serve it; `None`
-    /// as [`Store::blob`]. What was looked up a moment ago costs no trip to another thread, anything else one.
+    /// A blob that the registry of `repository` itself has sent, and what it is there, if `repository` may serve it;
+    /// `None` as [`Store::blob`]. What was looked up a moment ago costs no trip to another thread, anything else one.
     pub async fn received_blob(
         &self,
         repository: &Repository,

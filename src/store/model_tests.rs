@@ -1,5 +1,5 @@
-//! The store against a model in memory: whatever operations come in whatever order, its content is right, it stays within
-//! its budget, and no blob is evicted under its reader.
+//! The store against a model in memory: whatever operations come in whatever order, its content is right, it stays
+//! within its budget, and no blob is evicted under its reader.
 
 use std::collections::HashMap;
 use std::fs;

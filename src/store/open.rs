@@ -17,9 +17,9 @@ const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 #[derive(Debug)]
 pub(super) struct Lock(#[allow(dead_code, reason = "held, not read: the lock ends with the file")] File);
 
-/// Locks the tree under `layout` and prepares it for use. What cannot be prepared because the disk is full, read-only or
-/// failing is said and does not stop the start: what is cached is served, and what cannot be stored is passed through.
-/// Blocks.
+/// Locks the tree under `layout` and prepares it for use. What cannot be prepared because the disk is full, read-only
+/// or failing is said and does not stop the start: what is cached is served, and what cannot be stored is passed
+/// through. Blocks.
 ///
 /// # Errors
 /// There is no directory or no lock to be had; another daemon holds the lock; the format is unknown or cannot be read.

@@ -1,4 +1,5 @@
-//! The open blobs: each opened once, with one copy of its checksums, for all its readers and those that come soon after.
+//! The open blobs: each opened once, with one copy of its checksums, for all its readers and those that come soon
+//! after.
 //!
 //! What was opened a moment ago is kept open, within bounds, so that the next reader of a small blob costs no trip to
 //! another thread. A blob that is kept open is not in use: it may be evicted, and then is closed. One whose file was
@@ -17,10 +18,11 @@ use crate::support::bounded_map::BoundedMap;
 
 /// Blobs that are kept open: a quarter of the descriptors that are reserved for what is not a client.
 const KEPT_MAX: usize = 64;
-/// Bytes in memory of the checksums of one, so that those of all are 4 MiB. Only a blob of more than 1 GiB whose checksums
-/// could not be written has more, and is kept among [`UNWRITTEN_MAX`].
+/// Bytes in memory of the checksums of one, so that those of all are 4 MiB. Only a blob of more than 1 GiB whose
+/// checksums could not be written has more, and is kept among [`UNWRITTEN_MAX`].
 const CHECKSUM_BYTES_MAX: u64 = WHOLE_BYTES_MAX;
-/// Blobs that are kept open besides because their checksums could not be written: the next reader would hash them again.
+/// Blobs that are kept open besides because their checksums could not be written: the next reader would hash them
+/// again.
 const UNWRITTEN_MAX: usize = 16;
 /// Bytes in memory of the checksums of these: those of 256 GiB.
 const UNWRITTEN_BYTES_MAX: u64 = if cfg!(test) { 128 * 1024 } else { 16 * 1024 * 1024 };

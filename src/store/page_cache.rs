@@ -68,8 +68,8 @@ pub(super) fn read_cached(file: &File, offset: u64, buffer: &mut [u8]) -> io::Re
     Ok(filled)
 }
 
-/// Fills `buffer` from `offset` on if all of it is in the page cache; `false` if it is not. Of a filesystem that does not say, it is
-/// read.
+/// Fills `buffer` from `offset` on if all of it is in the page cache; `false` if it is not. Of a filesystem that does
+/// not say, it is read.
 ///
 /// # Errors
 /// As [`read_cached`].

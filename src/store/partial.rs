@@ -1,5 +1,5 @@
-//! Parts of a blob that is not being downloaded: kept for those who ask for them again, and for the download of the whole,
-//! which takes them over.
+//! Parts of a blob that is not being downloaded: kept for those who ask for them again, and for the download of the
+//! whole, which takes them over.
 //!
 //! Promises: a part is compared with the checksum that it had when it was received before it leaves; its bytes are
 //! reserved before they are written; the file is removed with the last handle. Nothing of it is verified: a part is
@@ -87,8 +87,8 @@ impl PartialBlob {
         Self(Arc::new(Inner { ingest: Mutex::new(Some(ingest)), growing, parts: Mutex::default() }))
     }
 
-    /// Keeps the bytes at `offset`; returns whether they can be read from now on, which they cannot where too many parts
-    /// are kept.
+    /// Keeps the bytes at `offset`; returns whether they can be read from now on, which they cannot where too many
+    /// parts are kept.
     ///
     /// # Errors
     /// No space; the disk. Then they are not kept.
@@ -109,8 +109,8 @@ impl PartialBlob {
         blocking::run_bounded(self.0.growing.calls(), reserve).await
     }
 
-    /// The bytes at `offset`, up to `end` at most, if a part has them and the disk gives them. A part that is not what was
-    /// received is forgotten.
+    /// The bytes at `offset`, up to `end` at most, if a part has them and the disk gives them. A part that is not what
+    /// was received is forgotten.
     pub async fn read(&self, offset: u64, end: u64) -> Option<Bytes> {
         let (start, part_end, checksum) = self.0.parts.lock().with(offset)?;
         let file = Arc::clone(self.0.growing.file());
@@ -150,8 +150,8 @@ impl PartialBlob {
         self.0.parts.lock().bytes
     }
 
-    /// What receives the whole blob, with these parts in it; `None` if it was taken before, or while room for another part is
-    /// being made. Parts can be read as before. Does not block.
+    /// What receives the whole blob, with these parts in it; `None` if it was taken before, or while room for another
+    /// part is being made. Parts can be read as before. Does not block.
     pub fn take_ingest(&self) -> Option<Ingest> {
         self.0.ingest.try_lock()?.take()
     }

@@ -1,9 +1,9 @@
 //! Pins: images of which nothing is evicted, however long they are not pulled.
 //!
 //! A pin is a file in the repository that it was made for: one for each reference and the digest it had, with every
-//! digest that belongs to the image. All pins are in memory: there are no [`Pins`] before their files have been read, so
-//! that nothing is evicted, listed or unpinned without those of an earlier process. A pin retains bytes and gives no right
-//! to read them.
+//! digest that belongs to the image. All pins are in memory: there are no [`Pins`] before their files have been read,
+//! so that nothing is evicted, listed or unpinned without those of an earlier process. A pin retains bytes and gives no
+//! right to read them.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};

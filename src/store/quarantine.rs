@@ -101,7 +101,8 @@ impl Quarantine {
     }
 }
 
-/// Moves the file of a blob if it is still the one that was found damaged; `false` if it is gone or was replaced. Blocks.
+/// Moves the file of a blob if it is still the one that was found damaged; `false` if it is gone or was replaced.
+/// Blocks.
 ///
 /// # Errors
 /// The disk; then the file is where it was.

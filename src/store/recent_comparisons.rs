@@ -1,7 +1,7 @@
 //! Which chunks of a file were compared a moment ago: the followers of one download share a comparison.
 //!
-//! A crowd that waits for one download reads the same chunks within milliseconds, and reading a chunk in order to compare
-//! it costs more than sending it. A comparison counts for [`SHARED_FOR`]. When it was made goes with the bytes
+//! A crowd that waits for one download reads the same chunks within milliseconds, and reading a chunk in order to
+//! compare it costs more than sending it. A comparison counts for [`SHARED_FOR`]. When it was made goes with the bytes
 //! (`FileRange::compared_at`), so that bytes which then wait for their client are compared again when they would be if
 //! that reader had compared them itself: no byte leaves that was compared more than a second ago.
 //!
@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use crate::store::integrity::CHUNK;
 
-/// How long a comparison counts for other readers. As long again passes before the bytes are compared again on their way to
-/// a client that is slow.
+/// How long a comparison counts for other readers. As long again passes before the bytes are compared again on their
+/// way to a client that is slow.
 const SHARED_FOR: Duration = Duration::from_millis(500);
 /// Chunks whose last comparison is remembered, 128 MiB of content: what lies between the readers of a crowd. They take
 /// 24 KiB for each download that is read.

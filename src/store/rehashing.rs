@@ -1,7 +1,7 @@
 //! Stored blobs whose checksums are lost are hashed again: one thread for each, however many ask for it.
 //!
-//! The first that opens a blob hashes it, and the others wait for that. A blob for which they would wait longer than their
-//! clients do counts as absent, so that upstream is asked, and is hashed meanwhile, one such blob at a time.
+//! The first that opens a blob hashes it, and the others wait for that. A blob for which they would wait longer than
+//! their clients do counts as absent, so that upstream is asked, and is hashed meanwhile, one such blob at a time.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -41,8 +41,8 @@ pub(super) struct Turn {
 }
 
 impl Rehashing {
-    /// The turn to hash a blob that its readers wait for, once no other has it; `None` after [`WAIT_MAX`]. What was lost may
-    /// be there by then. Blocks.
+    /// The turn to hash a blob that its readers wait for, once no other has it; `None` after [`WAIT_MAX`]. What was
+    /// lost may be there by then. Blocks.
     pub(super) fn turn(&self, digest: Digest) -> Option<Turn> {
         let mut under_way = self.0.under_way.lock();
         let is_taken = |under_way: &mut UnderWay| under_way.waited_for.contains(&digest);

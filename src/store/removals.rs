@@ -1,7 +1,7 @@
 //! Which blobs have left the store, for what keeps their content in memory besides.
 //!
-//! Each removal has a number. The last of [`REMEMBERED_MAX`] blobs are remembered; of others it is said that they may have
-//! left, which costs a look at the disk.
+//! Each removal has a number. The last of [`REMEMBERED_MAX`] blobs are remembered; of others it is said that they may
+//! have left, which costs a look at the disk.
 
 use parking_lot::Mutex;
 

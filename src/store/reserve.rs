@@ -1,7 +1,8 @@
 //! Reserved bytes: those of downloads under way, which count as used before they are written.
 //!
 //! A reservation grows with what has arrived. It is given back when it is dropped, however its download ended; a
-//! committed blob keeps it until the blob itself is counted, and a file without a name until its last reader is gone. That the bytes are to be had is decided in `admission`.
+//! committed blob keeps it until the blob itself is counted, and a file without a name until its last reader is gone.
+//! That the bytes are to be had is decided in `admission`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,8 +32,8 @@ pub(super) struct Reserved {
 }
 
 impl Reservations {
-    /// What is reserved for all, and what `counted` reads in the same moment: a blob is in one of the two, never in both
-    /// and never in none.
+    /// What is reserved for all, and what `counted` reads in the same moment: a blob is in one of the two, never in
+    /// both and never in none.
     pub(super) fn sum_and<T>(&self, counted: impl FnOnce() -> T) -> (Reserved, T) {
         let all = self.0.lock();
         (all.sum, counted())

@@ -1,4 +1,5 @@
-//! Reservations, the index's thread and the end of changes under many orders of the threads that use them (`make model`).
+//! Reservations, the index's thread and the end of changes under many orders of the threads that use them (`make
+//! model`).
 
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,8 +29,8 @@ const ORDERS: usize = 500;
 /// Bytes that the store may have.
 const MAX: u64 = 1_000;
 
-/// A store of [`MAX`] bytes without sled, whose own threads no schedule rules: a file lies where its directory would be,
-/// so that the rows stay in memory.
+/// A store of [`MAX`] bytes without sled, whose own threads no schedule rules: a file lies where its directory would
+/// be, so that the rows stay in memory.
 struct World {
     directory: tempfile::TempDir,
     layout: Layout,

@@ -1,21 +1,22 @@
 //! Whose content a blob is, and which part of the store one registry may take.
 //!
-//! A registry that the operator did not name must not be able to push out what others had stored: whatever it serves, it
-//! takes at most its share, and beyond that it gets only what lies free. Names below one registered domain are one
-//! registry's, and all such registries together push out others' content only up to a share of theirs. A registry that the
-//! operator named is not limited. Pure values; `admission` applies them.
+//! A registry that the operator did not name must not be able to push out what others had stored: whatever it serves,
+//! it takes at most its share, and beyond that it gets only what lies free. Names below one registered domain are one
+//! registry's, and all such registries together push out others' content only up to a share of theirs. A registry that
+//! the operator named is not limited. Pure values; `admission` applies them.
 
 use crate::reference::{Digest, Registry};
 
 /// Percent of the store's capacity that one registry may hold which the operator did not name. Half: a node that pulls
 /// from one such registry alone still caches its images, and what other registries stored cannot be pushed out by it.
 const ONE_PERCENT: u64 = 50;
-/// Percent of the store's capacity that may be reserved for downloads of all such registries together, and up to which they
-/// push out what others stored. Reserved bytes cannot be evicted, so the rest stays for registries that the operator named.
+/// Percent of the store's capacity that may be reserved for downloads of all such registries together, and up to which
+/// they push out what others stored. Reserved bytes cannot be evicted, so the rest stays for registries that the
+/// operator named.
 const TOGETHER_PERCENT: u64 = 75;
 
-/// A registry by a hash of its registered domain, so that a row of the index stays small. Not a checksum: a registry must
-/// not be able to choose a name that is taken for another's.
+/// A registry by a hash of its registered domain, so that a row of the index stays small. Not a checksum: a registry
+/// must not be able to choose a name that is taken for another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct OwnerId(pub(super) u64);
 
@@ -53,8 +54,8 @@ impl Owner {
         Self { id: OwnerId::of(registry), standing: Standing::Named }
     }
 
-    /// Content that the operator brought, or small content such as a manifest, of whichever registry: it is not limited, and
-    /// that says nothing of the registry.
+    /// Content that the operator brought, or small content such as a manifest, of whichever registry: it is not
+    /// limited, and that says nothing of the registry.
     pub fn unlimited(registry: &Registry) -> Self {
         Self { id: OwnerId::of(registry), standing: Standing::Exempt }
     }
@@ -78,7 +79,8 @@ pub(super) fn of_one(capacity: u64) -> u64 {
     percent(capacity, ONE_PERCENT)
 }
 
-/// Bytes that may be reserved for all limited registries together, and that they may hold by pushing out others' content.
+/// Bytes that may be reserved for all limited registries together, and that they may hold by pushing out others'
+/// content.
 pub(super) fn of_all(capacity: u64) -> u64 {
     percent(capacity, TOGETHER_PERCENT)
 }

@@ -1,8 +1,9 @@
 //! The checksums of a committed blob: in memory where they are few, else read from their file as chunks are.
 //!
-//! Promises: what is read of the file and what is in memory of it does not grow with the blob: of one of up to 1 GiB all of
-//! it, 64 KiB; of a larger one the slices that are needed, of 4 KiB for each 64 MiB of the blob. A slice cannot be checked
-//! by itself: where a chunk does not match one, [`StoredChecksums::are_sound`] says whether the fault may be the file's.
+//! Promises: what is read of the file and what is in memory of it does not grow with the blob: of one of up to 1 GiB
+//! all of it, 64 KiB; of a larger one the slices that are needed, of 4 KiB for each 64 MiB of the blob. A slice cannot
+//! be checked by itself: where a chunk does not match one, [`StoredChecksums::are_sound`] says whether the fault may be
+//! the file's.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +19,8 @@ use crate::store::integrity::{self, CHUNK, Checksums, ChunkChecksums, HEADER};
 use crate::store::layout;
 use crate::support::bounded_map::BoundedMap;
 
-/// Bytes of a file that is read as a whole: 64 KiB, those of a blob of 1 GiB. In tests less, so that small blobs have slices.
+/// Bytes of a file that is read as a whole: 64 KiB, those of a blob of 1 GiB. In tests less, so that small blobs have
+/// slices.
 pub(super) const WHOLE_BYTES_MAX: u64 = if cfg!(test) { 1_024 } else { 64 * 1024 + 64 };
 /// Checksums of a slice: a page of the file, and 64 MiB of the blob.
 const SLICE_CHUNKS: u64 = if cfg!(test) { 64 } else { 1_024 };
@@ -73,7 +75,8 @@ impl StoredChecksums {
         }
     }
 
-    /// Whether they are those that were written: of slices the whole file is read and compared with its own checksum. Blocks.
+    /// Whether they are those that were written: of slices the whole file is read and compared with its own checksum.
+    /// Blocks.
     pub(super) fn are_sound(&self) -> bool {
         match self {
             Self::Whole(_) => true,

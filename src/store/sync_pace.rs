@@ -1,8 +1,8 @@
 //! How many syncs are done at a time: one after the other where the disk is quick, on several threads where it is slow.
 //!
-//! A thread costs more than a sync of a quick disk takes: a cold blob took half a millisecond longer with threads for its
-//! few syncs. A slow disk joins syncs that come together into one write of its journal. What the last syncs took decides,
-//! and is looked at again after each.
+//! A thread costs more than a sync of a quick disk takes: a cold blob took half a millisecond longer with threads for
+//! its few syncs. A slow disk joins syncs that come together into one write of its journal. What the last syncs took
+//! decides, and is looked at again after each.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -47,8 +47,8 @@ impl Unsynced {
 
     /// Syncs each of them again; returns those where that fails. Blocks.
     pub(super) fn retry(&self, sync: impl Fn(&Path) -> Result<(), Error>) -> Failed {
-        // Not locked while the disk works. What fails in another thread meanwhile is added to it, and is not undone by a sync
-        // that went well before.
+        // Not locked while the disk works. What fails in another thread meanwhile is added to it, and is not undone by
+        // a sync that went well before.
         let before: Vec<_> =
             self.failed.lock().at.iter().map(|(at, (_, number))| (at.clone(), *number)).collect();
         for (at, number) in before {

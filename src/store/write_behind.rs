@@ -1,11 +1,11 @@
 //! Writes that no answer waits for: in the order in which they were asked for, those that wait together in one batch.
 //!
-//! Promises: a record that is written behind its content never names what is not durable, because the content gets its name
-//! first; what is asked for while too much waits, waits a second for a place and is not written without one, so that a disk
-//! that hangs holds up no answer. A panic of a write ends that write alone.
+//! Promises: a record that is written behind its content never names what is not durable, because the content gets its
+//! name first; what is asked for while too much waits, waits a second for a place and is not written without one, so
+//! that a disk that hangs holds up no answer. A panic of a write ends that write alone.
 //!
-//! Not here: what readers see until a write is done. Each kind of write keeps that in memory, from when it has its place:
-//! a request that gives up while it waits for one leaves nothing behind.
+//! Not here: what readers see until a write is done. Each kind of write keeps that in memory, from when it has its
+//! place: a request that gives up while it waits for one leaves nothing behind.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -82,22 +82,22 @@ impl WriteBehind {
         }
     }
 
-    /// Does `work` on a blocking thread after everything that was asked for before. Returns when it has its place in the
-    /// order, however long that takes.
+    /// Does `work` on a blocking thread after everything that was asked for before. Returns when it has its place in
+    /// the order, however long that takes.
     pub(super) async fn later(&self, work: impl FnOnce() + Send + 'static) {
         self.place_at_last().await.take(Work::Alone(Box::new(work)));
     }
 
-    /// Writes files that may get their names together with others, in a place as [`WriteBehind::place`] gives it; without
-    /// one `write` is dropped.
+    /// Writes files that may get their names together with others, in a place as [`WriteBehind::place`] gives it;
+    /// without one `write` is dropped.
     pub(super) async fn stage(&self, write: batch::Write) {
         if let Some(place) = self.place().await {
             place.stage(write);
         }
     }
 
-    /// Waits for a place, [`PLACE_WAIT`] at most; `None` if there is none, as on a disk that hangs. What is noted after that,
-    /// and before it is taken, is noted for a write that will be done.
+    /// Waits for a place, [`PLACE_WAIT`] at most; `None` if there is none, as on a disk that hangs. What is noted after
+    /// that, and before it is taken, is noted for a write that will be done.
     pub(super) async fn place(&self) -> Option<Place<'_>> {
         if let Some(place) = self.place_now() {
             return Some(place);
@@ -138,10 +138,12 @@ impl WriteBehind {
     }
 
     /// Does `work` as [`WriteBehind::later`], in a place as [`WriteBehind::place`] gives it, and waits for the result:
-    /// [`HANGS_AFTER`] at most, and not at all where that was in vain since anything was done last. It is done all the same.
+    /// [`HANGS_AFTER`] at most, and not at all where that was in vain since anything was done last. It is done all the
+    /// same.
     ///
     /// # Errors
-    /// Those of `work`; a panic of `work` becomes [`Error::Io`]; [`Error::Hangs`] if there is no place, or no result in time.
+    /// Those of `work`; a panic of `work` becomes [`Error::Io`]; [`Error::Hangs`] if there is no place, or no result in
+    /// time.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
@@ -150,8 +152,8 @@ impl WriteBehind {
         self.take_for_result(place, work).await
     }
 
-    /// As [`WriteBehind::run`], without a place, and done also if this is not polled again: for an end that must come although
-    /// its request gives up. The caller bounds how many there are.
+    /// As [`WriteBehind::run`], without a place, and done also if this is not polled again: for an end that must come
+    /// although its request gives up. The caller bounds how many there are.
     ///
     /// # Errors
     /// As [`WriteBehind::run`].

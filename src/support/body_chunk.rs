@@ -75,8 +75,8 @@ pub enum Integrity {
     Intact,
     /// Others, or fewer.
     Wrong,
-    /// The file does not give them. What left it before is as it was: a page that cannot be read is not in the page cache,
-    /// and is changed by no writer any more.
+    /// The file does not give them. What left it before is as it was: a page that cannot be read is not in the page
+    /// cache, and is changed by no writer any more.
     Unreadable,
 }
 
@@ -93,15 +93,16 @@ pub enum Taken {
 
 /// What can tell whether bytes of a file are still what they were when they were verified.
 pub trait IntegrityCheck: Send + Sync {
-    /// What the bytes from `offset` up to, not including, `end` are now. Does not block, nor wait for a disk that hangs.
+    /// What the bytes from `offset` up to, not including, `end` are now. Does not block, nor wait for a disk that
+    /// hangs.
     fn compare_again(self: Arc<Self>, offset: u64, end: u64) -> Compared;
 
-    /// What is known of the bytes from `offset` up to `end`, and as many around them as it takes to compare them with others;
-    /// `None` where too little is. Does not block, nor wait for a disk that hangs.
+    /// What is known of the bytes from `offset` up to `end`, and as many around them as it takes to compare them with
+    /// others; `None` where too little is. Does not block, nor wait for a disk that hangs.
     fn known(self: Arc<Self>, offset: u64, end: u64) -> Known;
 
-    /// Reads the bytes at `offset`, at least one and none at or beyond `end`, compares them, and hands them to `take` if they are
-    /// intact. Does not block, but on a filesystem that does not say what is in memory.
+    /// Reads the bytes at `offset`, at least one and none at or beyond `end`, compares them, and hands them to `take`
+    /// if they are intact. Does not block, but on a filesystem that does not say what is in memory.
     fn with_intact(&self, offset: u64, end: u64, take: &mut dyn FnMut(&[u8])) -> Taken;
 }
 

@@ -1,8 +1,9 @@
-//! Memory for content that untrusted parties can make large and many: bounded in sum, with a share for each of those who cause it.
+//! Memory for content that untrusted parties can make large and many: bounded in sum, with a share for each of those
+//! who cause it.
 //!
-//! Bytes are reserved before they are there, and the reservation ends with the last copy of them. Who waits for its share
-//! holds nothing, and who waits for the whole holds no more than its share: one key cannot keep the others from theirs.
-//! Deliberately not here: how long to wait.
+//! Bytes are reserved before they are there, and the reservation ends with the last copy of them. Who waits for its
+//! share holds nothing, and who waits for the whole holds no more than its share: one key cannot keep the others from
+//! theirs. Deliberately not here: how long to wait.
 
 use std::collections::HashMap;
 use std::hash::Hash;

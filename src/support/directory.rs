@@ -16,8 +16,8 @@ pub enum Entry<'a> {
     Directory(&'a str),
 }
 
-/// The file at `path`, or the files in it, in the order of their names, `depth` directories deep at most. What is found in a
-/// directory counts if `wanted` says so; a path that was named counts in any case. Blocks.
+/// The file at `path`, or the files in it, in the order of their names, `depth` directories deep at most. What is found
+/// in a directory counts if `wanted` says so; a path that was named counts in any case. Blocks.
 ///
 /// # Errors
 /// The first that cannot be looked at.

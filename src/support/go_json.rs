@@ -1,9 +1,10 @@
 //! JSON as Go's `encoding/json` reads it into a structure: names in any case, a name that is there twice, and null.
 //!
-//! Of a text that is there twice the last counts; two tables under one name are one; null is as good as absent for a text
-//! and empties a table. Kubernetes' own decoder does the same but for the case of names, which counts there.
+//! Of a text that is there twice the last counts; two tables under one name are one; null is as good as absent for a
+//! text and empties a table. Kubernetes' own decoder does the same but for the case of names, which counts there.
 //!
-//! Promises: depth is bounded by the parser; an error tells a place or a name, and never a value, which may be a secret.
+//! Promises: depth is bounded by the parser; an error tells a place or a name, and never a value, which may be a
+//! secret.
 
 use std::fmt;
 

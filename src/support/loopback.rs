@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether `host`, without a port, is a name or an address of the node itself: `localhost` and what is below it (RFC 6761), a
-/// loopback address, or the unspecified one, which is connected to as loopback. An IPv6 address may have brackets. No name is
-/// resolved.
+/// Whether `host`, without a port, is a name or an address of the node itself: `localhost` and what is below it (RFC
+/// 6761), a loopback address, or the unspecified one, which is connected to as loopback. An IPv6 address may have
+/// brackets. No name is resolved.
 pub fn is_host(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     if let Ok(v6) = bare.parse::<Ipv6Addr>() {

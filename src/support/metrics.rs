@@ -1,9 +1,9 @@
 //! The metrics registry: the one place that uses the prometheus crate.
 //!
 //! Each domain registers its metrics once, in its own `metrics` module, and keeps the handles in fields. Every name
-//! starts with `larder_` (those of [`super::process`] with `process_`), uses base units, and is described in `docs/metrics.md`, which a test holds equal to
-//! [`Registry::described`]. Label values come from enums or from a bounded set of names (`upstream::RegistryLabels`); never
-//! from a name that a client sent.
+//! starts with `larder_` (those of [`super::process`] with `process_`), uses base units, and is described in
+//! `docs/metrics.md`, which a test holds equal to [`Registry::described`]. Label values come from enums or from a
+//! bounded set of names (`upstream::RegistryLabels`); never from a name that a client sent.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 

@@ -1,7 +1,8 @@
 //! The standard library's bounded channel for the model checks, of shuttle's locks.
 //!
 //! shuttle's own keeps what lies in it when the receiver goes; the standard library's discards that, and a caller whose
-//! answer was to be sent by it learns so. [`Receiver::recv_timeout`] never times out: what would wait for ever is found.
+//! answer was to be sent by it learns so. [`Receiver::recv_timeout`] never times out: what would wait for ever is
+//! found.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Opens and reads files that others may have put where they are: no pipe is waited for, no file is read without a bound.
+//! Opens and reads files that others may have put where they are: no pipe is waited for, no file is read without a
+//! bound.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -50,8 +51,8 @@ pub(crate) fn open_at_once_in(directory: &File, name: &str, links: Links) -> io:
     Ok(rustix::fs::openat(directory, name, flags, Mode::empty())?.into())
 }
 
-/// The content of a regular file of at most `bytes_max` bytes; links are followed. `None`: what is there is a directory, a
-/// pipe or a device.
+/// The content of a regular file of at most `bytes_max` bytes; links are followed. `None`: what is there is a
+/// directory, a pipe or a device.
 ///
 /// # Errors
 /// The disk, or a file that has more bytes.

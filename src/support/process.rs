@@ -1,5 +1,5 @@
-//! The numbers of this process, under the names that Prometheus' own client libraries give them: read from `/proc` when they
-//! are shown.
+//! The numbers of this process, under the names that Prometheus' own client libraries give them: read from `/proc` when
+//! they are shown.
 
 use procfs::WithCurrentSystemInfo;
 use procfs::process::{LimitValue, Process, Stat};

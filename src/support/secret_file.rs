@@ -1,8 +1,8 @@
 //! Files that hold a secret which the operator hands over: a key, a credential.
 //!
-//! Promises: a file that every user of the machine can read or change, or that its group can change, is not read. Its group
-//! may read it: a credential of systemd (`LoadCredential=`) and a mounted Secret with `fsGroup` are readable by a group.
-//! What was read is wiped from memory once it is dropped, and no error holds a part of it.
+//! Promises: a file that every user of the machine can read or change, or that its group can change, is not read. Its
+//! group may read it: a credential of systemd (`LoadCredential=`) and a mounted Secret with `fsGroup` are readable by a
+//! group. What was read is wiped from memory once it is dropped, and no error holds a part of it.
 //!
 //! Deliberately not here: what the secret means, and the files that the daemon makes itself (`credentials::keys`).
 

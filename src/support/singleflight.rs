@@ -1,9 +1,9 @@
 //! Singleflight: one run for any number of equal requests.
 //!
-//! A caller that is alone runs the work itself, so that it costs no task and no wake-up of another thread. Once another caller
-//! asks the same, or the first one goes away, the work goes on as a task of its own: a caller that leaves or stands still
-//! neither cancels it nor strands the others. A stop waits for it either way. Nothing is remembered after the answer: this is
-//! no cache.
+//! A caller that is alone runs the work itself, so that it costs no task and no wake-up of another thread. Once another
+//! caller asks the same, or the first one goes away, the work goes on as a task of its own: a caller that leaves or
+//! stands still neither cancels it nor strands the others. A stop waits for it either way. Nothing is remembered after
+//! the answer: this is no cache.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -24,7 +24,8 @@ use super::tasks::Tasks;
 /// The runs under way.
 type Running<K, V> = HashMap<K, Run<V>>;
 
-/// Work that its first caller runs. The lock is held while the work is polled; none is taken meanwhile but those of the work.
+/// Work that its first caller runs. The lock is held while the work is polled; none is taken meanwhile but those of the
+/// work.
 #[derive(Clone)]
 struct InPlace(Arc<Mutex<Polled>>);
 

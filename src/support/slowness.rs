@@ -1,5 +1,5 @@
-//! When a download is too slow to keep the place that it holds, which others want: it brings next to nothing, and nothing
-//! excuses that. A pure decision from what has arrived.
+//! When a download is too slow to keep the place that it holds, which others want: it brings next to nothing, and
+//! nothing excuses that. A pure decision from what has arrived.
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ impl SlownessWatch {
         Self { since: now, bytes: 0 }
     }
 
-    /// Takes in that `bytes` have come by `now`, and whether slowness is excused: a client waits, the download yields to
-    /// others, or no other wants its place. Returns whether it is too slow.
+    /// Takes in that `bytes` have come by `now`, and whether slowness is excused: a client waits, the download yields
+    /// to others, or no other wants its place. Returns whether it is too slow.
     pub(crate) fn is_too_slow(&mut self, now: Instant, bytes: u64, is_excused: bool) -> bool {
         let brings_enough = bytes.saturating_sub(self.bytes) >= LEAST_RATE * PERIOD.as_secs();
         if is_excused || brings_enough {

@@ -1,9 +1,9 @@
 //! What threads and tasks synchronise by, where the order in which they run is checked and not left to luck.
 //!
-//! In a daemon these are `parking_lot`'s locks and the standard library's atomics, channels and threads. With the feature
-//! `model` they are shuttle's, which run one at a time and in an order that a test draws: `schedule_tests` of a module then
-//! run the module's own code under thousands of orders (`make model`). What waits by `tokio::sync` stays as it is: its
-//! wakers are shuttle's tasks then.
+//! In a daemon these are `parking_lot`'s locks and the standard library's atomics, channels and threads. With the
+//! feature `model` they are shuttle's, which run one at a time and in an order that a test draws: `schedule_tests` of a
+//! module then run the module's own code under thousands of orders (`make model`). What waits by `tokio::sync` stays as
+//! it is: its wakers are shuttle's tasks then.
 
 #[cfg(not(feature = "model"))]
 pub(crate) use parking_lot::{Mutex, MutexGuard};

@@ -1,8 +1,8 @@
-//! What was fetched and has been served to no client yet, by a key: so that a byte counts as fetched for the first client that
-//! gets it, and as saved for every other one.
+//! What was fetched and has been served to no client yet, by a key: so that a byte counts as fetched for the first
+//! client that gets it, and as saved for every other one.
 //!
-//! Promises: what is counted as served from a fetch is never more than was fetched. Bounded: of a key that is forgotten,
-//! what was not served counts as fetched in vain, and what is served later as saved.
+//! Promises: what is counted as served from a fetch is never more than was fetched. Bounded: of a key that is
+//! forgotten, what was not served counts as fetched in vain, and what is served later as saved.
 //!
 //! Deliberately not here: what the keys are, and the sums.
 

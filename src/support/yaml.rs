@@ -1,5 +1,5 @@
-//! YAML as Kubernetes writes it, and JSON, which is YAML too: the one place that uses the parser, which bounds depth, aliases and
-//! size by itself. Where something is wrong is told, and never what is there: the file may hold secrets.
+//! YAML as Kubernetes writes it, and JSON, which is YAML too: the one place that uses the parser, which bounds depth,
+//! aliases and size by itself. Where something is wrong is told, and never what is there: the file may hold secrets.
 
 use serde::de::DeserializeOwned;
 
@@ -11,8 +11,8 @@ pub fn documents<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, String> {
     serde_saphyr::from_multiple(text).map_err(|error| place(&error))
 }
 
-/// Every document of a stream, each read by itself, so that one that is malformed does not hide the others; empty ones are
-/// passed over. A line that begins with three hyphens ends a document, wherever it stands (YAML 1.2, section 9.1).
+/// Every document of a stream, each read by itself, so that one that is malformed does not hide the others; empty ones
+/// are passed over. A line that begins with three hyphens ends a document, wherever it stands (YAML 1.2, section 9.1).
 pub fn each_document<T: DeserializeOwned>(text: &str) -> Vec<Result<T, String>> {
     let mut found = Vec::new();
     let mut begin = (0, 0);

@@ -72,8 +72,8 @@ impl Inner {
         self.silent.is_noted(&(key.to_owned(), lease.nonce, lease.renewals))
     }
 
-    /// Creates a lease, and renews it from then on: whatever else this node writes, since parts of all blobs are sent in
-    /// turn.
+    /// Creates a lease, and renews it from then on: whatever else this node writes, since parts of all blobs are sent
+    /// in turn.
     pub(super) async fn claim(
         self: &Arc<Self>,
         registry: &Registry,
@@ -110,7 +110,8 @@ impl Inner {
         }
     }
 
-    /// The lease that is there, and its bytes, by which a change is noticed. What is no lease counts as one that says nothing.
+    /// The lease that is there, and its bytes, by which a change is noticed. What is no lease counts as one that says
+    /// nothing.
     pub(super) async fn lease_at(&self, key: &str) -> Result<Option<(Lease, Bytes)>, Error> {
         let reading = async {
             let object = self.objects.get(key).await?;
@@ -129,9 +130,9 @@ fn written(lease: Lease) -> Bytes {
     serde_json::to_vec(&lease).unwrap_or_default().into()
 }
 
-/// Writes the lease again until it is aborted, or the lease is another node's. The lease of a download that has made way for
-/// others of this node from one renewal to the next is given back: another node may need the blob now, and would wait for
-/// what this node puts off.
+/// Writes the lease again until it is aborted, or the lease is another node's. The lease of a download that has made
+/// way for others of this node from one renewal to the next is given back: another node may need the blob now, and
+/// would wait for what this node puts off.
 async fn renew(inner: Arc<Inner>, key: String, mut lease: Lease, report: Arc<Mutex<Option<Report>>>) {
     let (begun, mut complete_since, mut yielded) = (Instant::now(), None, false);
     // When the lease was told what it states.

@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::network::Reach;
 use super::registries::Registries;
 
-/// Parts of layers that are in memory and on their way at the same time, where the configuration does not say: 3 parts of
-/// 8 MiB are 24 MiB, about as much as the rest of the daemon. With a fifth of a second for each (42 MB/s for a request) they
-/// carry 126 MB/s, which is what a gigabit link brings.
+/// Parts of layers that are in memory and on their way at the same time, where the configuration does not say: 3 parts
+/// of 8 MiB are 24 MiB, about as much as the rest of the daemon. With a fifth of a second for each (42 MB/s for a
+/// request) they carry 126 MB/s, which is what a gigabit link brings.
 pub const UPLOADS: u32 = 3;
 
 /// The settings of the shared tier.

@@ -1,4 +1,5 @@
-//! The credential of the store, kept at hand while the daemon runs, so that no pull waits for the service that gives it out.
+//! The credential of the store, kept at hand while the daemon runs, so that no pull waits for the service that gives it
+//! out.
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use crate::support::shutdown::Shutdown;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 impl Tier {
-    /// Fetches the credential and keeps it fresh until `shutdown`; returns at once where none has to be fetched. What failed
-    /// for want of it is tried again as soon as it is here.
+    /// Fetches the credential and keeps it fresh until `shutdown`; returns at once where none has to be fetched. What
+    /// failed for want of it is tried again as soon as it is here.
     pub async fn keep_credential(self, mut shutdown: Shutdown) {
         let Some(inner) = &self.0 else { return };
         let keep = async {

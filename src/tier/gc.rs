@@ -18,8 +18,8 @@ use crate::support::clock::Timestamp;
 
 /// A lease that is older belongs to no writer: the longest download of a layer takes less.
 const LEASE_AGE_MAX: Duration = Duration::from_secs(86_400);
-/// A mark of use that is older and is of no object is deleted, and an object that a round trip has left: an object may be
-/// written again in the meantime.
+/// A mark of use that is older and is of no object is deleted, and an object that a round trip has left: an object may
+/// be written again in the meantime.
 const ORPHAN_AGE_MAX: Duration = Duration::from_secs(86_400);
 /// How long the next objects of a list may take.
 const LIST_WAIT: Duration = Duration::from_secs(60);
@@ -42,8 +42,8 @@ pub struct Collected {
 }
 
 impl Tier {
-    /// Deletes blobs and manifests that no node has used for `older_than`, records about names that none has renewed for
-    /// as long, and what is left of marks, leases and round trips.
+    /// Deletes blobs and manifests that no node has used for `older_than`, records about names that none has renewed
+    /// for as long, and what is left of marks, leases and round trips.
     ///
     /// # Errors
     /// The tier cannot be listed or written.
@@ -128,8 +128,8 @@ impl Inner {
         self.delete_older(&self.layout.directory("leases", below), LEASE_AGE_MAX, now).await
     }
 
-    /// Deletes the objects of a directory that were written longer ago than `age_max`. One that cannot be deleted stays until
-    /// the next time.
+    /// Deletes the objects of a directory that were written longer ago than `age_max`. One that cannot be deleted stays
+    /// until the next time.
     async fn delete_older(&self, directory: &str, age_max: Duration, now: Timestamp) -> Result<(), Error> {
         let mut objects = self.objects.list(directory);
         while let Some(Listed { key, modified, .. }) = next(&mut objects).await? {

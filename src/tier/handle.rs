@@ -26,8 +26,8 @@ use crate::support::clock::{Clock, Timestamp};
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 
-/// Manifests and small blobs that are written at the same time. They have permits of their own: parts of layers are larger,
-/// and would be before them.
+/// Manifests and small blobs that are written at the same time. They have permits of their own: parts of layers are
+/// larger, and would be before them.
 const SINGLES: usize = 3;
 /// Bytes of the manifests that wait for one of those permits, or have it. One more is not written.
 const QUEUED_BYTES_MAX: usize = 16 * 1024 * 1024;

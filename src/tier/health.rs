@@ -1,4 +1,5 @@
-//! When the tier is left alone because it fails: for a second after a failure, for twice as long after each further one.
+//! When the tier is left alone because it fails: for a second after a failure, for twice as long after each further
+//! one.
 //!
 //! After that time one request tests it; the others go past it until that one has been answered. Refused access is
 //! looked at again after minutes only: an operator has to change something.
@@ -72,8 +73,8 @@ impl Health {
         }
     }
 
-    /// A body of `bytes` bytes came whole. A small one says little of large ones, and counts once there was no failure for
-    /// as long as the longest pause.
+    /// A body of `bytes` bytes came whole. A small one says little of large ones, and counts once there was no failure
+    /// for as long as the longest pause.
     pub(super) fn succeeded_with(&self, bytes: u64, now: Instant) {
         let mut state = self.0.lock();
         let is_long_ago = state.failed_at.is_none_or(|at| now.saturating_duration_since(at) >= PAUSE_MAX);

@@ -1,9 +1,9 @@
-//! The HTTP client of the object stores: hyper over rustls, like that of registries, with the certificate authorities and
-//! proxies that the tier is configured with.
+//! The HTTP client of the object stores: hyper over rustls, like that of registries, with the certificate authorities
+//! and proxies that the tier is configured with.
 //!
-//! Hosts are the operator's, so that addresses inside the node's network are allowed. A request is sent once; answers of
-//! 429 and 5xx are errors here, which say no more than the status. Deliberately not here: how long a request may take
-//! (`Tier`), and its signature (object_store).
+//! Hosts are the operator's, so that addresses inside the node's network are allowed. A request is sent once; answers
+//! of 429 and 5xx are errors here, which say no more than the status. Deliberately not here: how long a request may
+//! take (`Tier`), and its signature (object_store).
 
 use std::fmt;
 use std::io;

@@ -5,7 +5,8 @@
 //!                    manifests/sha256/ab/<hex>/<origin>    the bytes of a manifest
 //!                    used/sha256/ab/<hex>/<origin>         empty: written again now and then while the object is used
 //!                    leases/sha256/ab/<hex>/<origin>       who is writing the blob
-//!                    names/ab/<name>                       sealed records, with `share_names`; the name needs the cluster's key
+//!                    names/ab/<name>                       sealed records, with `share_names`; the name needs the
+//!                                                          cluster's key
 //!                    probe/<random>                        what `larder doctor` writes and deletes
 //! ```
 //!

@@ -1,11 +1,11 @@
 //! Leases: which node writes a blob to the tier, and how long the others wait for it. Pure decisions.
 //!
-//! A lease is an object that is created only if there is none. Its writer writes it again every few seconds; a lease that
-//! does not change for a while is that of a writer that is gone. Others measure that by their own monotonic clock, from
-//! when they saw it first: no time of day is compared, so that no clock can be wrong.
+//! A lease is an object that is created only if there is none. Its writer writes it again every few seconds; a lease
+//! that does not change for a while is that of a writer that is gone. Others measure that by their own monotonic clock,
+//! from when they saw it first: no time of day is compared, so that no clock can be wrong.
 //!
-//! Nothing depends on leases but the number of downloads: one that is lost, forged or written by two nodes costs a second
-//! download, and a store that creates an object twice makes every node a writer.
+//! Nothing depends on leases but the number of downloads: one that is lost, forged or written by two nodes costs a
+//! second download, and a store that creates an object twice makes every node a writer.
 
 use std::time::Duration;
 
@@ -27,8 +27,9 @@ const ESTIMATED_AFTER: u64 = 2;
 /// The shortest and the longest time between two looks at a lease.
 const LOOK_MIN: Duration = Duration::from_millis(300);
 const LOOK_MAX: Duration = Duration::from_secs(3);
-/// That time is at least this part of the wait so far: the object is found at most that much later than it could be, and
-/// nodes that have waited for long do not look ever more often near the end. docs/past-one-node.md has the arithmetic.
+/// That time is at least this part of the wait so far: the object is found at most that much later than it could be,
+/// and nodes that have waited for long do not look ever more often near the end. docs/past-one-node.md has the
+/// arithmetic.
 const LOOK_SHARE: u32 = 16;
 
 /// What a lease says, as JSON.
@@ -50,9 +51,9 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Takes note that the writer has `done` bytes, `elapsed` after it began and `recent` after it had those that the lease
-    /// states. The rate is that of receiving: it stays once all is here. A download begins slowly, with the wait for its first
-    /// byte and with one connection: what came last counts where that is more.
+    /// Takes note that the writer has `done` bytes, `elapsed` after it began and `recent` after it had those that the
+    /// lease states. The rate is that of receiving: it stays once all is here. A download begins slowly, with the wait
+    /// for its first byte and with one connection: what came last counts where that is more.
     pub(super) fn progressed(
         &mut self,
         done: u64,
@@ -79,9 +80,9 @@ pub(super) enum Decision {
     GiveUp,
 }
 
-/// What is decided after `waited`, of a lease that has been the same for `silent`. No wait is longer than `wait_max`, nor
-/// much longer than the rest of the download takes at the rate that the lease states: a writer that has received everything
-/// and is still sending it is waited for no longer than [`GRACE`].
+/// What is decided after `waited`, of a lease that has been the same for `silent`. No wait is longer than `wait_max`,
+/// nor much longer than the rest of the download takes at the rate that the lease states: a writer that has received
+/// everything and is still sending it is waited for no longer than [`GRACE`].
 pub(super) fn decide(lease: Lease, waited: Duration, silent: Duration, wait_max: Duration) -> Decision {
     if silent >= SILENT_MAX {
         return Decision::TakeOver;
@@ -173,8 +174,8 @@ mod tests {
         assert_eq!(at(lease), Decision::GiveUp);
     }
 
-    /// Looks of one node at the lease of a writer that receives the blob in `whole` seconds, renews its lease in time, and
-    /// completes the object `late` seconds after that; how long after that the node finds it.
+    /// Looks of one node at the lease of a writer that receives the blob in `whole` seconds, renews its lease in time,
+    /// and completes the object `late` seconds after that; how long after that the node finds it.
     fn looks(whole: f64, late: f64) -> (u32, f64) {
         let size = 1_000 * MIB;
         let rate = size as f64 / whole;

@@ -1,28 +1,30 @@
-//! The shared tier: an object store behind the stores of many nodes, so that one node's download from a registry is enough
-//! for all of them.
+//! The shared tier: an object store behind the stores of many nodes, so that one node's download from a registry is
+//! enough for all of them.
 //!
 //! ```text
-//! registries of which registries content is shared (pure)
+//! registries  of which registries content is shared (pure)
 //! config    where the tier is, and what this node may do there
 //! layout    the key of every object
 //! objects   what is asked of an object store, as a trait
-//!   backend   that trait over the crate object_store: S3, Google Cloud Storage, Azure Blob, a directory (http: its requests)
+//!   backend   that trait over the crate object_store: S3, Google Cloud Storage, Azure Blob, a directory (http: its
+//!             requests)
 //! health    when the tier is left alone because it fails (pure, by a given time)
 //! handle    what it is built from, what is remembered of its objects (recent)
 //! reading   blobs and manifests from the tier, bounded in time
 //! pace      whether it is slower than the registry of a blob (pure, from measured rates)
-//! lease     which node writes a blob, and how long others wait (pure); claim, wait: its effects; role: which one a node has
+//! lease     which node writes a blob, and how long others wait (pure); claim, wait: its effects; role: which one a
+//!           node has
 //! names     records about names, sealed with the cluster's key
-//! credential the credential of the store, kept at hand
+//! credential  that of the store, kept at hand
 //! gc        what no node uses any more is deleted
 //! probe     whether the tier does what it is for; status: how it is (counts)
-//! upload    content to the tier, while it arrives and once it is verified
+//! upload    content to the tier, while it arrives and once it is verified (part_memory: what its parts are read into)
 //! ```
 //!
-//! Promises: what the tier holds is bytes, and no right to read them. It is found under the registry that it was received
-//! from and its digest: a registry that merely says that it has a digest gets no bytes that came from another one. Every
-//! wait is bounded, every failure is a miss, and a tier that fails is left alone for a while. What comes from it is
-//! unverified: `pull` verifies it.
+//! Promises: what the tier holds is bytes, and no right to read them. It is found under the registry that it was
+//! received from and its digest: a registry that merely says that it has a digest gets no bytes that came from another
+//! one. Every wait is bounded, every failure is a miss, and a tier that fails is left alone for a while. What comes
+//! from it is unverified: `pull` verifies it.
 //!
 //! Deliberately not here: who may read what, registries, and the store of this node.
 

@@ -1,8 +1,8 @@
 //! Records about names, sealed with the cluster's key: what nodes share for the time of an outage.
 //!
-//! Promises: without the key nothing of a record can be read, and none be made; a record is about what it is found under.
-//! Records are written again now and then, by one node or another, so that the newest one is not old; who can write to the
-//! bucket may put an older one in its place, so that a record is used by the age that it states.
+//! Promises: without the key nothing of a record can be read, and none be made; a record is about what it is found
+//! under. Records are written again now and then, by one node or another, so that the newest one is not old; who can
+//! write to the bucket may put an older one in its place, so that a record is used by the age that it states.
 //!
 //! Deliberately not here: which facts are shared, and when a record counts (`pull`).
 
@@ -85,9 +85,9 @@ impl Tier {
 }
 
 impl Tier {
-    /// Puts a record in the place of one that says something else, and counts as newer than that one; before that the same
-    /// record about `beside`, if that is something, which [`Self::share_name`] does not write, so that it stays whatever is
-    /// shared meanwhile. Returns whether there was one about `parts`.
+    /// Puts a record in the place of one that says something else, and counts as newer than that one; before that the
+    /// same record about `beside`, if that is something, which [`Self::share_name`] does not write, so that it stays
+    /// whatever is shared meanwhile. Returns whether there was one about `parts`.
     ///
     /// # Errors
     /// The tier does not say what is there, or does not take the records.
@@ -121,8 +121,8 @@ fn borrowed(parts: &[String]) -> Vec<&str> {
 }
 
 impl Inner {
-    /// Writes a record, unless there is a newer one, or the same that is not old. Where the tier does not say what is there, it
-    /// may be one that must stay.
+    /// Writes a record, unless there is a newer one, or the same that is not old. Where the tier does not say what is
+    /// there, it may be one that must stay.
     async fn share<T>(&self, parts: &[&str], record: Dated<T>) -> Result<(), Error>
     where
         T: Serialize + DeserializeOwned + PartialEq,

@@ -5,8 +5,8 @@ pub use crate::support::network::{Io, Pending};
 
 /// Another network than the machine's.
 pub trait Network: Send + Sync {
-    /// A connection to the store at this host and port. It is taken as it is; `http://` in the store's URL says that no TLS
-    /// is spoken over it.
+    /// A connection to the store at this host and port. It is taken as it is; `http://` in the store's URL says that no
+    /// TLS is spoken over it.
     fn connect(&self, authority: &str) -> Pending<Box<dyn Io>>;
 }
 

@@ -1,5 +1,5 @@
-//! What is asked of an object store, as a trait: so that everything else here is tested without one, and compiles without
-//! the crate that speaks to them.
+//! What is asked of an object store, as a trait: so that everything else here is tested without one, and compiles
+//! without the crate that speaks to them.
 
 use std::fmt::Debug;
 use std::pin::Pin;

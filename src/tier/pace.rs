@@ -1,8 +1,8 @@
 //! How fast registries deliver, and when the tier is too slow beside the registry of a blob.
 //!
-//! A registry's pace is the median of the rates of its last large bodies: the time in which the node itself was slow does
-//! not count. A tier that has cost a blob some seconds more than its registry would have taken for the same bytes is left
-//! for that blob, and is not asked for blobs of that registry for some minutes.
+//! A registry's pace is the median of the rates of its last large bodies: the time in which the node itself was slow
+//! does not count. A tier that has cost a blob some seconds more than its registry would have taken for the same bytes
+//! is left for that blob, and is not asked for blobs of that registry for some minutes.
 //!
 //! Deliberately not here: a tier that is slow whatever the registry is, or that fails (`reading`, `health`).
 
@@ -19,8 +19,8 @@ use crate::support::bounded_map::BoundedMap;
 pub(super) const LOST_MAX: Duration = Duration::from_secs(5);
 /// A rest that comes within this time is waited for: another request would take as long.
 const REST_MAX: Duration = Duration::from_secs(1);
-/// How long a tier that was slower than a registry is not asked for blobs of that registry. Each blob that tries it again
-/// may cost [`LOST_MAX`]: less than 2 % of this time.
+/// How long a tier that was slower than a registry is not asked for blobs of that registry. Each blob that tries it
+/// again may cost [`LOST_MAX`]: less than 2 % of this time.
 pub(super) const PASSED_BY_FOR: Duration = Duration::from_secs(300);
 /// Bytes of a body from which on its rate counts: a smaller one is mostly the wait for its first byte.
 const BYTES_MIN: u64 = 4 * 1024 * 1024;
@@ -74,8 +74,8 @@ impl Paces {
     }
 }
 
-/// Whether a body of the tier is left, of which `bytes` came in the time for which it was `waited` for and `rest` are to
-/// come, since its registry delivers `pace` bytes a second.
+/// Whether a body of the tier is left, of which `bytes` came in the time for which it was `waited` for and `rest` are
+/// to come, since its registry delivers `pace` bytes a second.
 pub(super) fn is_left(bytes: u64, waited: Duration, rest: u64, pace: Option<u64>) -> bool {
     let Some(pace) = pace.filter(|pace| *pace > 0) else { return false };
     let of_registry = bytes as f64 / pace as f64;

@@ -1,8 +1,8 @@
 //! The memory that parts are read into before they are sent.
 //!
-//! Promises: what a part was in is used for the next one, since memory that is allocated anew is zeroed and faulted in page
-//! by page, which costs more than the bytes' way to the socket; there is as much of it as there are permits for parts, and
-//! none once no blob is being written.
+//! Promises: what a part was in is used for the next one, since memory that is allocated anew is zeroed and faulted in
+//! page by page, which costs more than the bytes' way to the socket; there is as much of it as there are permits for
+//! parts, and none once no blob is being written.
 
 use std::sync::{Arc, Weak};
 

@@ -16,7 +16,8 @@ use super::recent::TOUCHED_FOR;
 use crate::reference::{Digest, Registry};
 use crate::support::clock::Timestamp;
 
-/// Over this time of waiting a body has to bring [`RATE_MIN`] bytes a second: an object store that is slower is no help.
+/// Over this time of waiting a body has to bring [`RATE_MIN`] bytes a second: an object store that is slower is no
+/// help.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
 /// A thirtieth of a gigabit link. The time for which the reader itself is slow does not count.
 const RATE_MIN: u64 = 1024 * 1024;
@@ -203,8 +204,8 @@ impl Inner {
         }
     }
 
-    /// Records that an object is used, which was written at `modified`: in the background, about once a day in all nodes
-    /// together. A wrong clock costs a few requests.
+    /// Records that an object is used, which was written at `modified`: in the background, about once a day in all
+    /// nodes together. A wrong clock costs a few requests.
     fn note_use(self: &Arc<Self>, registry: &Registry, digest: Digest, modified: Timestamp) {
         let is_old = |written: Timestamp| written.age_at(self.clock.now()) > TOUCHED_FOR;
         if !self.config.write || !is_old(modified) || self.touched.has(registry, digest) {

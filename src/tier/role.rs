@@ -16,8 +16,8 @@ use super::reading::{Found, Lookup};
 use super::wait::waiting;
 use crate::reference::{Digest, Registry};
 
-/// Nodes that begin in the same instant look for a lease within this time of each other, so that most of them find that of
-/// the first one and do not try to create theirs: stores limit the writes of one object.
+/// Nodes that begin in the same instant look for a lease within this time of each other, so that most of them find that
+/// of the first one and do not try to create theirs: stores limit the writes of one object.
 const LOOK_JITTER: Duration = Duration::from_millis(50);
 
 /// What a node is for a blob that the tier lacks.
@@ -37,9 +37,9 @@ impl Tier {
             && self.reader_of(registry).is_some_and(|inner| inner.config.wait_max > Duration::ZERO)
     }
 
-    /// What this node is for a blob of `size` bytes that the tier lacks. A waiter's right to the blob is proved before the
-    /// body is used. All requests for that together may take as long as the head of one answer: a tier that answers each of
-    /// them slowly is left alone like one that does not.
+    /// What this node is for a blob of `size` bytes that the tier lacks. A waiter's right to the blob is proved before
+    /// the body is used. All requests for that together may take as long as the head of one answer: a tier that answers
+    /// each of them slowly is left alone like one that does not.
     pub(crate) async fn role(&self, registry: &Registry, digest: Digest, size: u64) -> Role {
         let Some(inner) = self.reader_of(registry) else { return Role::Alone };
         tokio::time::sleep(LOOK_JITTER.mul_f64(fastrand::f64())).await;

@@ -1,10 +1,10 @@
-//! Content for the tier, while it arrives on this node. It is there for others only once it was completed, which its owner
-//! does after verification.
+//! Content for the tier, while it arrives on this node. It is there for others only once it was completed, which its
+//! owner does after verification.
 //!
-//! Promises: the bytes of a part are in memory only with a permit, which is acquired before they are read and held until
-//! they are sent, so that memory is bounded by the permits and the number of uploads is not; parts are of equal size, as
-//! some stores demand; content that is there already is not written again for a while. What was begun and not completed is
-//! thrown away, by this node or, after a crash, by the store's own rule for unfinished uploads.
+//! Promises: the bytes of a part are in memory only with a permit, which is acquired before they are read and held
+//! until they are sent, so that memory is bounded by the permits and the number of uploads is not; parts are of equal
+//! size, as some stores demand; content that is there already is not written again for a while. What was begun and not
+//! completed is thrown away, by this node or, after a crash, by the store's own rule for unfinished uploads.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -79,8 +79,8 @@ impl Tier {
         })
     }
 
-    /// Begins to write a blob of `size` bytes. `None` if it is too large, or if the tier has it and this node, which does not
-    /// read from the tier, finds that out now.
+    /// Begins to write a blob of `size` bytes. `None` if it is too large, or if the tier has it and this node, which
+    /// does not read from the tier, finds that out now.
     pub(crate) async fn begin_upload(
         &self,
         registry: &Registry,

@@ -1,7 +1,7 @@
 //! Waits for what another node writes: the effects of [`super::lease`] for the others.
 //!
-//! A wait is a body that begins when another node has completed the object. It ends without one in bounded time, and then
-//! the registry is asked; where waits are for nothing, none begins for some minutes.
+//! A wait is a body that begins when another node has completed the object. It ends without one in bounded time, and
+//! then the registry is asked; where waits are for nothing, none begins for some minutes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -154,7 +154,8 @@ enum TakenOver {
 }
 
 impl Inner {
-    /// Takes note of a wait that ended without the object, if the next one might, too: after an estimate alone it might not.
+    /// Takes note of a wait that ended without the object, if the next one might, too: after an estimate alone it might
+    /// not.
     fn note_vain(&self, registry: &Registry, lease: Lease, is_over: bool) {
         if lease.complete_for > 0 || is_over {
             self.vain.note_once(registry.clone());

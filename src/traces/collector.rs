@@ -1,7 +1,7 @@
 //! HTTP to the collector: hyper and rustls, as to registries.
 //!
-//! Promises: a request ends within [`ANSWER_WAIT`], and of an answer no more than [`ANSWER_MAX`] is read. The last failure
-//! is kept in words, since the exporter gives none. No proxy is used: a collector is the operator's own.
+//! Promises: a request ends within [`ANSWER_WAIT`], and of an answer no more than [`ANSWER_MAX`] is read. The last
+//! failure is kept in words, since the exporter gives none. No proxy is used: a collector is the operator's own.
 
 use std::fmt;
 use std::future::Future;

@@ -56,8 +56,8 @@ struct Away {
 }
 
 impl Traces {
-    /// What is needed to send traces as `config` says; `None` without a collector. Nothing is sent before [`Self::run`].
-    /// Blocks while certificate authorities are read.
+    /// What is needed to send traces as `config` says; `None` without a collector. Nothing is sent before
+    /// [`Self::run`]. Blocks while certificate authorities are read.
     ///
     /// # Errors
     /// What is asked for cannot be done; never that the collector is away.

@@ -30,8 +30,8 @@ const RETRIES_MAX: u32 = 2;
 /// The longest time for a request over all endpoints and retries: until a small body has come whole, or the head of a
 /// large one.
 pub(super) const RESPONSE_WAIT: Duration = Duration::from_secs(20);
-/// Rounds over all endpoints after the first where an answer came, or the name was asked: together they take at least 5 s,
-/// and what is in front of a registry that starts anew gets few requests.
+/// Rounds over all endpoints after the first where an answer came, or the name was asked: together they take at least 5
+/// s, and what is in front of a registry that starts anew gets few requests.
 const ROUNDS_MAX: u32 = 4;
 /// How long the body of a probe may take.
 const PROBE_BODY_WAIT: Duration = Duration::from_secs(8);
@@ -100,9 +100,9 @@ impl Attempts {
         result
     }
 
-    /// What `read` makes of the response of the first endpoint that has one. While none can be connected to, they are tried
-    /// again and again if the request has the patience, unless that has been so for longer than any request waits; a few
-    /// times while they answer 502 to 504, close the connection, or their name server fails.
+    /// What `read` makes of the response of the first endpoint that has one. While none can be connected to, they are
+    /// tried again and again if the request has the patience, unless that has been so for longer than any request
+    /// waits; a few times while they answer 502 to 504, close the connection, or their name server fails.
     async fn first_answer<T, F>(
         &self,
         request: &RegistryRequest<'_>,
@@ -247,8 +247,8 @@ impl Attempts {
         OneEndpoint { exchange, rate_limits, endpoint, is_only }.send(tracked, request, retries).await
     }
 
-    /// Finds out whether failing endpoints that are due for a retry answer again, while no request waits for them: whether
-    /// they can be reached, or where something else failed, what they answer to the same question.
+    /// Finds out whether failing endpoints that are due for a retry answer again, while no request waits for them:
+    /// whether they can be reached, or where something else failed, what they answer to the same question.
     fn probe_in_background(&self, failing: Vec<(Endpoint, Availability)>, request: &RegistryRequest<'_>) {
         for (endpoint, availability) in failing {
             let Availability::RetryDue(Retry { mut tracked, is_of_host }) = availability else { continue };

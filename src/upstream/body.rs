@@ -75,11 +75,12 @@ pub(super) struct Memory<'a> {
     pub(super) declared: Option<u64>,
 }
 
-/// All of a body of at most `bytes_max` bytes, when it takes no longer than `wait`. With an error, whether it took too long.
+/// All of a body of at most `bytes_max` bytes, when it takes no longer than `wait`. With an error, whether it took too
+/// long.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a larger body, [`Error::Unreachable`] for one that stalls or breaks off, [`Error::Overloaded`]
-/// without memory for it.
+/// [`Error::Invalid`] for a larger body, [`Error::Unreachable`] for one that stalls or breaks off,
+/// [`Error::Overloaded`] without memory for it.
 pub(super) async fn read_whole(
     mut chunks: Chunks,
     bytes_max: usize,

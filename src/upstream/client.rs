@@ -202,8 +202,8 @@ impl Upstream {
         self.0.attempts.send_and_read(&request, read).await
     }
 
-    /// Begins to download a blob at byte `from`, up to, not including, byte `until`, or to its end. A registry may ignore
-    /// the range; see [`Download::offset`].
+    /// Begins to download a blob at byte `from`, up to, not including, byte `until`, or to its end. A registry may
+    /// ignore the range; see [`Download::offset`].
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -292,8 +292,8 @@ impl Upstream {
         self.0.health.failing_endpoints()
     }
 
-    /// Waits until no request for a token and no probe of an endpoint is under way, but no longer than `wait`; returns how
-    /// many still are.
+    /// Waits until no request for a token and no probe of an endpoint is under way, but no longer than `wait`; returns
+    /// how many still are.
     pub async fn finish(&self, wait: Duration) -> usize {
         self.0.tasks.finish(wait).await
     }

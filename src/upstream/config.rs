@@ -48,14 +48,14 @@ pub struct RegistryConfig {
     pub client: Option<ClientCertificate>,
     /// `host:port` of token servers of this registry that may have private addresses or another domain.
     pub trusted_realms: HashSet<String>,
-    /// `host:port` of servers that may have private addresses and to which it may redirect; `http://host:port` of those that
-    /// may be asked for its blobs over plain HTTP too.
+    /// `host:port` of servers that may have private addresses and to which it may redirect; `http://host:port` of those
+    /// that may be asked for its blobs over plain HTTP too.
     pub trusted_redirects: HashSet<String>,
 }
 
 impl Config {
-    /// Whether `registry` may redirect to `target`, which is written as in [`RegistryConfig::trusted_redirects`]. A registry
-    /// that the operator did not name, by a section or in a closed list, leads nowhere.
+    /// Whether `registry` may redirect to `target`, which is written as in [`RegistryConfig::trusted_redirects`]. A
+    /// registry that the operator did not name, by a section or in a closed list, leads nowhere.
     pub(crate) fn trusts_redirect(&self, registry: &Registry, target: &str) -> bool {
         let own = self.registries.get(registry);
         let is_allowed = matches!(&self.allow, Allow::Only(listed) if listed.contains(registry));

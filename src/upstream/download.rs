@@ -13,8 +13,8 @@ use crate::upstream::endpoint::tracked::TrackedBody;
 use crate::upstream::error::Error;
 use crate::upstream::proof::Proof;
 
-/// What a body that comes too slowly is measured by: the time for which it was waited, so that a reader that is slow itself
-/// makes no upstream slow.
+/// What a body that comes too slowly is measured by: the time for which it was waited, so that a reader that is slow
+/// itself makes no upstream slow.
 #[derive(Debug, Clone, Copy)]
 struct Rate {
     /// Over each such period so many bytes a second have to come; slower counts as stalled.
@@ -24,8 +24,8 @@ struct Rate {
 
 /// Where there is no other endpoint.
 const RATE: Rate = Rate { period: Duration::from_secs(60), min: 1024 };
-/// Where another endpoint is left: at this rate a layer of 100 MB takes hours. Not more, since several connections share a
-/// slow link.
+/// Where another endpoint is left: at this rate a layer of 100 MB takes hours. Not more, since several connections
+/// share a slow link.
 const RATE_WITH_ALTERNATIVE: Rate = Rate { period: Duration::from_secs(15), min: 8 * 1024 };
 
 /// The body of a blob, or of a range of it. Dropping it ends the transfer.

@@ -20,8 +20,8 @@ pub enum NodeLimit {
     ListMemory,
 }
 
-/// A request to a registry that failed. Cloneable, because every caller that waits for one request gets its error. `host`
-/// is the `host:port` that failed, which may be that of a token server or of a redirect target.
+/// A request to a registry that failed. Cloneable, because every caller that waits for one request gets its error.
+/// `host` is the `host:port` that failed, which may be that of a token server or of a redirect target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A rule of this node forbids the registry; no request was sent.
@@ -32,8 +32,8 @@ pub enum Error {
         /// The rule, and what to configure.
         why: String,
     },
-    /// A plugin or helper of the node that may have the credential failed or takes too long; others were refused. This says
-    /// nothing of the registry.
+    /// A plugin or helper of the node that may have the credential failed or takes too long; others were refused. This
+    /// says nothing of the registry.
     #[error(
         "a credential plugin or helper of this node gave no credential for {registry}; the daemon's log says why"
     )]
@@ -91,8 +91,8 @@ pub enum Error {
         /// Whether no credential was shown, so that this says nothing of one.
         public: bool,
     },
-    /// The challenge could not be answered: its token server gives no token, its realm must not be asked, or it cannot be
-    /// understood. That is no word of the registry about the credential.
+    /// The challenge could not be answered: its token server gives no token, its realm must not be asked, or it cannot
+    /// be understood. That is no word of the registry about the credential.
     #[error("{host} asks for authentication, which failed: {why}")]
     Unauthenticated {
         /// The sender of the challenge, or of the answer to it.
@@ -299,14 +299,14 @@ impl Error {
         matches!(self, Self::Refused { .. } | Self::NotFound { unknown: Unknown::Repository, .. })
     }
 
-    /// Whether the registry itself says that the repository does not have the content that was asked for. A registry that
-    /// hides what it denies may say so, too.
+    /// Whether the registry itself says that the repository does not have the content that was asked for. A registry
+    /// that hides what it denies may say so, too.
     pub fn says_content_is_gone(&self) -> bool {
         matches!(self, Self::NotFound { unknown: Unknown::Content, .. })
     }
 
-    /// Whether a denial was given to a request that showed no credential: then it is about everyone's right, and not about
-    /// that of a credential that was not shown.
+    /// Whether a denial was given to a request that showed no credential: then it is about everyone's right, and not
+    /// about that of a credential that was not shown.
     pub fn is_public(&self) -> bool {
         matches!(self, Self::Refused { public: true, .. } | Self::NotFound { public: true, .. })
     }

@@ -1,9 +1,9 @@
 //! One request to one endpoint: the challenge is answered, redirects are followed, the final response is classified.
 //!
-//! Promises: a token is sent to the origin (scheme, host and port) whose challenge it answers and to no other. A redirect
-//! to another origin starts without any, and a challenge there is answered anonymously. Credentials, and the extra headers
-//! of a docker config, are for the endpoint's own origin. `HEAD` is a hint: whatever it says but a plain yes is confirmed
-//! by `GET`.
+//! Promises: a token is sent to the origin (scheme, host and port) whose challenge it answers and to no other. A
+//! redirect to another origin starts without any, and a challenge there is answered anonymously. Credentials, and the
+//! extra headers of a docker config, are for the endpoint's own origin. `HEAD` is a hint: whatever it says but a plain
+//! yes is confirmed by `GET`.
 //!
 //! Deliberately not here: other endpoints and retries (`attempts`).
 
@@ -148,8 +148,9 @@ impl Exchange {
         self.rate_limits.record_result(account, request.repository, &class, result)
     }
 
-    /// What the answer to a request means; one for a range that is refused is sent once more for the whole, from the endpoint
-    /// on: some object stores refuse every range, and not only by 416. Who asked skips what comes before, or drops the rest.
+    /// What the answer to a request means; one for a range that is refused is sent once more for the whole, from the
+    /// endpoint on: some object stores refuse every range, and not only by 416. Who asked skips what comes before, or
+    /// drops the rest.
     async fn classify_or_ask_whole(
         &self,
         mut state: ExchangeState<'_>,
@@ -173,7 +174,8 @@ impl Exchange {
         self.classify(&state, answer).await
     }
 
-    /// The answer to a plain `GET`, if that opens what a plain `HEAD` did not. A challenge is not answered: that was done.
+    /// The answer to a plain `GET`, if that opens what a plain `HEAD` did not. A challenge is not answered: that was
+    /// done.
     async fn opened_by_get(&self, head: &ExchangeState<'_>) -> Option<RegistryResponse> {
         let (endpoint, request) = (head.endpoint, head.request);
         let get = request.confirming();
@@ -219,7 +221,8 @@ impl Exchange {
                 return otherwise;
             }
             match response.status().as_u16() {
-                // Some registries challenge a `GET` only; what a redirect target says without a challenge is about its signed URL.
+                // Some registries challenge a `GET` only; what a redirect target says without a challenge is about its
+                // signed URL.
                 401 if (state.request.method == Method::HEAD || !state.is_at_endpoint())
                     && state.authorization().is_none()
                     && !response.headers().contains_key(WWW_AUTHENTICATE) =>

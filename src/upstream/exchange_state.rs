@@ -1,4 +1,5 @@
-//! How far a request to one endpoint has come: what it was authorized with, what was refused, where it was redirected to.
+//! How far a request to one endpoint has come: what it was authorized with, what was refused, where it was redirected
+//! to.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -146,8 +147,8 @@ pub(super) fn head_verdict(
         Err(_) if state.unanswerable => HeadVerdict::Stands,
         Ok(response) => match response.status().as_u16() {
             200 if state.request.is_confirmed_by(response.headers()) => HeadVerdict::Stands,
-            // A limit is not lifted by one more request, a login that was refused is not repeated, and what may be a bad
-            // moment is repeated after a pause (`attempts`), by GET.
+            // A limit is not lifted by one more request, a login that was refused is not repeated, and what may be a
+            // bad moment is repeated after a pause (`attempts`), by GET.
             408 | 429 | 500 | 502..=599 => HeadVerdict::Stands,
             401 if state.authorization().is_some_and(OriginAuthorization::is_login) => HeadVerdict::Stands,
             405 | 501 => HeadVerdict::ToBeConfirmed(Contradiction::Lasting),

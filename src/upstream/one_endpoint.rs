@@ -20,7 +20,8 @@ use crate::upstream::response::RegistryResponse;
 use crate::upstream::{retry, span};
 
 /// How long a `HEAD` is waited for alone; then `GET` is sent beside it. Longer than it takes to notice that an idle
-/// connection was forgotten, so that this costs no `GET`, and short enough to leave a `GET` half of the time that a request has.
+/// connection was forgotten, so that this costs no `GET`, and short enough to leave a `GET` half of the time that a
+/// request has.
 pub(super) const HEAD_ALONE: Duration = Duration::from_secs(9);
 
 /// An endpoint that is asked.
@@ -100,8 +101,8 @@ impl OneEndpoint<'_> {
     }
 
     /// Sends a `HEAD`, and beside it, if it is not answered within [`HEAD_ALONE`], the `GET` that asks the same: some
-    /// registries answer no `HEAD`. The first answer counts. Where there is no other endpoint, `GET` follows a `HEAD` that
-    /// timed out before, too.
+    /// registries answer no `HEAD`. The first answer counts. Where there is no other endpoint, `GET` follows a `HEAD`
+    /// that timed out before, too.
     async fn send_head(
         &self,
         head: &RegistryRequest<'_>,

@@ -1,7 +1,7 @@
 //! One page of a list, as the registry sends it: a small one whole, a large one as it comes.
 //!
-//! Promises: what is held of all pages together is bounded, and so is what is held of those of one owner of registries, who
-//! may let them come slowly.
+//! Promises: what is held of all pages together is bounded, and so is what is held of those of one owner of registries,
+//! who may let them come slowly.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,8 @@ use crate::upstream::link;
 
 /// Bytes of a page at most: a registry with a million tags and no paging sends about as much.
 const PAGE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Bytes of a page that are received before its answer begins: what breaks off by then is asked for at the next endpoint.
+/// Bytes of a page that are received before its answer begins: what breaks off by then is asked for at the next
+/// endpoint.
 const BEGINNING: usize = 256 * 1024;
 /// Bytes of a page that are held without a reservation: few are larger, and the connections are bounded.
 const UNRESERVED_BYTES: usize = 16 * 1024;
@@ -78,8 +79,8 @@ impl Page {
     /// The page of `registry` that `host` sends with these headers: all of a small one, or the beginning.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a page of more than 64 MiB or a link that no client could follow; [`Error::Overloaded`] where
-    /// there is no memory for it; what the body fails with.
+    /// [`Error::Invalid`] for a page of more than 64 MiB or a link that no client could follow; [`Error::Overloaded`]
+    /// where there is no memory for it; what the body fails with.
     pub(super) async fn begin(
         headers: &HeaderMap,
         (registry, host): (&Registry, String),
@@ -151,7 +152,8 @@ impl PageBody {
     /// All bytes, if they are no more than `bytes_max`.
     ///
     /// # Errors
-    /// As [`PageBody::next`]; [`Error::Invalid`] for a longer page; [`Error::Overloaded`] where there is no memory for it.
+    /// As [`PageBody::next`]; [`Error::Invalid`] for a longer page; [`Error::Overloaded`] where there is no memory for
+    /// it.
     pub async fn whole(mut self, bytes_max: usize) -> Result<Bytes, Error> {
         let mut reserved = self.memory.memory_for(&self.owner, &self.host, bytes_max).await?;
         let mut whole = BytesMut::new();

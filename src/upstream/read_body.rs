@@ -1,7 +1,8 @@
 //! Reads what a registry sends: a manifest whole, a blob and a list as they come, each bounded in time and memory.
 //!
-//! Promises: a manifest that is asked for by its digest has it; what was not as it was declared is recorded in the list of
-//! avoided endpoints. Deliberately not here: requests, and the digest of a blob, which is known when all of it is here.
+//! Promises: a manifest that is asked for by its digest has it; what was not as it was declared is recorded in the list
+//! of avoided endpoints. Deliberately not here: requests, and the digest of a blob, which is known when all of it is
+//! here.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! How many body bytes of manifests and blobs were received from upstream since the start, and which of them no client got
-//! yet. The metric of each registry mirrors the number. Lists are not counted: they are not what is cached.
+//! How many body bytes of manifests and blobs were received from upstream since the start, and which of them no client
+//! got yet. The metric of each registry mirrors the number. Lists are not counted: they are not what is cached.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -2,8 +2,8 @@
 //!
 //! Blobs and, on some registries, manifests are redirected to object stores. The target is the registry's choice: it
 //! gets no credential (the exchange sends a token to the origin that it was issued for and to no other), and no private
-//! address and no weaker transport unless the configuration of that registry lists it. Plain HTTP is for blobs alone, whose
-//! digest proves them.
+//! address and no weaker transport unless the configuration of that registry lists it. Plain HTTP is for blobs alone,
+//! whose digest proves them.
 
 use url::Url;
 
@@ -73,8 +73,8 @@ pub(super) fn escaped(location: &[u8]) -> String {
     text
 }
 
-/// How far `host` is trusted, to which an endpoint redirected: as the endpoint, which is its `home`, or as the operator says
-/// of a `host:port` for the registry that was asked.
+/// How far `host` is trusted, to which an endpoint redirected: as the endpoint, which is its `home`, or as the operator
+/// says of a `host:port` for the registry that was asked.
 pub(super) fn trust(
     host: &str,
     (home, of_home): (String, HostTrust),

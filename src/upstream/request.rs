@@ -19,8 +19,8 @@ pub(super) const PROBE_BYTES: u64 = 64 * 1024;
 pub struct AuthContext {
     /// The credential, or that there is none, with its principal.
     pub presented: PresentedCredential,
-    /// Set if the response is to prove a right: then only authoritative endpoints get the request, with a token no older
-    /// than this. Without it, any endpoint may deliver.
+    /// Set if the response is to prove a right: then only authoritative endpoints get the request, with a token no
+    /// older than this. Without it, any endpoint may deliver.
     pub proof: Option<Duration>,
     /// Whether it is worth waiting for an endpoint that is gone for a moment.
     pub patience: Patience,
@@ -33,8 +33,8 @@ pub struct AuthContext {
 pub enum Patience {
     /// The request fails at once: its client can ask the registry itself, or there is something older to serve.
     None,
-    /// Connecting is tried again for as long as a client waits, and what answers 502 to 504 or closes the connection a few times: an
-    /// upstream that is gone for a moment fails no pull.
+    /// Connecting is tried again for as long as a client waits, and what answers 502 to 504 or closes the connection a
+    /// few times: an upstream that is gone for a moment fails no pull.
     Wait,
 }
 
@@ -166,7 +166,8 @@ impl<'a> RegistryRequest<'a> {
         self.digest.is_some_and(|digest| digest.is_of(b""))
     }
 
-    /// The same request for the bytes from `from` up to, not including, `until`; without `until`, for all from there on.
+    /// The same request for the bytes from `from` up to, not including, `until`; without `until`, for all from there
+    /// on.
     pub(super) fn with_range(self, from: u64, until: Option<u64>) -> Self {
         let range = match until {
             Some(until) => Some(format!("bytes={from}-{}", until.saturating_sub(1))),

@@ -145,7 +145,8 @@ pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
     encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// Whether this may be the answer to the range and not to the question: no word about the credential (401), the content (404,
+/// Whether this may be the answer to the range and not to the question: no word about the credential (401), the content
+/// (404,
 /// 410) or the moment (408, 429), and not the one that says so (416), whose size counts.
 pub(super) fn may_refuse_range(status: StatusCode) -> bool {
     matches!(status.as_u16(), 400 | 402 | 403 | 405..=407 | 409 | 411..=415 | 417..=428 | 430..=499 | 501)

@@ -9,8 +9,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause at least: a registry that is back is noticed within seconds.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// The pause before repetition `n`, which counts from 0: between the least one and twice that, as `random` between 0 and 1
-/// says.
+/// The pause before repetition `n`, which counts from 0: between the least one and twice that, as `random` between 0
+/// and 1 says.
 pub(super) fn pause(n: u32, random: f64) -> Duration {
     let least = PAUSE.saturating_mul(2_u32.saturating_pow(n)).min(PAUSE_MAX);
     least + least.mul_f64(random.clamp(0.0, 1.0))

@@ -153,8 +153,8 @@ impl Control {
         Ok(Removed { tags, pins, blobs, bytes })
     }
 
-    /// Begins to fetch images; the answer is a line for each event. When the client hangs up, the command ends after the
-    /// images under way.
+    /// Begins to fetch images; the answer is a line for each event. When the client hangs up, the command ends after
+    /// the images under way.
     fn pull(&self, command: &Pull) -> Result<Response<Body>, CommandError> {
         let order = command.order(CONCURRENCY).map_err(CommandError::bad)?;
         let (sender, events) = mpsc::channel(EVENTS_MAX);

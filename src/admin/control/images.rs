@@ -17,8 +17,8 @@ use crate::support::tasks::Tasks;
 /// Batches of rows that may wait to be sent: about a megabyte each.
 const BATCHES_MAX: usize = 2;
 
-/// Every name, and what is pinned by its digest alone. A client that hangs up ends the listing; a listing that fails ends the
-/// answer before its last bracket.
+/// Every name, and what is pinned by its digest alone. A client that hangs up ends the listing; a listing that fails
+/// ends the answer before its last bracket.
 pub(super) fn list(store: Store, tasks: &Tasks) -> Response<Body> {
     let (sender, chunks) = mpsc::channel::<Result<Bytes, BodyError>>(BATCHES_MAX);
     tasks.spawn(async move {

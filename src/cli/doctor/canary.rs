@@ -1,8 +1,8 @@
 //! One image pulled by containerd itself: did its requests come here?
 //!
-//! Proved by a request that no other client makes: containerd is told to pull a tag with a random name, which no registry
-//! has, and the daemon is asked for the requests for that repository. Pulls of others, and what is counted of them, prove
-//! nothing and disturb nothing.
+//! Proved by a request that no other client makes: containerd is told to pull a tag with a random name, which no
+//! registry has, and the daemon is asked for the requests for that repository. Pulls of others, and what is counted of
+//! them, prove nothing and disturb nothing.
 //!
 //! crictl asks the CRI, as kubelet does. ctr does not: its pull proves nothing of kubelet's, in either direction.
 
@@ -57,8 +57,8 @@ pub(super) fn check(
     pulled(image, pull(&image.to_string()), findings);
 }
 
-/// What the pull shows, by the number of the request that came here; `of_ctr` is the directory that ctr looked into, whose
-/// pull shows nothing of kubelet's.
+/// What the pull shows, by the number of the request that came here; `of_ctr` is the directory that ctr looked into,
+/// whose pull shows nothing of kubelet's.
 fn outcome(repository: &Repository, request: Option<u64>, of_ctr: Option<&str>) -> Finding {
     let (level, what, remedy) = match (request, of_ctr) {
         (Some(request), None) => {

@@ -47,8 +47,8 @@ impl Findings {
         self.0.push(Finding { level, about, what: what.into(), remedy: remedy.into() });
     }
 
-    /// The level of a Docker that does not lead here: with another runtime, checked before, that does, Docker may not be
-    /// meant to.
+    /// The level of a Docker that does not lead here: with another runtime, checked before, that does, Docker may not
+    /// be meant to.
     pub(super) fn docker_level(&self) -> Level {
         let leads_here = |finding: &Finding| finding.level == Level::Ok && finding.about != CACHE;
         if self.0.iter().any(leads_here) { Level::Warning } else { Level::Problem }

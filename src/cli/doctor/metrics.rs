@@ -1,7 +1,7 @@
 //! `larder doctor --metrics`: which runtimes of this node lead here, for a collector of text files.
 //!
-//! The daemon itself cannot say it: it may not read what its runtimes read, and a runtime that leads elsewhere never shows
-//! up. A node agent runs the command from time to time (docs/wiring.md).
+//! The daemon itself cannot say it: it may not read what its runtimes read, and a runtime that leads elsewhere never
+//! shows up. A node agent runs the command from time to time (docs/wiring.md).
 
 use std::fmt::Write as _;
 

@@ -1,7 +1,7 @@
 //! `larder doctor`: is every runtime on this node really pulling through this cache, and is the cache well?
 //!
-//! It reads, asks, and changes nothing; with `--canary` it has a runtime pull one image and checks whether the cache was
-//! asked for it. Every problem has its remedy.
+//! It reads, asks, and changes nothing; with `--canary` it has a runtime pull one image and checks whether the cache
+//! was asked for it. Every problem has its remedy.
 
 mod cache;
 mod canary;

@@ -1,5 +1,5 @@
-//! The watch of this node's pods: is the node's name right, what may the identity see, and do kubelet's and the runtime's
-//! sockets answer?
+//! The watch of this node's pods: is the node's name right, what may the identity see, and do kubelet's and the
+//! runtime's sockets answer?
 
 use std::path::Path;
 use std::time::Duration;

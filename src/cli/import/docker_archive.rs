@@ -1,8 +1,8 @@
-//! Archives as `docker save` wrote them before Docker 25, and as skopeo writes `docker-archive:`: a `manifest.json` that
-//! names a config and layers, and no manifest of a registry.
+//! Archives as `docker save` wrote them before Docker 25, and as skopeo writes `docker-archive:`: a `manifest.json`
+//! that names a config and layers, and no manifest of a registry.
 //!
-//! A manifest is made for each image: of the config and the layers as they are in the archive, byte for byte. Its digest
-//! is therefore not that of the image in its registry, of which the archive knows nothing.
+//! A manifest is made for each image: of the config and the layers as they are in the archive, byte for byte. Its
+//! digest is therefore not that of the image in its registry, of which the archive knows nothing.
 
 use std::collections::HashMap;
 use std::fs::File;

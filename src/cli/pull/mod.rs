@@ -29,8 +29,8 @@ pub(super) struct Arguments {
     /// A file with an image name a line; # begins a comment
     #[arg(long = "file", value_name = "LIST")]
     lists: Vec<PathBuf>,
-    /// Kubernetes manifests of any kind, a file or a directory: every image of every container and image volume, with the
-    /// pull secrets that are there too
+    /// Kubernetes manifests of any kind, a file or a directory: every image of every container and image volume, with
+    /// the pull secrets that are there too
     #[arg(long, value_name = "PATH")]
     manifests: Vec<PathBuf>,
     /// For this platform, such as linux/arm64, instead of the node's own; may be repeated
@@ -76,7 +76,8 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     if why.is_empty() { Ok(()) } else { Err(Failure::failed(why.join("; "))) }
 }
 
-/// The command for the daemon, and what in the manifests cannot be used; `configured` are the pull secrets of the configuration.
+/// The command for the daemon, and what in the manifests cannot be used; `configured` are the pull secrets of the
+/// configuration.
 fn command(arguments: &Arguments, configured: Vec<PathBuf>) -> Result<(Pull, Vec<String>), Failure> {
     let mut paths = configured;
     paths.extend(arguments.pull_secrets.iter().cloned());

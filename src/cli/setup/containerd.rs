@@ -1,9 +1,10 @@
 //! containerd: one `hosts.toml` for all registries, and a `config_path` that names one single directory.
 //!
 //! What is known of its traps (docs/wiring.md): a `config_path` with a colon makes the transfer service read no mirror
-//! at all; the old `registry.mirrors` and `registry.configs.*.tls` beside a `config_path` keep the CRI from starting; a capability that a version does
-//! not know makes it drop the whole file; `ca` or `skip_verify` on an http host makes it try TLS first; a directory of a
-//! registry hides `_default`; a file that is imported overrides the one that imports it.
+//! at all; the old `registry.mirrors` and `registry.configs.*.tls` beside a `config_path` keep the CRI from starting; a
+//! capability that a version does not know makes it drop the whole file; `ca` or `skip_verify` on an http host makes it
+//! try TLS first; a directory of a registry hides `_default`; a file that is imported overrides the one that imports
+//! it.
 
 use super::change::Change;
 use super::hosts::{Certificates, Host, certificates_of, is_ours, with_host, without_host};
@@ -257,8 +258,8 @@ pub(super) fn hosts_of(
     Ok(change.becomes(text, &request.url, &without_host))
 }
 
-/// The certificates of registries in a directory that is not read any more: each gets a `hosts.toml` that names them, so
-/// that containerd still trusts the registry when it turns to it. Other content is named.
+/// The certificates of registries in a directory that is not read any more: each gets a `hosts.toml` that names them,
+/// so that containerd still trusts the registry when it turns to it. Other content is named.
 fn kept_certificates(
     machine: &Machine,
     request: &SetupRequest,

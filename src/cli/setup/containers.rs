@@ -1,11 +1,11 @@
 //! podman and CRI-O: this cache as the first mirror of each registry, by path prefix.
 //!
-//! Promises: what a site has written about a registry (`blocked`, `location`, `insecure`, mirrors) still counts. An entry
-//! that is there is joined in its own file; only registries without an entry get one in a file of setup's own. What is
-//! blocked stays blocked. What a package ships below `/usr/share` is not changed.
+//! Promises: what a site has written about a registry (`blocked`, `location`, `insecure`, mirrors) still counts. An
+//! entry that is there is joined in its own file; only registries without an entry get one in a file of setup's own.
+//! What is blocked stays blocked. What a package ships below `/usr/share` is not changed.
 //!
-//! containers/image shows no credential for a registry to a mirror of another host: through it this cache serves what the
-//! node's credentials or anonymous callers may read. It can send a mirror no header either.
+//! containers/image shows no credential for a registry to a mirror of another host: through it this cache serves what
+//! the node's credentials or anonymous callers may read. It can send a mirror no header either.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

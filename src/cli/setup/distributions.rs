@@ -82,8 +82,8 @@ pub(super) fn k0s(machine: &Machine, request: &SetupRequest) -> Result<SetupPlan
     Ok(plan)
 }
 
-/// What is to be said of a list of directories, the first of which is looked at first: containerd 1.x and 2.0 read it, and
-/// later ones where the CRI pulls without the transfer service.
+/// What is to be said of a list of directories, the first of which is looked at first: containerd 1.x and 2.0 read it,
+/// and later ones where the CRI pulls without the transfer service.
 ///
 /// # Errors
 /// k0s' containerd reads nothing of the list, or a file is malformed.

@@ -1,7 +1,7 @@
 //! containerd's `hosts.toml` with this cache as the first host, in every form that TOML allows.
 //!
-//! Promises: every other host, key and comment stays; what was added carries a mark and is removed by it. Pure: texts in,
-//! texts out.
+//! Promises: every other host, key and comment stays; what was added carries a mark and is removed by it. Pure: texts
+//! in, texts out.
 //!
 //! containerd from 2.0 on uses only hosts that have a table with a header of its own (`[host."URL"]`) and passes over
 //! those in an inline table or under dotted keys, without a word. What it would not use is written as tables here.

@@ -1,7 +1,7 @@
 //! `larder setup RUNTIME`: makes a runtime pull through this cache.
 //!
-//! Promises: what was in a file stays in it; a file is either as it was or whole and well formed; a second setup changes
-//! nothing; `--undo` removes what setup wrote and no more; `--dry-run` shows all of it first.
+//! Promises: what was in a file stays in it; a file is either as it was or whole and well formed; a second setup
+//! changes nothing; `--undo` removes what setup wrote and no more; `--dry-run` shows all of it first.
 //!
 //! Deliberately not here: restarting a runtime. The operator chooses when.
 
@@ -54,8 +54,8 @@ pub(super) struct Arguments {
     /// Undo an earlier setup
     #[arg(long, conflicts_with = "strict")]
     undo: bool,
-    /// For these registries only; may be repeated [default: all for containerd; the configured and best known for podman
-    /// and crio; docker.io for docker]
+    /// For these registries only; may be repeated [default: all for containerd; the configured and best known for
+    /// podman and crio; docker.io for docker]
     #[arg(long = "registry", value_name = "HOST")]
     registries: Vec<crate::reference::Registry>,
     /// The root of the filesystem to work on, such as that of a machine image
@@ -87,8 +87,8 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     address.map_or(Ok(()), |address| warn_of_port(address, &machine))
 }
 
-/// Writes the `hosts.toml` of this cache below these directories, or removes what was written there, and changes nothing
-/// else.
+/// Writes the `hosts.toml` of this cache below these directories, or removes what was written there, and changes
+/// nothing else.
 pub(super) fn hosts_alone(
     machine: &Machine,
     directories: &[String],
@@ -211,8 +211,8 @@ fn warn_of_port(address: SocketAddr, machine: &Machine) -> Result<(), Failure> {
     ))
 }
 
-/// The settings, and where this cache listens: as the running daemon says; where none runs, or on another machine, as its
-/// socket unit says, which stands before `[server] listen`.
+/// The settings, and where this cache listens: as the running daemon says; where none runs, or on another machine, as
+/// its socket unit says, which stands before `[server] listen`.
 fn listening(machine: &Machine, context: &Context) -> Result<(Settings, Vec<Listen>), Failure> {
     let (settings, said) = if machine.is_this_one() {
         let asked = InEffect::ask(context)?;

@@ -1,7 +1,7 @@
 //! k3s and RKE2: `registries.yaml`, from which they write their containerd's configuration at every start.
 //!
-//! Nothing is written that they write themselves (`config.toml`, `certs.d` below their data directory). What is not edited
-//! as text is refused, with the lines that are to be added by hand.
+//! Nothing is written that they write themselves (`config.toml`, `certs.d` below their data directory). What is not
+//! edited as text is refused, with the lines that are to be added by hand.
 
 use serde_json::{Map, Value};
 
@@ -129,8 +129,8 @@ fn strings(list: &[Value]) -> Option<Vec<String>> {
     list.iter().map(|endpoint| endpoint.as_str().map(str::to_owned)).collect()
 }
 
-/// The file without these endpoints, `Some(None)` if nothing is left; a registry that had no other is not named any more.
-/// `None`: it has a form that is not edited.
+/// The file without these endpoints, `Some(None)` if nothing is left; a registry that had no other is not named any
+/// more. `None`: it has a form that is not edited.
 #[allow(clippy::option_option, reason = "no file, and a file that cannot be edited")]
 fn without(text: &str, urls: &[String]) -> Option<Option<String>> {
     let heads = [HEAD, HEAD_OF_THEIRS, HEAD_OF_EARLIER];

@@ -14,14 +14,14 @@ const AHEAD_MAX: u32 = 16;
 const PODS_API: &str = "pods-api/pods-api.sock";
 
 section! {
-    /// This node's pods: the images that they need are fetched as soon as a pod is bound to the node, with the pod's own
-    /// pull secrets, before kubelet asks for them; what runs here is evicted last. Without `kubeconfig` and `pods_api`
-    /// there is no watch. docs/pods.md has what each identity may see.
+    /// This node's pods: the images that they need are fetched as soon as a pod is bound to the node, with the pod's
+    /// own pull secrets, before kubelet asks for them; what runs here is evicted last. Without `kubeconfig` and
+    /// `pods_api` there is no watch. docs/pods.md has what each identity may see.
     Kubernetes = "kubernetes";
 
-    /// As whom the API server is asked: a kubeconfig file, whose current context counts, or "in-cluster" for the service
-    /// account of Larder's own pod. Kubelet's own kubeconfig is recommended: with it the API server shows the pods of
-    /// this node and their secrets, and no others.
+    /// As whom the API server is asked: a kubeconfig file, whose current context counts, or "in-cluster" for the
+    /// service account of Larder's own pod. Kubelet's own kubeconfig is recommended: with it the API server shows the
+    /// pods of this node and their secrets, and no others.
     restart kubeconfig: Option<Identity> = IdentityKind, |_| None, example "\"/etc/kubernetes/kubelet.conf\"";
 
     /// The node's name, where kubelet does not name it after the host (--hostname-override).

@@ -12,8 +12,8 @@ section! {
     /// The least important lines that are written.
     reload level: LogLevel = choice(&LogLevel::NAMES), |_| LogLevel::Info;
 
-    /// Whether each request has a line, whatever `level` is: who asked for what, how it was answered and from where, and
-    /// for a refusal why (`docs/logs.md`).
+    /// Whether each request has a line, whatever `level` is: who asked for what, how it was answered and from where,
+    /// and for a refusal why (`docs/logs.md`).
     reload access: bool = flag(), |_| true;
 
     /// Lines for people, or for collectors.

@@ -29,8 +29,8 @@ section! {
         example "[\"https://registry.corp:5000\"]";
 
     /// Whether a client that is logged in to this cache's own address, and names this registry in the path
-    /// (127.0.0.1:5050/registry.corp/app), has its login sent there; it is unless this is false. A login is never sent to a
-    /// registry without a section.
+    /// (127.0.0.1:5050/registry.corp/app), has its login sent there; it is unless this is false. A login is never sent
+    /// to a registry without a section.
     reload path_logins: bool = flag(), |_| true, example "true";
 
     /// PEM file of certificate authorities that are trusted besides the system's. A reload reads it again.
@@ -46,8 +46,8 @@ section! {
     /// registry, or in another domain. A credential for this registry is shown to them.
     reload trusted_realms: Vec<String> = list(authority()), |_| Vec::new(), example "[\"auth.corp:443\"]";
 
-    /// host:port of servers at a private address to which this registry may redirect. With http:// before it, its blobs are
-    /// fetched there over plain HTTP too: no credential goes there, and their digests prove them.
+    /// host:port of servers at a private address to which this registry may redirect. With http:// before it, its blobs
+    /// are fetched there over plain HTTP too: no credential goes there, and their digests prove them.
     reload trusted_redirects: Vec<String> = list(redirect_target()), |_| Vec::new(),
         example "[\"minio.corp:9000\", \"http://ceph.corp:8080\"]";
 

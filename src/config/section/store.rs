@@ -19,8 +19,8 @@ section! {
     restart max_bytes: Amount = amount(), |_| Budget::default().max;
 
     /// What stays free on its filesystem, whichever program fills it. With the default, kubelet collects no image (from
-    /// 85 % in use on) and evicts no pod (below 15 % free) because of this cache, which still has room on a node of which
-    /// 80 % are in use. What the cache has is evicted as other files grow.
+    /// 85 % in use on) and evicts no pod (below 15 % free) because of this cache, which still has room on a node of
+    /// which 80 % are in use. What the cache has is evicted as other files grow.
     restart min_free: Amount = amount(), |_| Budget::default().min_free;
 }
 

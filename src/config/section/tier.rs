@@ -19,28 +19,30 @@ const WAIT_MAX: Duration = Duration::from_secs(280);
 const UPLOADS_MAX: u32 = 16;
 
 section! {
-    /// An object store that the stores of many nodes share, so that one download from a registry is enough for all of them.
-    /// It holds bytes of images and no right to read them. Without `url` there is none.
+    /// An object store that the stores of many nodes share, so that one download from a registry is enough for all of
+    /// them. It holds bytes of images and no right to read them. Without `url` there is none.
     Tier = "tier";
 
-    /// Where it is: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///directory. The directory must
-    /// be there.
+    /// Where it is: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///directory. The directory
+    /// must be there.
     restart url: Option<Location> = location(), |_| None, example "\"s3://images/larder\"";
 
-    /// The URL of the store's interface, if it is not the platform's own. http:// is for a store within your own network.
+    /// The URL of the store's interface, if it is not the platform's own. http:// is for a store within your own
+    /// network.
     restart endpoint: Option<String> = endpoint(), |_| None, example "\"https://s3.corp:8333\"";
 
     /// The region of an S3 bucket, if AWS_REGION does not say it.
     restart region: Option<String> = text(), |_| None, example "\"eu-central-1\"";
 
-    /// Whether the bucket is named in the path of a URL and not in its host (S3): most stores other than Amazon's need that.
+    /// Whether the bucket is named in the path of a URL and not in its host (S3): most stores other than Amazon's need
+    /// that.
     restart path_style: bool = flag(), |_| false;
 
     /// A PEM file of certificate authorities that the store may be signed by, besides those of the system.
     restart ca: Option<PathBuf> = path(), |_| None, example "\"/etc/larder/s3-ca.pem\"";
 
-    /// The credential: an AWS credentials file, a key of a Google service account, or an Azure connection string. Without it
-    /// the platform's usual ways count: the environment, the identity of the machine or of the pod.
+    /// The credential: an AWS credentials file, a key of a Google service account, or an Azure connection string.
+    /// Without it the platform's usual ways count: the environment, the identity of the machine or of the pod.
     restart key_file: Option<PathBuf> = path(), |_| None, example "\"/etc/larder/tier.key\"";
 
     /// Whether this node reads from it.
@@ -49,17 +51,19 @@ section! {
     /// Whether this node writes to it. Who reads the bucket reads the private images of every node that does.
     restart write: bool = flag(), |_| true;
 
-    /// Of which registries content is shared: names, or patterns such as "*.corp:5000"; a name of the network has to mean the
-    /// same registry on all nodes. A registry at a name or address of the node itself (localhost, 127.0.0.0/8, ::1), or whose
-    /// endpoints in [[registry]] are, is another one on each node: it is left out unless its very name is listed.
+    /// Of which registries content is shared: names, or patterns such as "*.corp:5000"; a name of the network has to
+    /// mean the same registry on all nodes. A registry at a name or address of the node itself (localhost, 127.0.0.0/8,
+    /// ::1), or whose endpoints in [[registry]] are, is another one on each node: it is left out unless its very name
+    /// is listed.
     reload registries: Vec<RegistryPattern> = list(registry_pattern()), |_| vec![RegistryPattern::all()];
 
     /// Whether nodes share, for the time of an outage, which repositories are public, what their tags name and which
-    /// digests they have: a new node then serves public images while their registry cannot be asked. Needs `cluster_key`.
+    /// digests they have: a new node then serves public images while their registry cannot be asked. Needs
+    /// `cluster_key`.
     restart share_names: bool = flag(), |_| false;
 
-    /// The key that such records are sealed with: a file of 32 random bytes, the same on all nodes, that only the daemon's user
-    /// can read.
+    /// The key that such records are sealed with: a file of 32 random bytes, the same on all nodes, that only the
+    /// daemon's user can read.
     restart cluster_key: Option<PathBuf> = path(), |_| None, example "\"/etc/larder/cluster.key\"";
 
     /// How long a connection may take to open.
@@ -72,13 +76,13 @@ section! {
     restart idle_timeout: Duration = span(MILLISECOND..=TIMEOUT_MAX), |_| Duration::from_secs(5);
 
     /// The longest wait for a layer that another node is writing, before the registry is asked; clients get nothing
-    /// meanwhile. containerd 1.7.0 to 1.7.19 cancels a pull that brings nothing for a minute, later versions after 5, CRI-O
-    /// after its pull_progress_timeout (10 s or 30 s in some versions): docs/tier.md says what to set. "0s": nodes do not
-    /// wait for each other.
+    /// meanwhile. containerd 1.7.0 to 1.7.19 cancels a pull that brings nothing for a minute, later versions after 5,
+    /// CRI-O after its pull_progress_timeout (10 s or 30 s in some versions): docs/tier.md says what to set. "0s":
+    /// nodes do not wait for each other.
     restart wait_max: Duration = span(Duration::ZERO..=WAIT_MAX), |_| Duration::from_secs(40);
 
-    /// Parts of layers that are written at a time, each with 8 MiB of memory (up to 16 MiB for layers beyond 70 GiB). All layers
-    /// that are downloaded share them. What is smaller than 4 MiB has 3 uploads of its own.
+    /// Parts of layers that are written at a time, each with 8 MiB of memory (up to 16 MiB for layers beyond 70 GiB).
+    /// All layers that are downloaded share them. What is smaller than 4 MiB has 3 uploads of its own.
     restart uploads: u32 = number(1..=UPLOADS_MAX), |_| tier::UPLOADS;
 }
 

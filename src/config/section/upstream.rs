@@ -35,8 +35,8 @@ section! {
     /// The longest pause within a body.
     reload idle_timeout: Duration = span(MILLISECOND..=HOUR), |_| Timeouts::default().idle;
 
-    /// As in [[registry]], for all registries that have a section or are listed in `allow`. For no other registry: it would
-    /// lead into your network.
+    /// As in [[registry]], for all registries that have a section or are listed in `allow`. For no other registry: it
+    /// would lead into your network.
     reload trusted_redirects: Vec<String> = list(redirect_target()), |_| Vec::new();
 }
 

@@ -1,7 +1,7 @@
 //! Plugins that are run for a pod's service account (`tokenAttributes`, kubernetes `pkg/credentialprovider/plugin`).
 //!
-//! What a plugin is given is decided here, and for which runs and responses two pods count as one. Not here: where accounts
-//! and tokens come from, which is an [`AccountSource`].
+//! What a plugin is given is decided here, and for which runs and responses two pods count as one. Not here: where
+//! accounts and tokens come from, which is an [`AccountSource`].
 
 use std::collections::BTreeMap;
 

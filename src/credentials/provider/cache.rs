@@ -97,7 +97,8 @@ impl ResponseCache {
         }
     }
 
-    /// The images that will have one response with `image`, if the plugin answers as it did last: the same text for all of them.
+    /// The images that will have one response with `image`, if the plugin answers as it did last: the same text for all
+    /// of them.
     pub(super) fn alike(&self, provider: usize, image: &str) -> String {
         match self.kinds.lock().get(&provider) {
             None | Some(CacheKeyType::Image) => image.to_owned(),

@@ -1,4 +1,5 @@
-//! `CredentialProviderConfig`, as kubelet's `--image-credential-provider-config` names it: a file or a directory of them.
+//! `CredentialProviderConfig`, as kubelet's `--image-credential-provider-config` names it: a file or a directory of
+//! them.
 //!
 //! Read strictly, as kubelet does: an unknown field, a missing one or a name given twice is an error that stops the
 //! start, because a provider that is missing without a word looks like a registry that refuses access.

@@ -1,11 +1,12 @@
 //! Kubelet's credential-provider plugins: run unchanged, and their responses cached for as long as they say.
 //!
-//! Promises: kubelet's matching, protocol, time limit and cache keys; for equal requests a plugin is run once, also for images
-//! that have one response, if its last one said so; a plugin that fails means no credential and a line in the log; one that hangs costs one pull a few seconds.
+//! Promises: kubelet's matching, protocol, time limit and cache keys; for equal requests a plugin is run once, also for
+//! images that have one response, if its last one said so; a plugin that fails means no credential and a line in the
+//! log; one that hangs costs one pull a few seconds.
 //!
-//! A plugin that asks for a token of a pod's service account is run with one for pods alone ([`Providers::account_ring`]); for
-//! the node, it is run without where it can do without (`requireServiceAccount: false`). What it gave for one account is never
-//! used for another.
+//! A plugin that asks for a token of a pod's service account is run with one for pods alone
+//! ([`Providers::account_ring`]); for the node, it is run without where it can do without (`requireServiceAccount:
+//! false`). What it gave for one account is never used for another.
 //!
 //! Deliberately not here: where service accounts and their tokens come from ([`AccountSource`]).
 
@@ -62,8 +63,8 @@ struct Inner {
     patience: Patience<RunKey>,
 }
 
-/// The position of the plugin, the images that are alike for it ([`ResponseCache::alike`]), and whose run it is: that of a
-/// service account or of the node.
+/// The position of the plugin, the images that are alike for it ([`ResponseCache::alike`]), and whose run it is: that
+/// of a service account or of the node.
 type RunKey = (usize, String, Option<Digest>);
 
 /// The image that a plugin was run for, and what it returned.
@@ -125,8 +126,8 @@ impl Providers {
         provided
     }
 
-    /// What the plugins return for the service account of `pod`, those that ask for its token, as one keyring in their order.
-    /// One that fails, or that kubelet would not run, is passed over, as kubelet does.
+    /// What the plugins return for the service account of `pod`, those that ask for its token, as one keyring in their
+    /// order. One that fails, or that kubelet would not run, is passed over, as kubelet does.
     ///
     /// # Errors
     /// [`AccountError::Unavailable`]: what kubelet will have is not known now.
@@ -154,8 +155,9 @@ impl Providers {
         Ok(ring)
     }
 
-    /// What a plugin returns for a service account; [`ProviderFailed`] also where it is not run. In kubelet's order: the account
-    /// is read, a token requested, the plugin run; but no token is requested where a response counts for all of the account's.
+    /// What a plugin returns for a service account; [`ProviderFailed`] also where it is not run. In kubelet's order:
+    /// the account is read, a token requested, the plugin run; but no token is requested where a response counts for
+    /// all of the account's.
     async fn account_response(
         &self,
         position: usize,
@@ -197,8 +199,9 @@ impl Providers {
         if let Some(cached) = self.0.cache.lookup(position, image, kept_for) {
             return cached;
         }
-        // A pod's images ask at once, where kubelet asks for one after the other and finds the first one's response: they wait
-        // for the run for one of them, and only where its response does not count for this image, for one of their own.
+        // A pod's images ask at once, where kubelet asks for one after the other and finds the first one's response:
+        // they wait for the run for one of them, and only where its response does not count for this image, for one of
+        // their own.
         let whose = account.map(|account| account.run_for);
         let shared: RunKey = (position, self.0.cache.alike(position, image), whose);
         let (ran_for, response) = self.waited(shared, image, account).await;

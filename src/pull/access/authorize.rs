@@ -2,8 +2,8 @@
 //!
 //! Promises: each answer is that principal's own, one credential never answers for another; a denial ends the grant of
 //! the principal that was asked with, and no other; a caller that showed no credential is challenged where a credential
-//! may make the difference. The asking part says whether the answer is to prove a right: then only authoritative endpoints
-//! count, with a token no older than `grant_ttl`.
+//! may make the difference. The asking part says whether the answer is to prove a right: then only authoritative
+//! endpoints count, with a token no older than `grant_ttl`.
 //!
 //! Deliberately not here: what is asked for (the caller passes the request as a closure), and content.
 
@@ -376,8 +376,8 @@ impl Access {
     }
 }
 
-/// A registry's answer about a blob, which proves a right only if it shows that the registry has the blob, of `size` bytes
-/// if that is known: a load balancer answers 200 for anything.
+/// A registry's answer about a blob, which proves a right only if it shows that the registry has the blob, of `size`
+/// bytes if that is known: a load balancer answers 200 for anything.
 pub(crate) fn proved_by(allowed: Allowed<BlobHead>, size: Option<u64>) -> Allowed<BlobHead> {
     let shown = allowed.value.shows_blob_of(size);
     Allowed { proof: if shown { allowed.proof } else { Proof::Nothing }, ..allowed }

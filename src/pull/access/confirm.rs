@@ -1,8 +1,8 @@
 //! Asks upstream whether a repository still has what is here: for the right of the caller, and because it may have been
 //! deleted. Equal questions are asked once.
 //!
-//! Promises: an answer that does not show the content proves nothing; content that the registry does not have any more is
-//! not handed out again ([`super::deleted`]).
+//! Promises: an answer that does not show the content proves nothing; content that the registry does not have any more
+//! is not handed out again ([`super::deleted`]).
 
 use std::sync::Arc;
 
@@ -15,9 +15,9 @@ use crate::reference::{Digest, Principal};
 use crate::upstream::{AuthContext, BlobHead};
 
 impl Access {
-    /// Asks upstream whether the repository has a blob of `size` bytes, if that is known, and records membership. The caller
-    /// makes sure that the same registry delivers, or delivered, the bytes. An answer that does not show the blob proves
-    /// nothing: the content has to.
+    /// Asks upstream whether the repository has a blob of `size` bytes, if that is known, and records membership. The
+    /// caller makes sure that the same registry delivers, or delivered, the bytes. An answer that does not show the
+    /// blob proves nothing: the content has to.
     ///
     /// # Errors
     /// As for [`Self::ask`].
@@ -60,8 +60,8 @@ impl Access {
         Ok(head)
     }
 
-    /// Asks upstream whether the repository has a manifest that is here: as the principal whose right is fresh, if there is
-    /// one and that is enough, else as one after the other. `wait` says whether upstream is being waited for.
+    /// Asks upstream whether the repository has a manifest that is here: as the principal whose right is fresh, if
+    /// there is one and that is enough, else as one after the other. `wait` says whether upstream is being waited for.
     ///
     /// # Errors
     /// As for [`Self::ask`]. Where the manifest is gone, its membership has ended.

@@ -1,9 +1,9 @@
 //! Deleted content: when a repository stops handing out a digest because its registry does not have it any more.
 //!
 //! The rule: the registry itself (an authoritative endpoint, by `GET`) says with an error document of its own that the
-//! manifest or blob is unknown, to a principal whose word counts: one with a right that needs no new proof, or the only one
-//! with a right. Some registries hide by 404 what a principal must not read, so that the word of any other ends nothing.
-//! What no error document says (a proxy's page, an empty 404) ends nothing either, nor does a mirror's 404.
+//! manifest or blob is unknown, to a principal whose word counts: one with a right that needs no new proof, or the only
+//! one with a right. Some registries hide by 404 what a principal must not read, so that the word of any other ends
+//! nothing. What no error document says (a proxy's page, an empty 404) ends nothing either, nor does a mirror's 404.
 
 use parking_lot::Mutex;
 

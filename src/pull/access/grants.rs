@@ -20,8 +20,8 @@ use crate::support::clock::{Moment, Timestamp};
 const RENEWAL: Duration = Duration::from_secs(3_600);
 /// Repositories whose grants are in memory at most.
 const REPOSITORIES_MAX: usize = 8_192;
-/// Repositories whose revocation has not reached the disk at most; of more, no file is read any more until all rights are
-/// revoked, or the next start.
+/// Repositories whose revocation has not reached the disk at most; of more, no file is read any more until all rights
+/// are revoked, or the next start.
 const REVOKED_MAX: usize = 1_024;
 /// Grants of one repository in memory at most, as on disk.
 const PRINCIPALS_MAX: usize = 256;
@@ -161,14 +161,14 @@ impl Grants {
         Some(state.proofs.get(repository).filter(|proofs| proofs.are_loaded || is_revoked)?.grants(now))
     }
 
-    /// What [`Self::record`] is to be given for a question that is asked now: a right that is revoked until the answer is
-    /// there is not brought back by it.
+    /// What [`Self::record`] is to be given for a question that is asked now: a right that is revoked until the answer
+    /// is there is not brought back by it.
     pub(crate) fn revocations(&self) -> u64 {
         self.revocations.load(Ordering::Acquire)
     }
 
-    /// Records that upstream let `principal` read `repository`, by a proof of this age, unless rights were revoked after
-    /// `revocations`. An older proof replaces no younger one.
+    /// Records that upstream let `principal` read `repository`, by a proof of this age, unless rights were revoked
+    /// after `revocations`. An older proof replaces no younger one.
     pub(crate) async fn record(
         &self,
         repository: &Repository,
@@ -203,8 +203,8 @@ impl Grants {
         if self.revocations() != revocations {
             return;
         }
-        // It may have ended meanwhile, or another request may have written it. Under the lock, so that an end from now on is
-        // written after it.
+        // It may have ended meanwhile, or another request may have written it. Under the lock, so that an end from now
+        // on is written after it.
         let proof = state.proofs.get(repository).and_then(|proofs| proofs.by_principal.get(&principal));
         if let Some(proof) = proof.filter(|proof| proof.is_to_be_written(now)) {
             proof.written_at = Some(proof.proved.at);
@@ -235,7 +235,8 @@ impl Grants {
         known
     }
 
-    /// Ends every grant of a repository, or of all, in memory at once and whatever the disk does; returns how many there were.
+    /// Ends every grant of a repository, or of all, in memory at once and whatever the disk does; returns how many
+    /// there were.
     ///
     /// # Errors
     /// The disk: what is on it may count again after a restart.

@@ -94,8 +94,8 @@ impl KnownRights {
         all
     }
 
-    /// The principals whose word counts that something in the repository is gone: those with a right that needs no new proof,
-    /// and one that is the only one to have a right.
+    /// The principals whose word counts that something in the repository is gone: those with a right that needs no new
+    /// proof, and one that is the only one to have a right.
     pub(crate) async fn credible_principals(&self, repository: &Repository) -> Vec<Principal> {
         let terms = self.terms(repository);
         let grants = self.grants.of(repository).await;
@@ -112,7 +112,8 @@ impl KnownRights {
         Some(found.proved_at)
     }
 
-    /// The principal whose right an answer to `asked` is about; what upstream says without a credential is about everyone's.
+    /// The principal whose right an answer to `asked` is about; what upstream says without a credential is about
+    /// everyone's.
     pub(crate) fn concerned(&self, asked: Principal, is_public: bool) -> Principal {
         if is_public { self.principals.anonymous() } else { asked }
     }

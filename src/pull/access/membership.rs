@@ -2,12 +2,12 @@
 //!
 //! A digest is a member if this repository's own upstream delivered the bytes, or if the same registry delivered them
 //! for another repository and confirmed the digest for this one. A confirmation by a registry that never delivered the
-//! bytes itself proves nothing: anyone can run a registry that confirms everything. Nor does the delivery of a mirror: one
-//! may serve any digest under any name. What a mirror delivers becomes a member by the word of an authoritative endpoint:
-//! a tag that names it, or a yes to the question for it.
+//! bytes itself proves nothing: anyone can run a registry that confirms everything. Nor does the delivery of a mirror:
+//! one may serve any digest under any name. What a mirror delivers becomes a member by the word of an authoritative
+//! endpoint: a tag that names it, or a yes to the question for it.
 //!
-//! Membership ends when the registry does not have the digest any more, by the rule of [`super::deleted`]. What has ended
-//! is asked of authoritative endpoints only: a mirror may still have it.
+//! Membership ends when the registry does not have the digest any more, by the rule of [`super::deleted`]. What has
+//! ended is asked of authoritative endpoints only: a mirror may still have it.
 
 use std::sync::Arc;
 

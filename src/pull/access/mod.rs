@@ -2,8 +2,8 @@
 //!
 //! Two things are needed to hand out content. A *right*: upstream let a principal that the caller may use read the
 //! repository, not long ago ([`rights`], [`grants`], [`known_rights`]). And *membership*: the repository's own upstream
-//! delivered these bytes, or confirmed them under a live right ([`membership`]). **That a manifest names a digest proves
-//! nothing**: anyone can publish an index that lists other people's digests.
+//! delivered these bytes, or confirmed them under a live right ([`membership`]). **That a manifest names a digest
+//! proves nothing**: anyone can publish an index that lists other people's digests.
 //!
 //! ```text
 //! authorize             asks upstream as one principal after the other

@@ -1,7 +1,7 @@
 //! As whom a caller may read: its own credential, the node's, the plugins', or none.
 //!
-//! Upstream is asked in kubelet's order: the caller's credential, the node's, the plugins'; anonymously where none of them
-//! matches. (`authorize` asks anonymously, too, where one of the node's is refused.)
+//! Upstream is asked in kubelet's order: the caller's credential, the node's, the plugins'; anonymously where none of
+//! them matches. (`authorize` asks anonymously, too, where one of the node's is refused.)
 
 use crate::credentials::{Keychain, NodeCredentials, PresentedCredential};
 use crate::pull::context::Caller;
@@ -53,8 +53,8 @@ impl Principals {
         }
     }
 
-    /// The credentials to ask upstream with, in order, never none; and whether a plugin or helper of the node may have one
-    /// that it does not give now.
+    /// The credentials to ask upstream with, in order, never none; and whether a plugin or helper of the node may have
+    /// one that it does not give now.
     pub(crate) async fn candidates(
         &self,
         caller: &Caller,

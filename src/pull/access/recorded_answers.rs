@@ -1,7 +1,7 @@
 //! What upstream's answers say of rights, recorded: grants, denials, outages, and where anonymous access is refused.
 //!
-//! Promises: an answer that a credential was given is recorded for that principal and no other; only an answer that is to
-//! prove a right proves or ends one; what is said to a list of tags or referrers does neither.
+//! Promises: an answer that a credential was given is recorded for that principal and no other; only an answer that is
+//! to prove a right proves or ends one; what is said to a list of tags or referrers does neither.
 //!
 //! Deliberately not here: the questions themselves ([`super::authorize`]).
 
@@ -76,8 +76,8 @@ impl RecordedAnswers {
         self.config.current().negative_ttl
     }
 
-    /// Records what an answer says about rights. `proves` is what [`Grants::revocations`] was before the question, if the
-    /// answer is a proof.
+    /// Records what an answer says about rights. `proves` is what [`Grants::revocations`] was before the question, if
+    /// the answer is a proof.
     pub(crate) async fn record<T>(
         &self,
         question: Question,
@@ -201,8 +201,8 @@ impl RecordedAnswers {
     /// # Errors
     /// The disk.
     pub(crate) async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, store::Error> {
-        // Both, whatever the disk says to the first: a revocation that it does not take is reported to the operator as one that
-        // failed, and holds in memory.
+        // Both, whatever the disk says to the first: a revocation that it does not take is reported to the operator as
+        // one that failed, and holds in memory.
         let (shared, own) =
             futures_util::join!(self.shared.revoke(repository), self.grants.revoke(repository));
         shared.and(own)

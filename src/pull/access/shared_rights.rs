@@ -1,9 +1,9 @@
 //! Rights and memberships that other nodes shared for an outage, held in memory for as long as the outage lasts.
 //!
-//! Promises: only everyone's right is held; it ends when the registry answers, when the registry refuses the repository or
-//! the operator revokes rights, and `outage_grace` after its proof. An end is remembered, on disk too, and a right that is
-//! to be held has to have been proved after it, by more than clocks may differ. Nothing here is fresh: the registry is
-//! asked first, every time.
+//! Promises: only everyone's right is held; it ends when the registry answers, when the registry refuses the repository
+//! or the operator revokes rights, and `outage_grace` after its proof. An end is remembered, on disk too, and a right
+//! that is to be held has to have been proved after it, by more than clocks may differ. Nothing here is fresh: the
+//! registry is asked first, every time.
 //!
 //! Deliberately not here: what nodes share, and how it is sealed ([`crate::pull::shared_names`]).
 
@@ -83,8 +83,8 @@ impl SharedRights {
         let _ = self.on_closed.set(Box::new(on_closed));
     }
 
-    /// Holds everyone's right to a repository, which was proved to another node, for the outage that its registry is in.
-    /// Returns whether it is held: not if a right ended here after that proof.
+    /// Holds everyone's right to a repository, which was proved to another node, for the outage that its registry is
+    /// in. Returns whether it is held: not if a right ended here after that proof.
     pub(crate) async fn hold(&self, repository: &Repository, proved_at: Timestamp) -> bool {
         let closed = self.records.closed_at(repository).await;
         if closed.is_some_and(|closed| is_older(proved_at, closed)) {

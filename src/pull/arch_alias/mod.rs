@@ -127,8 +127,8 @@ impl OfRegistry<'_> {
         Err(error)
     }
 
-    /// What is known of a digest without asking for it by this name: an index that was synthesized, or a manifest that an
-    /// alias holds.
+    /// What is known of a digest without asking for it by this name: an index that was synthesized, or a manifest that
+    /// an alias holds.
     async fn known_manifest(
         &self,
         context: &PullContext,
@@ -282,8 +282,8 @@ impl OfRegistry<'_> {
     }
 }
 
-/// Whether an alias may answer instead: upstream does not show the name. Registries hide what they do not show, so that a
-/// refusal may mean that it does not exist.
+/// Whether an alias may answer instead: upstream does not show the name. Registries hide what they do not show, so that
+/// a refusal may mean that it does not exist.
 fn may_have_alias(error: &Error) -> bool {
     matches!(
         error.fault(),

@@ -1,9 +1,9 @@
 //! What is remembered of arch aliases: which names upstream does not have, the indexes that were synthesized, and which
 //! alias a name's last manifest came from.
 //!
-//! Promises: what was answered by an alias can be answered again in an outage, after a restart too. Only what was of use
-//! is written down, so that clients that ask for ever new names leave nothing on the disk. The disk may fail: then memory
-//! has it. Bounded; what was used longest ago goes first.
+//! Promises: what was answered by an alias can be answered again in an outage, after a restart too. Only what was of
+//! use is written down, so that clients that ask for ever new names leave nothing on the disk. The disk may fail: then
+//! memory has it. Bounded; what was used longest ago goes first.
 
 use parking_lot::Mutex;
 
@@ -34,7 +34,8 @@ impl AliasRecords {
         }
     }
 
-    /// Whether upstream does not have a name, by what it answers now, or answered before it could not be asked any more.
+    /// Whether upstream does not have a name, by what it answers now, or answered before it could not be asked any
+    /// more.
     pub(crate) async fn is_absent(&self, repository: &Repository, tag: &Tag, error: &Error) -> bool {
         match error.fault() {
             Fault::NotFound => {

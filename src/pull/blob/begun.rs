@@ -1,7 +1,8 @@
 //! Blobs of which a client has received parts: an outage of upstream is waited through for them.
 //!
-//! containerd asks for the parts of a layer one by one, in parallel, and has nowhere else to turn in the middle of it: one
-//! part that fails ends the pull. A request for such a blob waits for upstream as long as its client waits for an answer.
+//! containerd asks for the parts of a layer one by one, in parallel, and has nowhere else to turn in the middle of it:
+//! one part that fails ends the pull. A request for such a blob waits for upstream as long as its client waits for an
+//! answer.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,9 +1,10 @@
 //! The body of an answer: the bytes of a blob, wherever they come from.
 //!
 //! A hit reads a blob that is complete, every other follows a flight (`follow`). Where the bytes come from may change
-//! without the client noticing: a damaged blob is fetched anew and followed from there; what the disk does not give back is
-//! fetched past the disk; a range far ahead of the readable offset is asked for by itself. The end of a body is told exactly
-//! once: all bytes, or an error, after which the connection must be closed so that the body is seen to be short.
+//! without the client noticing: a damaged blob is fetched anew and followed from there; what the disk does not give
+//! back is fetched past the disk; a range far ahead of the readable offset is asked for by itself. The end of a body is
+//! told exactly once: all bytes, or an error, after which the connection must be closed so that the body is seen to be
+//! short.
 //!
 //! The end of a whole body is withheld until the whole is right, wherever its parts came from: what goes on past the
 //! store is hashed together with what the client has, which is read back for that from where it was sent from.
@@ -93,8 +94,8 @@ impl BlobBody {
         Self::whole(reader, BodySource::Following(progress, true), size)
     }
 
-    /// A part of a blob of `size` bytes that was fetched alone; the body is to be narrowed to it. One that turned out to be
-    /// the whole is verified.
+    /// A part of a blob of `size` bytes that was fetched alone; the body is to be narrowed to it. One that turned out
+    /// to be the whole is verified.
     ///
     /// # Errors
     /// Too many clients have to be verified by themselves.
@@ -231,8 +232,8 @@ impl BlobBody {
         }
     }
 
-    /// The rest of a flight that the disk does not give: from the store if it is there by now, else past the disk; if what
-    /// the client was sent cannot be read back to be compared, once the flight knows what that was.
+    /// The rest of a flight that the disk does not give: from the store if it is there by now, else past the disk; if
+    /// what the client was sent cannot be read back to be compared, once the flight knows what that was.
     async fn not_on_disk(
         &mut self,
         missing: Missing,
@@ -253,8 +254,8 @@ impl BlobBody {
         source.map(Next::ChangeTo)
     }
 
-    /// The disk does not give a stored blob: it is fetched anew, and this answer goes on from there. A blob that is damaged is
-    /// quarantined.
+    /// The disk does not give a stored blob: it is fetched anew, and this answer goes on from there. A blob that is
+    /// damaged is quarantined.
     async fn repair(&mut self, lost: Blob, error: store::Error) -> Result<Next, Error> {
         let hangs = matches!(error, store::Error::Hangs);
         let reason = match error {
@@ -289,9 +290,9 @@ impl BlobBody {
         self.reader.stored.open(self.reader.digest).await.map(BodySource::Stored)
     }
 
-    /// The rest from upstream, past the disk. That of a whole body is verified together with what the client has: by the
-    /// hash of what a download received, if that is as far as this body is; else of what can be read back; else all of it is
-    /// fetched again, and must begin with what the download received, unless that was verified.
+    /// The rest from upstream, past the disk. That of a whole body is verified together with what the client has: by
+    /// the hash of what a download received, if that is as far as this body is; else of what can be read back; else all
+    /// of it is fetched again, and must begin with what the download received, unless that was verified.
     async fn past_the_disk(
         &mut self,
         growing: Option<FlightContent>,
@@ -364,8 +365,8 @@ impl BlobBody {
     }
 
     /// A range far ahead of the readable offset, asked for by itself; `None` from a registry that does not answer
-    /// ranges, which would send everything before it too, or that does not answer now: the fill gets there. A whole body
-    /// goes on like that only if what its client has can be hashed, and then to its end.
+    /// ranges, which would send everything before it too, or that does not answer now: the fill gets there. A whole
+    /// body goes on like that only if what its client has can be hashed, and then to its end.
     async fn jump(&self, progress: &watch::Receiver<Progress>) -> Option<BodySource> {
         let (at, digest) = (self.at, self.reader.digest);
         let sent = match self.is_whole() {

@@ -1,8 +1,8 @@
 //! One request for the bytes of a blob, and what is recorded of the endpoints that answer such requests.
 //!
-//! Promises: an answer is a right's proof where it states the digest; where it does not, the caller learns that the content
-//! would be one. Faults are recorded where the next request is decided: with upstream's endpoints, or with the shared tier.
-//! Deliberately not here: reading a body (`upstream_body`).
+//! Promises: an answer is a right's proof where it states the digest; where it does not, the caller learns that the
+//! content would be one. Faults are recorded where the next request is decided: with upstream's endpoints, or with the
+//! shared tier. Deliberately not here: reading a body (`upstream_body`).
 
 use std::sync::Arc;
 

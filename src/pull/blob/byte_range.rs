@@ -1,5 +1,5 @@
-//! A part of a blob that is neither stored nor being downloaded: fetched alone, if it is a small part of it, or if there is
-//! no room for the blob (`wanted` decides).
+//! A part of a blob that is neither stored nor being downloaded: fetched alone, if it is a small part of it, or if
+//! there is no room for the blob (`wanted` decides).
 //!
 //! Scanners and snapshotters that pull lazily read a little of many layers, and would otherwise have all of them
 //! downloaded. Such a part is unverified, like every range of a blob that is not in the store (`partial` keeps it): any

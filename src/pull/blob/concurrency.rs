@@ -15,8 +15,8 @@ const NO_GAIN_ABOVE: f64 = 100e6;
 /// Twice as many connections must bring this many times as much, or connections are not the bottleneck.
 const GAIN: f64 = 1.4;
 
-/// Whether one connection that brought `received` bytes in the time for which it was `waited` for is the bottleneck of a
-/// blob with `remaining` bytes to come. The time that storing the bytes took does not count.
+/// Whether one connection that brought `received` bytes in the time for which it was `waited` for is the bottleneck of
+/// a blob with `remaining` bytes to come. The time that storing the bytes took does not count.
 pub(crate) fn is_slow(received: u64, waited: Duration, remaining: u64) -> bool {
     let rate = received as f64 / waited.as_secs_f64();
     waited >= PERIOD
@@ -45,7 +45,8 @@ impl Concurrency {
         self.connections
     }
 
-    /// Takes in what so many connections brought, in bytes a second: more of them if that was clearly more, fewer if not.
+    /// Takes in what so many connections brought, in bytes a second: more of them if that was clearly more, fewer if
+    /// not.
     pub(crate) fn measured(&mut self, rate: f64) {
         if self.settled {
             return;

@@ -1,8 +1,8 @@
 //! How the content of a blob was delivered, and what is tried after content that was wrong: pure decisions.
 //!
 //! Promises: no endpoint is asked twice in the same way for content that it delivered wrong. Content over several
-//! connections, of kept ranges or of several endpoints is followed by one plain connection from the start; wrong content
-//! over that one by the next endpoint; and the number of tries is bounded.
+//! connections, of kept ranges or of several endpoints is followed by one plain connection from the start; wrong
+//! content over that one by the next endpoint; and the number of tries is bounded.
 
 use std::sync::Arc;
 
@@ -62,7 +62,8 @@ impl Trail {
         self.0.lock().proved_in.contains(repository)
     }
 
-    /// Whether a mirror delivered some of the bytes: neither the size that it stated nor its bytes are the registry's word.
+    /// Whether a mirror delivered some of the bytes: neither the size that it stated nor its bytes are the registry's
+    /// word.
     pub(crate) fn has_mirror(&self) -> bool {
         let is_mirror = |endpoint: &EndpointId| !endpoint.is_authoritative() && !endpoint.is_shared_tier();
         self.0.lock().endpoints.iter().any(is_mirror)

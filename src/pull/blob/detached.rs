@@ -1,9 +1,9 @@
 //! What the disk does not take of a download, from its first byte or from some byte on: its followers get it through a
 //! window, and so share the body that is open.
 //!
-//! Promises: what passes is verified as a whole before its tail is released; wrong content ends as in the store, with another
-//! endpoint where one is left; it goes on while a client reads. Deliberately not here: readers that fall out of the window,
-//! which go on by themselves (`passthrough`).
+//! Promises: what passes is verified as a whole before its tail is released; wrong content ends as in the store, with
+//! another endpoint where one is left; it goes on while a client reads. Deliberately not here: readers that fall out of
+//! the window, which go on by themselves (`passthrough`).
 
 use super::delivery::{Trail, fault_of};
 use super::flight::{Flight, Leader};
@@ -92,8 +92,8 @@ impl DetachedFills {
             let context = flight.context();
             let another = self.blobs.record_wrong_content(context, leader.digest(), &trail, fault);
             if another || trail.is_in_ranges() {
-                // Its readers fall out of the window: each goes on by itself, at another endpoint or in another way. One that
-                // was sent nothing looks for the blob anew, and must not find this flight.
+                // Its readers fall out of the window: each goes on by itself, at another endpoint or in another way.
+                // One that was sent nothing looks for the blob anew, and must not find this flight.
                 leader.end();
                 return Err(error);
             }

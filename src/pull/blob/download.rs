@@ -1,7 +1,7 @@
 //! Downloads: a request for a blob that is not in the store joins the flight that fetches it, or leads one.
 //!
-//! A request that joins is authorised in its own repository first. How many downloads there are at once is bounded, in all
-//! and by registry; one that finds no place is passed through to its clients past the disk.
+//! A request that joins is authorised in its own repository first. How many downloads there are at once is bounded, in
+//! all and by registry; one that finds no place is passed through to its clients past the disk.
 
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ use crate::support::tasks::Tasks;
 /// Blob downloads at the same time. Each holds a blocking thread, of which the runtime has 512; the rest is for the
 /// store.
 const DOWNLOADS_MAX: usize = 256;
-/// Downloads that are passed through at the same time because there is no place for them in the store: each has a window,
-/// as every other may have that the disk does not take. Further ones are refused.
+/// Downloads that are passed through at the same time because there is no place for them in the store: each has a
+/// window, as every other may have that the disk does not take. Further ones are refused.
 const PASSED_MAX: usize = WINDOWS_MAX - DOWNLOADS_MAX;
 
 /// How a blob can be had.

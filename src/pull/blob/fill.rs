@@ -1,9 +1,9 @@
 //! Filling a flight: upstream's body into the store, the readable offset published as it grows.
 //!
-//! Runs on a task of its own and goes on when clients leave, unless it is too slow. Receiving is async; writing happens on a
-//! blocking thread behind a short queue, hashing on another, so that none waits for the others. What the disk does not
-//! take, from the first byte or from some byte on, goes to the followers through a window: they share the body that is
-//! open. The tail of the blob is withheld from readers until the digest is verified; no reader waits for durability.
+//! Runs on a task of its own and goes on when clients leave, unless it is too slow. Receiving is async; writing happens
+//! on a blocking thread behind a short queue, hashing on another, so that none waits for the others. What the disk does
+//! not take, from the first byte or from some byte on, goes to the followers through a window: they share the body that
+//! is open. The tail of the blob is withheld from readers until the digest is verified; no reader waits for durability.
 
 use std::sync::Arc;
 
@@ -128,8 +128,8 @@ impl Filler {
         leader.end();
     }
 
-    /// Publishes that everything is there, then makes it durable; the flight ends after that, so that a later
-    /// request finds the blob. What the registry does not say of the repository makes it no member: a later request asks.
+    /// Publishes that everything is there, then makes it durable; the flight ends after that, so that a later request
+    /// finds the blob. What the registry does not say of the repository makes it no member: a later request asks.
     async fn complete(
         &self,
         leader: &Arc<Leader>,
@@ -155,8 +155,8 @@ impl Filler {
         }
     }
 
-    /// Receives the blob. Wrong content is followed by another try, at another endpoint or in another way, while there is
-    /// one.
+    /// Receives the blob. Wrong content is followed by another try, at another endpoint or in another way, while there
+    /// is one.
     async fn receive(&self, leader: &Arc<Leader>) -> Result<Filled, Error> {
         let (context, digest) = (leader.flight().context(), leader.digest());
         let registry = context.repository().registry();
@@ -207,7 +207,8 @@ impl Filler {
     ) -> Result<Filled, Error> {
         let (context, digest) = (leader.flight().context(), leader.digest());
         let owner = self.room.owner(context.repository().registry());
-        // A large layer of which a little was read by parts is passed by like any other; one of which much was, is completed.
+        // A large layer of which a little was read by parts is passed by like any other; one of which much was, is
+        // completed.
         let is_begun =
             body.size().is_some_and(|size| is_much(self.partials.bytes_of(context, digest, size), size));
         let refused = match is_begun {
@@ -328,8 +329,8 @@ impl Filler {
         }
     }
 
-    /// Returns once the download of a flight is too slow and no client waits for it or reads it. While it yields to others,
-    /// slowness is not its own.
+    /// Returns once the download of a flight is too slow and no client waits for it or reads it. While it yields to
+    /// others, slowness is not its own.
     async fn too_slow(&self, flight: &Flight) {
         let mut watch = SlownessWatch::new(Instant::now());
         loop {

@@ -10,13 +10,13 @@ use crate::pull::error::Error;
 use crate::store;
 use crate::upstream;
 
-/// How long a caller that upstream has answered yes waits for upstream's answer to the leader that it joined: less than a
-/// registry may take in all, so that a download of its own still begins before its runtime gives up.
+/// How long a caller that upstream has answered yes waits for upstream's answer to the leader that it joined: less than
+/// a registry may take in all, so that a download of its own still begins before its runtime gives up.
 const LEADER_WAIT: Duration = Duration::from_secs(5);
 
-/// Waits until a flight has bytes, and knows how many if that is needed, or has failed. A blob so small that it is withheld whole is waited
-/// for, so that a wrong one is an error before any header has left; and one that a mirror delivers until there are bytes
-/// to serve, so that no client is told a wrong size.
+/// Waits until a flight has bytes, and knows how many if that is needed, or has failed. A blob so small that it is
+/// withheld whole is waited for, so that a wrong one is an error before any header has left; and one that a mirror
+/// delivers until there are bytes to serve, so that no client is told a wrong size.
 pub(crate) async fn first_bytes(
     mut progress: watch::Receiver<Progress>,
     size_needed: bool,
@@ -50,8 +50,8 @@ pub(crate) async fn has_answer_soon(progress: &mut watch::Receiver<Progress>) ->
     tokio::time::timeout(LEADER_WAIT, answered).await.is_ok()
 }
 
-/// Whether a failure of the leader says nothing about a caller that joined. What upstream answered to another repository
-/// or credential, a hang and a rate limit included, does not.
+/// Whether a failure of the leader says nothing about a caller that joined. What upstream answered to another
+/// repository or credential, a hang and a rate limit included, does not.
 pub(crate) fn concerns_leader_only(error: &Error, is_own_answer: bool) -> bool {
     match error {
         Error::LeaderGone | Error::TaskEnded { .. } => true,

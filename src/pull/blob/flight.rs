@@ -1,10 +1,10 @@
 //! Flights: one download of a blob under way, and every request that waits for it (singleflight).
 //!
-//! A flight belongs to (registry, digest), and is shared by all who ask the registry for the blob; after one that failed for
-//! reasons of its leader, to a repository and a credential besides. The first request leads: it gets an owned permit ([`Leader`]), and if that is
-//! dropped without an outcome the flight has failed and the next request leads anew. Every other request follows, and
-//! so does the leader's own client. Different registries never share a flight, so that none can stall or spoil
-//! another's download.
+//! A flight belongs to (registry, digest), and is shared by all who ask the registry for the blob; after one that
+//! failed for reasons of its leader, to a repository and a credential besides. The first request leads: it gets an
+//! owned permit ([`Leader`]), and if that is dropped without an outcome the flight has failed and the next request
+//! leads anew. Every other request follows, and so does the leader's own client. Different registries never share a
+//! flight, so that none can stall or spoil another's download.
 //!
 //! Lock order: the map's lock is never held while a flight's progress is changed.
 
@@ -117,8 +117,8 @@ impl Flight {
         self.from_tier.store(from_tier, Ordering::Relaxed);
     }
 
-    /// Whether what is fetched ahead in `other` slows down for it: a client waits for it, and it fills the line that both
-    /// share, or is of the same registry. One that waits for what another node downloads does neither.
+    /// Whether what is fetched ahead in `other` slows down for it: a client waits for it, and it fills the line that
+    /// both share, or is of the same registry. One that waits for what another node downloads does neither.
     fn is_before(&self, other: &Self) -> bool {
         let is_of_registry = || {
             !self.from_tier.load(Ordering::Relaxed)
@@ -182,8 +182,8 @@ impl Flights {
         self.0.flights.lock().len()
     }
 
-    /// Flights that have ended. If it did not change between a look into the store and [`Self::join_or_lead`], no flight
-    /// can have completed in between.
+    /// Flights that have ended. If it did not change between a look into the store and [`Self::join_or_lead`], no
+    /// flight can have completed in between.
     pub(crate) fn ended(&self) -> u64 {
         self.0.ended.load(Ordering::Acquire)
     }

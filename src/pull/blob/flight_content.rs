@@ -1,7 +1,8 @@
 //! The content of a flight that may begin anew: what came before turned out wrong, and bytes of it may have been sent.
 //!
-//! Promises: a reader that was sent bytes of content that was wrong goes on with the new content only if that begins with
-//! the same bytes; it is cut off otherwise. The comparison is made once for all readers, while the new content is written.
+//! Promises: a reader that was sent bytes of content that was wrong goes on with the new content only if that begins
+//! with the same bytes; it is cut off otherwise. The comparison is made once for all readers, while the new content is
+//! written.
 
 use std::io;
 use std::sync::Arc;
@@ -43,8 +44,8 @@ impl FlightContent {
         Self { growing, compared: Arc::default(), replaced: replaced.collect() }
     }
 
-    /// Compares bytes at `offset`, which are about to become readable, with the content before. Blocks; to be called for
-    /// all bytes in their order.
+    /// Compares bytes at `offset`, which are about to become readable, with the content before. Blocks; to be called
+    /// for all bytes in their order.
     pub(crate) fn compare(&self, offset: u64, bytes: &[u8]) {
         for replaced in self.replaced.iter() {
             // One that differs before this offset stays where it is.

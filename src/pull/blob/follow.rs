@@ -1,7 +1,7 @@
 //! Following a flight: a reader gets the bytes of a download up to the readable offset.
 //!
-//! A follower never holds up the fill. A download may begin anew, or go on past the disk; a follower goes on with it as long
-//! as what it was sent is how that content begins. Deliberately not here: what a body does that cannot go on
+//! A follower never holds up the fill. A download may begin anew, or go on past the disk; a follower goes on with it as
+//! long as what it was sent is how that content begins. Deliberately not here: what a body does that cannot go on
 //! (`blob_body`).
 
 use bytes::Bytes;
@@ -16,8 +16,8 @@ use crate::reference::{Digest, Hasher};
 use crate::store;
 use crate::support::body_chunk::BodyChunk;
 
-/// A reader that is further ahead of the readable offset than this does not wait for it: at a slow upstream's 8 MB/s the
-/// fill would take a second to get there.
+/// A reader that is further ahead of the readable offset than this does not wait for it: at a slow upstream's 8 MB/s
+/// the fill would take a second to get there.
 const FAR_AHEAD: u64 = 8 * 1024 * 1024;
 
 /// What the client was told and sent already, which the content of a flight that begins anew must agree with.
@@ -160,8 +160,8 @@ pub(super) async fn follow(
     })
 }
 
-/// How a reader goes on that has everything that was written: it shares the rest with others, or goes on by itself if it
-/// comes too late for that.
+/// How a reader goes on that has everything that was written: it shares the rest with others, or goes on by itself if
+/// it comes too late for that.
 fn past_the_disk(
     growing: Option<FlightContent>,
     (written, hasher): (u64, Hasher),
@@ -180,8 +180,8 @@ fn past_the_disk(
     Ok(Seen::NotOnDisk(Box::new(Missing { growing, detached, is_complete: false, error: None })))
 }
 
-/// A flight that is followed again once it is known what a client was sent, although the disk does not give that back to be
-/// compared: by then its content was verified, or there is a hash of what was received.
+/// A flight that is followed again once it is known what a client was sent, although the disk does not give that back
+/// to be compared: by then its content was verified, or there is a hash of what was received.
 ///
 /// # Errors
 /// Why the flight failed.

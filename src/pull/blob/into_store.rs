@@ -16,8 +16,8 @@ use crate::reference::{Digest, Registry};
 /// How often the progress of a download into the store is reported.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 
-/// How long the end of a download past the disk is waited for: that of a client which reads slowly may take longer, and then
-/// the blob is downloaded beside it.
+/// How long the end of a download past the disk is waited for: that of a client which reads slowly may take longer, and
+/// then the blob is downloaded beside it.
 const PASSED_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// What became of a blob that was to be downloaded into the store.
@@ -28,8 +28,8 @@ enum Fetched {
     },
     /// The download that was joined failed for a reason of its leader.
     LeaderFailed(Error),
-    /// The download that was joined goes past the disk, and this one need not: the store passes a large blob by for a client,
-    /// and there may have been no place for a download.
+    /// The download that was joined goes past the disk, and this one need not: the store passes a large blob by for a
+    /// client, and there may have been no place for a download.
     Passed,
 }
 
@@ -126,9 +126,8 @@ impl Blobs {
         self.room.check(registry, None).await.is_ok()
     }
 
-    /// Downloads a blob into the store ahead of its request, and waits until that is over. A failure is only logged: the
-    /// request itself will tell.
-    /// `size` is what its manifest claims: without room for that it is not begun.
+    /// Downloads a blob into the store ahead of its request, and waits until that is over. A failure is only logged:
+    /// the request itself will tell. `size` is what its manifest claims: without room for that it is not begun.
     pub(crate) async fn prefetch(&self, context: &PullContext, digest: Digest, size: u64) {
         // Whether the repository may hand out what is on disk is asked when a client wants it.
         if self.has(digest).await {

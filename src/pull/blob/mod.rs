@@ -13,11 +13,12 @@
 //!     prepared  its file, made while the registry is asked
 //!     delivery  after wrong content: another endpoint, or one connection instead of several
 //!     transfer  one connection, or several (segments, concurrency), yielding by priority
-//!       source  asks for the blob (blob_request): the shared tier where the registry confirms it (tiered), else the registry
+//!       source  asks for the blob (blob_request): the shared tier where the registry confirms it (tiered), else the
+//!               registry
 //!         upstream_body  the bytes, resumed where they break off (resume)
 //!     shared_copy  what the shared tier lacks is copied there
-//!     detached  what the disk does not take (rest): through a window, shared by its clients (window_state), in a bounded
-//!               memory (window_memory)
+//!     detached  what the disk does not take (rest): through a window, shared by its clients (window_state), in a
+//!               bounded memory (window_memory)
 //! blob_body     the bytes of an answer, wherever they come from (read_parts: from kept parts)
 //!   follow      every client reads up to the readable offset; passthrough by itself where it falls out of the window
 //! into_store    downloads that no client waits for
@@ -110,8 +111,8 @@ pub use wanted::BlobRange;
 use window_memory::WindowMemory;
 use withheld_tail::TAIL;
 
-/// Times that a blob is looked for anew because the download that was joined ended in a way that says nothing about this
-/// caller.
+/// Times that a blob is looked for anew because the download that was joined ended in a way that says nothing about
+/// this caller.
 const ATTEMPTS_MAX: usize = 3;
 
 /// Blobs. Cheap to clone.
@@ -183,10 +184,9 @@ impl Blobs {
         }
     }
 
-    /// A blob, whole whatever range is wanted; a small part of a blob that is not being downloaded may come alone. For a
-    /// range the answer waits until the size is known, if no manifest says it. An outage of upstream is waited through where
-    /// a client has a part of
-    /// the blob already.
+    /// A blob, whole whatever range is wanted; a small part of a blob that is not being downloaded may come alone. For
+    /// a range the answer waits until the size is known, if no manifest says it. An outage of upstream is waited
+    /// through where a client has a part of the blob already.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -216,8 +216,9 @@ impl Blobs {
         digest: Digest,
         wanted: BlobRange,
     ) -> Result<BlobAnswer, Error> {
-        // An answer with a range says how large the blob is. Where its registry does not, a manifest does: of what is announced
-        // so, the last bytes are withheld until it is known to be right. What is withheld as a whole is waited for.
+        // An answer with a range says how large the blob is. Where its registry does not, a manifest does: of what is
+        // announced so, the last bytes are withheld until it is known to be right. What is withheld as a whole is
+        // waited for.
         let declared = match wanted {
             BlobRange::Whole => None,
             _ => self.access.membership().declared_size(context.repository(), digest),

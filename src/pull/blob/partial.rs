@@ -1,5 +1,5 @@
-//! Blobs of which lazy snapshotters read parts: what was fetched is kept, read from there, and handed to the download of
-//! the whole once enough was read that `wanted` fetches no part alone any more.
+//! Blobs of which lazy snapshotters read parts: what was fetched is kept, read from there, and handed to the download
+//! of the whole once enough was read that `wanted` fetches no part alone any more.
 //!
 //! Promises: a part goes to a caller to whom upstream gave a part of this blob in the same repository and as the same
 //! principal, and whose right is fresh; what is kept is bounded in blobs, bytes and time. Kept parts do not outlive the
@@ -74,8 +74,8 @@ impl Partials {
         is_known.then_some(partial)
     }
 
-    /// The same for a caller to whom upstream has begun to send `body`, a part of a blob of `size` bytes; `None` if nothing
-    /// can be kept of it.
+    /// The same for a caller to whom upstream has begun to send `body`, a part of a blob of `size` bytes; `None` if
+    /// nothing can be kept of it.
     pub(crate) async fn begin(
         &self,
         context: &PullContext,

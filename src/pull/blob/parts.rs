@@ -1,8 +1,8 @@
 //! Parts of a blob that is not being downloaded: what is kept of it, and what is missing, fetched once for all who ask.
 //!
-//! Promises: a part that is kept, or on its way for another reader, is not fetched again; one that cannot be kept comes all
-//! the same. Deliberately not here: whether a part may be fetched alone (`wanted`, `byte_range`), how it is kept (`partial`,
-//! `part_fetch`).
+//! Promises: a part that is kept, or on its way for another reader, is not fetched again; one that cannot be kept comes
+//! all the same. Deliberately not here: whether a part may be fetched alone (`wanted`, `byte_range`), how it is kept
+//! (`partial`, `part_fetch`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::reference::{Digest, Principal, Repository};
 
-/// How long a reader waits for the answer to the first part of a blob that another one asked for: then it asks by itself,
-/// which still comes in the time for which its client waits.
+/// How long a reader waits for the answer to the first part of a blob that another one asked for: then it asks by
+/// itself, which still comes in the time for which its client waits.
 const FIRST_PART_WAIT: Duration = Duration::from_secs(5);
 
 /// What a part is read from.
@@ -71,7 +71,8 @@ impl Parts {
         Self { access, ranges, partials, room, first: Arc::default() }
     }
 
-    /// What a part is read from; `None` if it is not to be had alone. `size` is that of the blob, as far as anybody said so.
+    /// What a part is read from; `None` if it is not to be had alone. `size` is that of the blob, as far as anybody
+    /// said so.
     ///
     /// # Errors
     /// Upstream cannot be asked.
@@ -127,7 +128,8 @@ impl Parts {
         Some(partial)
     }
 
-    /// A part of a blob of which others are kept: the first piece that is missing is asked for before the answer begins.
+    /// A part of a blob of which others are kept: the first piece that is missing is asked for before the answer
+    /// begins.
     async fn missing(
         &self,
         context: &PullContext,
@@ -200,8 +202,9 @@ impl Parts {
         Ok(Some(Found::Kept(partial, false)))
     }
 
-    /// Whether a part is asked for as one of a blob that is stored if more of it is wanted: a small part as long as anything
-    /// is, any other only if the whole would be. Otherwise the whole would be asked for in vain, and the part after it.
+    /// Whether a part is asked for as one of a blob that is stored if more of it is wanted: a small part as long as
+    /// anything is, any other only if the whole would be. Otherwise the whole would be asked for in vain, and the part
+    /// after it.
     async fn has_room(
         &self,
         context: &PullContext,

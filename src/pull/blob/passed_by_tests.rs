@@ -1,4 +1,5 @@
-//! Large layers that the store passes by at their first pull: what their ranges cost, and when they are stored all the same.
+//! Large layers that the store passes by at their first pull: what their ranges cost, and when they are stored all the
+//! same.
 
 use std::sync::OnceLock;
 

@@ -1,10 +1,9 @@
 //! Passthrough: a blob from upstream to a client without the store, when the disk failed.
 //!
 //! A whole body is still never complete and wrong: its bytes are hashed as they pass, on from the hash of what the fill
-//! had written, and the last of them are withheld until the digest is verified, and more of what a mirror delivers, as far
-//! as there is memory for it. A range is not verified, like every
-//! range of a blob that is not in the store. Wrong content is followed by the next endpoint's, if that begins with what
-//! the client has.
+//! had written, and the last of them are withheld until the digest is verified, and more of what a mirror delivers, as
+//! far as there is memory for it. A range is not verified, like every range of a blob that is not in the store. Wrong
+//! content is followed by the next endpoint's, if that begins with what the client has.
 
 use std::collections::VecDeque;
 
@@ -45,10 +44,11 @@ struct Whole {
     /// What is withheld until that has come to the digest, with the memory for it.
     withheld: Withheld,
     share: MemoryShare,
-    /// The hash of everything before the next byte that is returned, where it is known; where content begins anew, it must
-    /// come to the same there.
+    /// The hash of everything before the next byte that is returned, where it is known; where content begins anew, it
+    /// must come to the same there.
     returned: Option<Hasher>,
-    /// How content must begin, because the client has bytes of it that cannot be read back: so many bytes, with this hash.
+    /// How content must begin, because the client has bytes of it that cannot be read back: so many bytes, with this
+    /// hash.
     beginning: Option<(u64, Hasher)>,
     tries: Tries,
 }
@@ -69,8 +69,8 @@ impl Passthrough {
     }
 
     /// The rest of a blob of `size` bytes for a client that has those before `at`: all of it is fetched again, because
-    /// what the client has cannot be read back, and verified. What the client has was right, or it is how the `received`
-    /// bytes begin, which this hash has seen: the content must begin with these too.
+    /// what the client has cannot be read back, and verified. What the client has was right, or it is how the
+    /// `received` bytes begin, which this hash has seen: the content must begin with these too.
     pub(crate) fn again(
         body: UpstreamBody,
         digest: Digest,

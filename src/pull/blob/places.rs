@@ -1,8 +1,9 @@
 //! Places for downloads: how many there may be at once, in all and for one registry.
 //!
-//! A registry whose downloads are slow must not take the places of others. One that the operator did not name has a quarter of
-//! them, all such registries together three quarters, and so has one that the operator named: there is always a place
-//! for another registry. Names below one registered domain that the operator did not name are one registry's.
+//! A registry whose downloads are slow must not take the places of others. One that the operator did not name has a
+//! quarter of them, all such registries together three quarters, and so has one that the operator named: there is
+//! always a place for another registry. Names below one registered domain that the operator did not name are one
+//! registry's.
 
 use std::collections::HashMap;
 use std::sync::Arc;

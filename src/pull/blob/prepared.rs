@@ -1,8 +1,8 @@
-//! The file of a blob, made while its registry is asked: the first byte of an answer does not wait for the disk after it has
-//! waited for the registry.
+//! The file of a blob, made while its registry is asked: the first byte of an answer does not wait for the disk after
+//! it has waited for the registry.
 //!
-//! Only of a blob whose size a manifest of the repository states: what a client invents makes no file. What the registry
-//! says of the size counts; a file that was made for another size is not used.
+//! Only of a blob whose size a manifest of the repository states: what a client invents makes no file. What the
+//! registry says of the size counts; a file that was made for another size is not used.
 
 use tokio::task::JoinHandle;
 

@@ -1,9 +1,9 @@
 //! Priority: downloads that no runtime waits for yield to those that one waits for.
 //!
 //! Promises: from a runtime's first question on, no background download begins and those under way slow down; what is
-//! downloaded ahead for a pod goes before the background, and slows down only while a runtime waits for another download
-//! that fills the line or is of the same registry;
-//! a download that a runtime joins goes on at full speed; nothing yields for ever.
+//! downloaded ahead for a pod goes before the background, and slows down only while a runtime waits for another
+//! download that fills the line or is of the same registry; a download that a runtime joins goes on at full speed;
+//! nothing yields for ever.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use super::flight::{Flight, Flights};
 const YIELD_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a background download waits before each of its chunks: its registry must not take it for dead.
 const CHUNK_WAIT_MAX: Duration = Duration::from_secs(2);
-/// All downloads ahead of a runtime together take one chunk in this time while a runtime waits for another: at most 2.6 MB/s,
-/// with chunks of 256 KiB. On a link that both share, the other has nearly all of it; on one that limits each connection,
-/// none is stopped for the length of the other.
+/// All downloads ahead of a runtime together take one chunk in this time while a runtime waits for another: at most 2.6
+/// MB/s, with chunks of 256 KiB. On a link that both share, the other has nearly all of it; on one that limits each
+/// connection, none is stopped for the length of the other.
 const AHEAD_CHUNK_WAIT_MAX: Duration = Duration::from_millis(100);
 /// A runtime that has just asked for something asks for more within this time.
 const MORE_TO_COME: Duration = Duration::from_millis(300);
@@ -72,8 +72,8 @@ impl Foreground {
         self.wait_while(YIELD_WAIT_MAX, || self.is_active()).await;
     }
 
-    /// Waits while runtimes pull, for less long: before each chunk of a download that no runtime waits for. Returns whether it
-    /// had to.
+    /// Waits while runtimes pull, for less long: before each chunk of a download that no runtime waits for. Returns
+    /// whether it had to.
     pub(crate) async fn yield_before_chunk(&self, flight: &Flight) -> bool {
         if !self.is_yielding(flight) {
             return false;
@@ -86,8 +86,8 @@ impl Foreground {
         true
     }
 
-    /// Waits for a chunk of what all downloads ahead may take together; ends at once when no runtime waits for another any
-    /// more, or one waits for this.
+    /// Waits for a chunk of what all downloads ahead may take together; ends at once when no runtime waits for another
+    /// any more, or one waits for this.
     async fn take_turn_ahead(&self, flight: &Flight) {
         let yields = || flight.is_ahead() && self.is_yielding(flight);
         let turn = tokio::select! {

@@ -28,7 +28,8 @@ pub(crate) enum Progress {
         /// Bytes of the blob.
         size: u64,
     },
-    /// The disk does not take the blob. What was written can still be read; the rest goes to the followers past the disk.
+    /// The disk does not take the blob. What was written can still be read; the rest goes to the followers past the
+    /// disk.
     Detached {
         /// The file with what was written, if anything was.
         growing: Option<FlightContent>,

@@ -1,4 +1,5 @@
-//! Reading a blob of which parts are kept: what is missing is fetched and kept first; what cannot be kept is read past them.
+//! Reading a blob of which parts are kept: what is missing is fetched and kept first; what cannot be kept is read past
+//! them.
 
 use std::ops::Range;
 

@@ -39,8 +39,8 @@ impl Reader {
         self.upstream.open(&self.context, self.digest, at, None).await
     }
 
-    /// The download of a stored blob that the disk does not give: joined, or led. While the disk `hangs` the store is not looked
-    /// into. `None` if there is none by a fault of this node.
+    /// The download of a stored blob that the disk does not give: joined, or led. While the disk `hangs` the store is
+    /// not looked into. `None` if there is none by a fault of this node.
     ///
     /// # Errors
     /// Upstream.

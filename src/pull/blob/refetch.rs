@@ -1,11 +1,11 @@
 //! Bytes that were handed to a connection as a range of a file, and that the file gives no more when they are sent: the
 //! filesystem was shut down, or the file was changed.
 //!
-//! For a client that gets the whole blob, the whole is fetched again, past the disk: once for all ranges that were handed over
-//! and for what follows them, and verified like every whole body, its end withheld until then. For a client that gets a part
-//! of it, the bytes alone are fetched, in whole chunks, and compared with the checksums that the file's had. Promises: no whole
-//! body that is wrong is complete; no more memory than [`KEPT_BYTES`] a body; no more bodies, bytes and time than
-//! [`super::refetch_places`] says, beyond which the body ends short.
+//! For a client that gets the whole blob, the whole is fetched again, past the disk: once for all ranges that were
+//! handed over and for what follows them, and verified like every whole body, its end withheld until then. For a client
+//! that gets a part of it, the bytes alone are fetched, in whole chunks, and compared with the checksums that the
+//! file's had. Promises: no whole body that is wrong is complete; no more memory than [`KEPT_BYTES`] a body; no more
+//! bodies, bytes and time than [`super::refetch_places`] says, beyond which the body ends short.
 
 use std::sync::Arc;
 
@@ -36,8 +36,8 @@ pub(super) struct RefetchOfBody {
 /// A blob on its way in the place of a file.
 struct Coming {
     body: Passthrough,
-    /// The last bytes that came, and the offset of the first of them: what was handed over and is asked for again, and what
-    /// follows, come in any order.
+    /// The last bytes that came, and the offset of the first of them: what was handed over and is asked for again, and
+    /// what follows, come in any order.
     kept: BytesMut,
     start: u64,
 }

@@ -1,8 +1,8 @@
 //! How many bodies may fetch again what a failing disk does not give back, and how much of it.
 //!
-//! Each of them costs upstream the whole of its blob up to where its client is, while the client gets nothing. Where there is
-//! no place, or too much would have to come again, the body ends short instead: a runtime asks for the rest with a range,
-//! which costs that rest alone and comes at once.
+//! Each of them costs upstream the whole of its blob up to where its client is, while the client gets nothing. Where
+//! there is no place, or too much would have to come again, the body ends short instead: a runtime asks for the rest
+//! with a range, which costs that rest alone and comes at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const BODIES_MAX: usize = 8;
 /// Bytes that come again before the client gets any: what a line of 100 Mbit/s brings within [`REFETCH_WAIT_MAX`].
 const BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// How long a client waits for the first byte of what is fetched again: some runtimes give up a pull that gets no byte for
-/// a minute (containerd 1.7.0 to 1.7.19), and all go on at once after a body that ends short.
+/// How long a client waits for the first byte of what is fetched again: some runtimes give up a pull that gets no byte
+/// for a minute (containerd 1.7.0 to 1.7.19), and all go on at once after a body that ends short.
 pub(super) const REFETCH_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// The places. Cheap to clone.

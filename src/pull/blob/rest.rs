@@ -1,5 +1,5 @@
-//! The rest of a body that the disk does not take, on its way into a window: the body itself if nothing was written, else
-//! what its download still brings.
+//! The rest of a body that the disk does not take, on its way into a window: the body itself if nothing was written,
+//! else what its download still brings.
 
 use bytes::Bytes;
 use tokio::sync::mpsc;

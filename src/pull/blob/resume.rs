@@ -1,7 +1,7 @@
 //! When a body that upstream broke off is asked for again, and when it is given up: a pure decision, but for the time.
 //!
-//! Promises: a few resumes without a byte of progress, as many as it takes with it; 25 s while no endpoint answers or the
-//! registry limits requests.
+//! Promises: a few resumes without a byte of progress, as many as it takes with it; 25 s while no endpoint answers or
+//! the registry limits requests.
 
 use std::time::Duration;
 
@@ -51,8 +51,8 @@ impl Breaks {
         (pause * 2).min(RESUME_PAUSE_MAX)
     }
 
-    /// How long to wait, where `pause` is due, before the next resume after one that failed with `error`; `None` if there is
-    /// no next one.
+    /// How long to wait, where `pause` is due, before the next resume after one that failed with `error`; `None` if
+    /// there is no next one.
     pub(super) fn pause_after(&self, error: &upstream::Error, pause: Duration) -> Option<Duration> {
         let lasted = self.since.elapsed();
         match error {

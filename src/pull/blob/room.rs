@@ -1,5 +1,5 @@
-//! Whether there is room for a blob in the store: asked before upstream is, so that nothing is fetched for the store alone
-//! that it would not take.
+//! Whether there is room for a blob in the store: asked before upstream is, so that nothing is fetched for the store
+//! alone that it would not take.
 
 use crate::pull::config::Config;
 use crate::pull::context::Priority;
@@ -29,15 +29,15 @@ impl Room {
         if self.is_named(registry) { Owner::named(registry) } else { Owner::limited(registry) }
     }
 
-    /// Whether a blob of `bytes` would be passed by, if a client asked for it: it is large, asked for the first time, and would
-    /// take the place of others.
+    /// Whether a blob of `bytes` would be passed by, if a client asked for it: it is large, asked for the first time,
+    /// and would take the place of others.
     pub(crate) async fn is_passed_by(&self, digest: Digest, bytes: u64) -> bool {
         self.store.would_be_passed_by(digest, bytes).await
     }
 
-    /// Why a blob of `bytes` is not to be stored although there may be room: as [`Room::is_passed_by`], and it is remembered
-    /// that a client asked for it. What the operator wants in the store is stored. What is fetched ahead of a client is
-    /// judged as its pull would be, and remembered only with that.
+    /// Why a blob of `bytes` is not to be stored although there may be room: as [`Room::is_passed_by`], and it is
+    /// remembered that a client asked for it. What the operator wants in the store is stored. What is fetched ahead of
+    /// a client is judged as its pull would be, and remembered only with that.
     pub(crate) async fn refusal(
         &self,
         priority: Priority,

@@ -1,10 +1,10 @@
 //! A segmented download: several upstream connections for one blob, each with a segment of it.
 //!
-//! What arrives early waits in memory, and everything is handed on in order, so that storing, hashing and following know
-//! nothing of segments. How many connections there are is decided in [`super::concurrency`].
+//! What arrives early waits in memory, and everything is handed on in order, so that storing, hashing and following
+//! know nothing of segments. How many connections there are is decided in [`super::concurrency`].
 //!
-//! Promises: at most [`EXTRA_MAX`] connections more than one for all blobs together; at most [`SEGMENT`] bytes of memory
-//! for each; no byte is asked for twice, except what is on its way when the first connection is given up.
+//! Promises: at most [`EXTRA_MAX`] connections more than one for all blobs together; at most [`SEGMENT`] bytes of
+//! memory for each; no byte is asked for twice, except what is on its way when the first connection is given up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -164,8 +164,8 @@ pub(crate) struct Begun {
     pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
 
-/// For whom a download yields. What segments have been asked for arrives, at most [`SEGMENT`] for each connection; none is
-/// opened before the chunks ahead of it were handed on.
+/// For whom a download yields. What segments have been asked for arrives, at most [`SEGMENT`] for each connection; none
+/// is opened before the chunks ahead of it were handed on.
 #[derive(Clone, Copy)]
 pub(crate) struct Yielding<'a> {
     pub(crate) foreground: &'a Foreground,
@@ -295,8 +295,8 @@ impl<'a> SegmentedDownload<'a> {
         Ok(())
     }
 
-    /// Opens as many connections as there are to be; none if it is to be one, which then brings all the rest. While it may not
-    /// widen, one after the other.
+    /// Opens as many connections as there are to be; none if it is to be one, which then brings all the rest. While it
+    /// may not widen, one after the other.
     fn open_more(&mut self, may_widen: bool) {
         let connections = self.concurrency.connections();
         while (may_widen || self.running.is_empty())

@@ -1,8 +1,8 @@
 //! The copy of a blob for the shared tier, made while it is downloaded and completed once it is verified.
 //!
-//! Promises: a pull never waits for its copy: the copy reads the growing file by itself, a part once all of it is there, and
-//! what it cannot read or write ends the copy alone. Only content that was verified, and that the registry itself says the repository has, becomes an
-//! object.
+//! Promises: a pull never waits for its copy: the copy reads the growing file by itself, a part once all of it is
+//! there, and what it cannot read or write ends the copy alone. Only content that was verified, and that the registry
+//! itself says the repository has, becomes an object.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -64,7 +64,8 @@ impl SharedCopies {
         Self { places: Arc::new(Semaphore::new(COPIES_MAX)), tier, foreground, tasks }
     }
 
-    /// Begins to copy `content` of a flight, of `size` bytes where the registry said so; `None` if the tier does not want it.
+    /// Begins to copy `content` of a flight, of `size` bytes where the registry said so; `None` if the tier does not
+    /// want it.
     pub(crate) fn begin(
         &self,
         flight: &Arc<Flight>,
@@ -165,8 +166,8 @@ impl Source {
         }
     }
 
-    /// The bytes of a part; `None` if they cannot be read, or are not what was received. Those that are returned were compared
-    /// in memory: read once more, the disk might give others.
+    /// The bytes of a part; `None` if they cannot be read, or are not what was received. Those that are returned were
+    /// compared in memory: read once more, the disk might give others.
     async fn read(&self, part: Range<u64>, memory: Vec<u8>) -> Option<Vec<u8>> {
         self.content.copy_all(part.start, part.end, memory).await.ok()
     }

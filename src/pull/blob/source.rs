@@ -1,5 +1,5 @@
-//! Where the bytes of a blob come from, as the caller of a pull: the registry, or the shared tier; and what is recorded of a
-//! source when the content has been verified or was wrong.
+//! Where the bytes of a blob come from, as the caller of a pull: the registry, or the shared tier; and what is recorded
+//! of a source when the content has been verified or was wrong.
 //!
 //! Promises: a right or a membership is recorded only of what an authoritative endpoint delivered or confirmed.
 
@@ -55,8 +55,8 @@ impl UpstreamBlobs {
         &self.names
     }
 
-    /// The body of a blob that comes from the shared tier. What breaks off is resumed at the registry, as for any request
-    /// of `context`.
+    /// The body of a blob that comes from the shared tier. What breaks off is resumed at the registry, as for any
+    /// request of `context`.
     pub(crate) fn body_from_tier(&self, context: &PullContext, digest: Digest, found: Found) -> UpstreamBody {
         let chunks = found.body.map(|chunk| chunk.map_err(|error| interrupted(&error)));
         let endpoint = EndpointId::shared_tier();
@@ -94,8 +94,8 @@ impl UpstreamBlobs {
         }
     }
 
-    /// Whether the repository has the blob of `size` bytes that came as `trail` says: an authoritative endpoint delivered
-    /// some of it, or says so now. A mirror may serve any digest under any name.
+    /// Whether the repository has the blob of `size` bytes that came as `trail` says: an authoritative endpoint
+    /// delivered some of it, or says so now. A mirror may serve any digest under any name.
     pub(crate) async fn is_member(
         &self,
         context: &PullContext,

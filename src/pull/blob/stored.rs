@@ -30,8 +30,8 @@ impl StoredBlobs {
     }
 
     /// A blob on disk that the repository may hand out to the caller; its registry is asked first where that is not
-    /// known. `None` if the blob is not on disk, if its registry never delivered it, or if the registry's answer does not
-    /// show that the repository has it: the content will.
+    /// known. `None` if the blob is not on disk, if its registry never delivered it, or if the registry's answer does
+    /// not show that the repository has it: the content will.
     ///
     /// # Errors
     /// Any of [`Error`].

@@ -1,11 +1,11 @@
 //! Whole blobs from the shared tier, where the registry confirms that the caller may have them.
 //!
 //! The tier saves the transfer, and not the proof: a body of the tier is used only if the registry says now that the
-//! repository has the digest, of the same size, or if the caller's right and the membership are proved already. Without a
-//! fresh right of the caller the tier is not asked before that; without that confirmation no lease is claimed and no use is
-//! recorded. Anything but a plain yes is left to the request for the content, which the registry answers. The registry is
-//! asked once, for a few seconds, and not where its answers were slow a while ago. What comes is unverified, as from a
-//! mirror.
+//! repository has the digest, of the same size, or if the caller's right and the membership are proved already. Without
+//! a fresh right of the caller the tier is not asked before that; without that confirmation no lease is claimed and no
+//! use is recorded. Anything but a plain yes is left to the request for the content, which the registry answers. The
+//! registry is asked once, for a few seconds, and not where its answers were slow a while ago. What comes is
+//! unverified, as from a mirror.
 //!
 //! Deliberately not here: parts of blobs. A part cannot be verified by the digest, so that it comes from the registry.
 
@@ -65,8 +65,8 @@ enum Usable {
     No,
 }
 
-/// What it means that the registry answered with `head` about a blob of which the tier has `size` bytes and a manifest says
-/// `declared`.
+/// What it means that the registry answered with `head` about a blob of which the tier has `size` bytes and a manifest
+/// says `declared`.
 fn is_usable(head: BlobHead, declared: Option<u64>, size: u64) -> Usable {
     let agrees = declared == Some(size) || head.size == Some(size);
     match head.size {
@@ -156,9 +156,9 @@ impl UpstreamBlobs {
         Ok(opened)
     }
 
-    /// Asks for a whole blob that the tier lacks: of a large one one node is to ask the registry, and the others wait for what
-    /// that one writes. A digest that the registry does not confirm is no reason for a lease: anyone can publish an index
-    /// that lists it.
+    /// Asks for a whole blob that the tier lacks: of a large one one node is to ask the registry, and the others wait
+    /// for what that one writes. A digest that the registry does not confirm is no reason for a lease: anyone can
+    /// publish an index that lists it.
     async fn open_leased(
         &self,
         context: &PullContext,
@@ -175,7 +175,8 @@ impl UpstreamBlobs {
             Some(confirmation) => confirmation,
             None => self.confirm(context, digest).await,
         };
-        // A manifest may state any size, and others join this download, or wait for this node: the registry's own counts.
+        // A manifest may state any size, and others join this download, or wait for this node: the registry's own
+        // counts.
         let confirmation = match confirmation {
             Confirmation::Proved => self.ask(context, digest).await,
             other => other,
@@ -278,8 +279,8 @@ impl UpstreamBlobs {
         self.tier().shares(context.repository().registry()) && self.holds(context, digest, error).await
     }
 
-    /// Whether the caller's right and the membership hold although the registry cannot be asked, which failed with `error`:
-    /// they were proved before, or another node shared that everyone may read the blob.
+    /// Whether the caller's right and the membership hold although the registry cannot be asked, which failed with
+    /// `error`: they were proved before, or another node shared that everyone may read the blob.
     async fn holds(&self, context: &PullContext, digest: Digest, error: &Error) -> bool {
         let (access, repository, names) = (self.access(), context.repository(), self.names());
         if error.fault() != Fault::Outage || access.membership().has_ended(repository, digest) {

@@ -1,8 +1,8 @@
 //! Transfer: a whole body from upstream to the writer of a fill, over one connection or, where that is slow, several.
 //!
 //! Registries and the networks before them often limit the rate of a connection. When the first connection of a large
-//! blob is slow, a second one asks for a later segment while the first goes on; if both together bring clearly more, the
-//! download goes on segmented. A registry that does not answer ranges costs one request.
+//! blob is slow, a second one asks for a later segment while the first goes on; if both together bring clearly more,
+//! the download goes on segmented. A registry that does not answer ranges costs one request.
 
 use std::time::Duration;
 

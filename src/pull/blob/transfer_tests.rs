@@ -1,4 +1,5 @@
-//! How many connections a download has, beside what a runtime waits for. Time stands still but for what the registry takes.
+//! How many connections a download has, beside what a runtime waits for. Time stands still but for what the registry
+//! takes.
 
 use tokio::time::timeout;
 

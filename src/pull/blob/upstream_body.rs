@@ -1,9 +1,9 @@
 //! The body of a blob from upstream: it survives being broken off, by resuming where it stopped.
 //!
-//! Promises: bytes come in order and once; a body that upstream cuts off is resumed at the next endpoint, or at the same
-//! one where there is no other (`resume`). A registry that does not answer the rest as a range is asked for a closed range,
-//! then for the whole, of which the bytes that are here are skipped. What comes is unverified: `fill` and `passthrough`
-//! hash it.
+//! Promises: bytes come in order and once; a body that upstream cuts off is resumed at the next endpoint, or at the
+//! same one where there is no other (`resume`). A registry that does not answer the rest as a range is asked for a
+//! closed range, then for the whole, of which the bytes that are here are skipped. What comes is unverified: `fill` and
+//! `passthrough` hash it.
 
 use bytes::Bytes;
 
@@ -121,8 +121,8 @@ impl UpstreamBody {
         self.download.size
     }
 
-    /// Whether its bytes are those of the blob, as far as its head can show. A part proves nothing by itself: one with a
-    /// `Content-Encoding` counts only if what upstream has of the whole is as long as the blob, of `size` bytes, is.
+    /// Whether its bytes are those of the blob, as far as its head can show. A part proves nothing by itself: one with
+    /// a `Content-Encoding` counts only if what upstream has of the whole is as long as the blob, of `size` bytes, is.
     pub(crate) fn is_of_blob(&self, size: Option<u64>) -> bool {
         !self.download.is_encoded || (size.is_some() && self.size() == size)
     }
@@ -166,7 +166,8 @@ impl UpstreamBody {
         Ok(body.recorded_in(&Trail::default()))
     }
 
-    /// Records that what was delivered is wrong; returns whether an endpoint is left that has not delivered wrong content.
+    /// Records that what was delivered is wrong; returns whether an endpoint is left that has not delivered wrong
+    /// content.
     pub(crate) fn record_wrong_content(&self, fault: DeliveryFault) -> bool {
         let registry = self.repository.registry();
         self.requests.record_wrong(registry, self.digest, &self.trail, fault)
@@ -331,8 +332,8 @@ impl UpstreamBody {
         }
     }
 
-    /// Skips the bytes before the offset, if upstream ignored the range; the digest decides in the end whether they were
-    /// the same.
+    /// Skips the bytes before the offset, if upstream ignored the range; the digest decides in the end whether they
+    /// were the same.
     async fn skip_to_offset(&mut self) -> Result<(), upstream::Error> {
         let mut skip = self.at - self.download.offset;
         if skip == 0 {

@@ -1,8 +1,8 @@
 //! What a request wants of a blob, and whether that is fetched alone: pure decisions.
 //!
-//! A small part of a blob that is clearly larger costs that part and no more, as long as only a small part of the blob has
-//! been read like that: who reads more of it reads all of it. What covers the whole blob is the whole: it is shared,
-//! verified and stored like any other. Without room in the store every part is fetched alone.
+//! A small part of a blob that is clearly larger costs that part and no more, as long as only a small part of the blob
+//! has been read like that: who reads more of it reads all of it. What covers the whole blob is the whole: it is
+//! shared, verified and stored like any other. Without room in the store every part is fetched alone.
 
 /// Bytes of a part that may be fetched alone where there is room for the blob.
 const PART_MAX: u64 = 1024 * 1024;
@@ -85,8 +85,8 @@ impl BlobRange {
         }
     }
 
-    /// Whether it is a small part of a blob, together with what was read before. Of a blob of unknown size it may be: the
-    /// answer tells.
+    /// Whether it is a small part of a blob, together with what was read before. Of a blob of unknown size it may be:
+    /// the answer tells.
     pub(crate) fn is_small(self, size: Option<u64>, read: u64) -> bool {
         let Some(len) = self.len(size) else { return false };
         len <= PART_MAX && size.is_none_or(|size| len.saturating_add(read) <= size / PARTS_OF_BLOB)

@@ -1,13 +1,13 @@
 //! A window: one body from upstream that several clients share without the disk.
 //!
-//! The last bytes that arrived are kept in memory. Upstream is read no faster than the slowest client takes them, so that
-//! any number of clients of a blob that cannot be stored cost one download. A client that keeps the others waiting falls
-//! out once, and nothing waits for it from then on: it goes on by a request of its own, with the hash of what it has, and
-//! is verified as a whole like every other.
+//! The last bytes that arrived are kept in memory. Upstream is read no faster than the slowest client takes them, so
+//! that any number of clients of a blob that cannot be stored cost one download. A client that keeps the others waiting
+//! falls out once, and nothing waits for it from then on: it goes on by a request of its own, with the hash of what it
+//! has, and is verified as a whole like every other.
 //!
-//! Promises: no more memory than its share (`window_memory`); the tail is withheld until the digest is verified, and more
-//! of what a mirror delivers, as far as there is memory for it (`withheld_tail`). Deliberately not here: where the bytes
-//! come from (`fill`), and what a client does that fell out (`blob_body`).
+//! Promises: no more memory than its share (`window_memory`); the tail is withheld until the digest is verified, and
+//! more of what a mirror delivers, as far as there is memory for it (`withheld_tail`). Deliberately not here: where the
+//! bytes come from (`fill`), and what a client does that fell out (`blob_body`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,8 +57,8 @@ pub(crate) enum Windowed {
     Bytes(Bytes),
     /// All have been returned, and the whole was verified.
     End,
-    /// The next bytes are gone. With them the hash of everything before them; `None` for a reader that joined ahead of what
-    /// had come and took nothing.
+    /// The next bytes are gone. With them the hash of everything before them; `None` for a reader that joined ahead of
+    /// what had come and took nothing.
     FellOut(Option<Hasher>),
 }
 
@@ -100,9 +100,9 @@ impl Window {
         WindowHandle(Arc::clone(&self.shared))
     }
 
-    /// Adds the next bytes, as fast as there is space for them. `expected` says how many clients have been promised this
-    /// download and have not joined yet: the first bytes are kept for them, as long as that keeps no reader waiting for
-    /// too long.
+    /// Adds the next bytes, as fast as there is space for them. `expected` says how many clients have been promised
+    /// this download and have not joined yet: the first bytes are kept for them, as long as that keeps no reader
+    /// waiting for too long.
     pub(crate) async fn append(&self, mut bytes: Bytes, expected: impl Fn() -> usize) {
         while !bytes.is_empty() {
             let chunk = bytes.split_to(bytes.len().min(CHUNK_BYTES));
@@ -195,8 +195,8 @@ impl WindowHandle {
         self.0.state.lock().end
     }
 
-    /// A reader from byte `at` on, for a client that was told a size of `announced` bytes; `None` if that byte is gone from
-    /// the window, or further ahead than `ahead_max`.
+    /// A reader from byte `at` on, for a client that was told a size of `announced` bytes; `None` if that byte is gone
+    /// from the window, or further ahead than `ahead_max`.
     pub(crate) fn join(&self, at: u64, ahead_max: u64, announced: Option<u64>) -> Option<WindowReader> {
         let mut state = self.0.state.lock();
         if at < state.start || at > state.end.saturating_add(ahead_max) {

@@ -1,9 +1,10 @@
 //! The memory of everything that is withheld or shared past the disk: one bound for all, in fair shares.
 //!
-//! Promises: [`WINDOWS_MAX`] windows together hold at most [`MEMORY_MAX`] bytes, and [`CLIENTS_MAX`] clients that go on past the
-//! disk by themselves no more than [`OWN_BYTES`] each where the rest is taken, 48 MiB; each has [`OWN_BYTES`] that no other
-//! takes, and of the rest no more than an equal share of those that are there when it asks. A registry cannot take more than
-//! the windows that it has places for (`places`). Deliberately not here: what is done with too little memory (`window`).
+//! Promises: [`WINDOWS_MAX`] windows together hold at most [`MEMORY_MAX`] bytes, and [`CLIENTS_MAX`] clients that go on
+//! past the disk by themselves no more than [`OWN_BYTES`] each where the rest is taken, 48 MiB; each has [`OWN_BYTES`]
+//! that no other takes, and of the rest no more than an equal share of those that are there when it asks. A registry
+//! cannot take more than the windows that it has places for (`places`). Deliberately not here: what is done with too
+//! little memory (`window`).
 
 use std::sync::Arc;
 
@@ -15,8 +16,9 @@ const MEMORY_MAX: usize = 128 * 1024 * 1024;
 pub(crate) const OWN_BYTES: usize = 192 * 1024;
 /// Windows at most: one for each download, of those that were to be stored and of those that were not.
 pub(crate) const WINDOWS_MAX: usize = 512;
-/// Clients that go on by themselves at most: those that keep others waiting, and those of a disk that loses what they have. The
-/// body of a further one ends short, and its runtime asks for the rest with a range, for which nothing is withheld.
+/// Clients that go on by themselves at most: those that keep others waiting, and those of a disk that loses what they
+/// have. The body of a further one ends short, and its runtime asks for the rest with a range, for which nothing is
+/// withheld.
 pub(crate) const CLIENTS_MAX: usize = 256;
 /// Bytes beyond their own that windows share.
 const SHARED_BYTES: usize = MEMORY_MAX - WINDOWS_MAX * OWN_BYTES;
@@ -62,8 +64,8 @@ impl WindowMemory {
 }
 
 impl MemoryShare {
-    /// Whether the window may hold `bytes` now. What it needs beyond its own is taken, and what it does not need any more
-    /// is given back.
+    /// Whether the window may hold `bytes` now. What it needs beyond its own is taken, and what it does not need any
+    /// more is given back.
     pub(crate) fn resize(&mut self, bytes: usize) -> bool {
         let wanted = bytes.saturating_sub(OWN_BYTES);
         let mut taken = self.memory.0.lock();

@@ -1,4 +1,5 @@
-//! What a window holds: the chunks that came last, where its readers are, and up to where they may read. No waiting here.
+//! What a window holds: the chunks that came last, where its readers are, and up to where they may read. No waiting
+//! here.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -94,8 +95,9 @@ impl LagBudget {
         Self { max, left: max, at: now, was_waiting: false, end: 0 }
     }
 
-    /// Whether it is used up by now; then it is renewed, because the slowest are not waited for any more. `is_any_waiting` says
-    /// whether clients are being kept waiting from now on, `end` up to which byte the window has come.
+    /// Whether it is used up by now; then it is renewed, because the slowest are not waited for any more.
+    /// `is_any_waiting` says whether clients are being kept waiting from now on, `end` up to which byte the window has
+    /// come.
     pub(super) fn is_used_up(&mut self, now: Instant, is_any_waiting: bool, end: u64) -> bool {
         let passed = now - std::mem::replace(&mut self.at, now);
         let moved = end.saturating_sub(std::mem::replace(&mut self.end, end));
@@ -176,9 +178,9 @@ impl State {
         }
     }
 
-    /// Waits no longer for readers that have taken nothing for as long as others may be kept waiting (`lag_max`), nor for
-    /// those that are behind all others, nor for clients that have not come. A reader that comes before its bytes are
-    /// dropped is waited for again.
+    /// Waits no longer for readers that have taken nothing for as long as others may be kept waiting (`lag_max`), nor
+    /// for those that are behind all others, nor for clients that have not come. A reader that comes before its bytes
+    /// are dropped is waited for again.
     pub(super) fn go_on_without_the_slowest(&mut self, now: Instant, lag_max: Duration) {
         self.is_begun = true;
         let readable = self.readable();

@@ -1,15 +1,16 @@
-//! What is withheld from readers until the digest is verified: the tail of every blob, and more of what a mirror delivers.
+//! What is withheld from readers until the digest is verified: the tail of every blob, and more of what a mirror
+//! delivers.
 //!
-//! So no client ever receives a complete body that is wrong. A blob no larger than the tail is withheld whole: a wrong one
-//! is an error before any header, and not a broken body.
+//! So no client ever receives a complete body that is wrong. A blob no larger than the tail is withheld whole: a wrong
+//! one is an error before any header, and not a broken body.
 //!
-//! Bytes that were sent cannot be unsent, and a runtime that was sent wrong ones fails its pull, whatever follows. A mirror
-//! is not the registry, which could still deliver the right content. So what a mirror delivers is
-//! withheld whole until it is verified, up to [`MIRRORED_STORED`] bytes on the way into the store and [`MIRRORED_PASSED`]
-//! past the disk, where it has to be in memory. A client that got nothing for ten seconds is then given a little each
-//! second, so that it does not take the download for dead: only that little may be wrong. A larger blob goes out as it
-//! comes, but for its tail. The same holds for what the shared tier delivers, although the registry has confirmed its digest
-//! and size: its bytes are as unverified, and a wrong object must cost a download and not the pulls of its readers. The ten
+//! Bytes that were sent cannot be unsent, and a runtime that was sent wrong ones fails its pull, whatever follows. A
+//! mirror is not the registry, which could still deliver the right content. So what a mirror delivers is withheld whole
+//! until it is verified, up to [`MIRRORED_STORED`] bytes on the way into the store and [`MIRRORED_PASSED`] past the
+//! disk, where it has to be in memory. A client that got nothing for ten seconds is then given a little each second, so
+//! that it does not take the download for dead: only that little may be wrong. A larger blob goes out as it comes, but
+//! for its tail. The same holds for what the shared tier delivers, although the registry has confirmed its digest and
+//! size: its bytes are as unverified, and a wrong object must cost a download and not the pulls of its readers. The ten
 //! seconds begin with the first byte: a node may have waited long for another one to write the object.
 
 use std::sync::{Arc, OnceLock};
@@ -22,8 +23,8 @@ use super::delivery::Trail;
 /// Bytes withheld.
 pub(crate) const TAIL: u64 = 64 * 1024;
 
-/// Bytes of a blob that is withheld whole while a mirror delivers it into the store: nearly every layer. Its clients take
-/// it from the page cache afterwards, at a gigabyte a second; for a larger one that wait would be felt.
+/// Bytes of a blob that is withheld whole while a mirror delivers it into the store: nearly every layer. Its clients
+/// take it from the page cache afterwards, at a gigabyte a second; for a larger one that wait would be felt.
 const MIRRORED_STORED: u64 = 256 * 1024 * 1024;
 /// The same past the disk, as far as there is memory (`window_memory`).
 pub(crate) const MIRRORED_PASSED: u64 = 8 * 1024 * 1024;

@@ -1,8 +1,8 @@
 //! The blocking side of a fill: what was received is written, published, hashed. And what becomes of it where the disk
 //! takes no more, or hangs: the rest goes past the disk.
 //!
-//! A call to a disk that hangs does not return, and its thread with it. So what the writer has in hand, and the queue behind
-//! it, are where they can be taken from it; a writer that returns after that ends, and what it wrote is dropped.
+//! A call to a disk that hangs does not return, and its thread with it. So what the writer has in hand, and the queue
+//! behind it, are where they can be taken from it; a writer that returns after that ends, and what it wrote is dropped.
 
 use std::time::Duration;
 
@@ -92,8 +92,8 @@ impl Writing {
         }
     }
 
-    /// Takes from a writer that hangs what it has in hand and what comes after it; `None` if it hangs no more, or if it is
-    /// not known what was hashed. Blocks until what was written is hashed, for milliseconds.
+    /// Takes from a writer that hangs what it has in hand and what comes after it; `None` if it hangs no more, or if it
+    /// is not known what was hashed. Blocks until what was written is hashed, for milliseconds.
     pub(super) fn take_over(&self) -> Option<Detached> {
         let mut in_hand = self.in_hand.lock();
         if !matches!(&*in_hand, InHand::Piece { since, .. } if since.elapsed() >= HANGS_AFTER) {

@@ -1,9 +1,9 @@
-//! When upstream last said what a tag names, as precisely as the freshness rules need it: the store's records may lag an
-//! hour; since when it has been served from its record because upstream could not say; and which tags are being asked
-//! about in the background.
+//! When upstream last said what a tag names, as precisely as the freshness rules need it: the store's records may lag
+//! an hour; since when it has been served from its record because upstream could not say; and which tags are being
+//! asked about in the background.
 //!
-//! Bounded; a tag that is forgotten costs one request, or is served stale for as long as if that began now. Nothing here
-//! outlives a restart.
+//! Bounded; a tag that is forgotten costs one request, or is served stale for as long as if that began now. Nothing
+//! here outlives a restart.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -50,8 +50,9 @@ impl ConfirmedTags {
         self.stale_since.lock().remove(&(repository.clone(), tag.clone()));
     }
 
-    /// How long the tag has been served from its record because upstream could not say what it names, or did not deliver
-    /// that: since `begun`, if nothing is known of it. Only [`Self::confirm`] ends that time, and no change of the reason.
+    /// How long the tag has been served from its record because upstream could not say what it names, or did not
+    /// deliver that: since `begun`, if nothing is known of it. Only [`Self::confirm`] ends that time, and no change of
+    /// the reason.
     pub(crate) fn stale_for(
         &self,
         repository: &Repository,

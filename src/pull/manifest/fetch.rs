@@ -1,8 +1,8 @@
 //! Manifests from upstream: fetched once for all who ask at the same time as the same principal, verified, stored.
 //!
 //! Promises: what is returned has the digest that was asked for, or is the registry's answer to a tag; nothing that is
-//! both an index and an image is returned; a store that fails costs the pull nothing. What a mirror sent is kept once the
-//! registry itself says that the repository has it.
+//! both an index and an image is returned; a store that fails costs the pull nothing. What a mirror sent is kept once
+//! the registry itself says that the repository has it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,8 @@ use crate::support::tasks::Tasks;
 use crate::tier::{Fault, Tier};
 use crate::upstream::{Allowed, AskedEndpoints, AuthContext, Manifest, Patience, Proof};
 
-/// Questions to registries at a time whether a repository has what a mirror sent; without an answer a manifest is not kept.
+/// Questions to registries at a time whether a repository has what a mirror sent; without an answer a manifest is not
+/// kept.
 const CONFIRMATIONS_MAX: usize = 32;
 /// How long the registry may take to confirm a manifest of the shared tier, before it is asked for the manifest itself.
 const CONFIRM_WAIT: Duration = Duration::from_secs(5);
@@ -103,8 +104,8 @@ impl ManifestFetcher {
         Self { access, upstream, store, kept, tier, names, running, confirmations, tasks }
     }
 
-    /// Fetches a manifest. Where the caller has no fresh right, upstream's answer is the proof of one. What a tag names is
-    /// asked of authoritative endpoints only: a mirror may be behind, which nothing but the digest shows.
+    /// Fetches a manifest. Where the caller has no fresh right, upstream's answer is the proof of one. What a tag names
+    /// is asked of authoritative endpoints only: a mirror may be behind, which nothing but the digest shows.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -145,7 +146,8 @@ impl ManifestFetcher {
         reference: &Reference,
         auth: &AuthContext,
     ) -> Result<Allowed<FetchedManifest>, Error> {
-        // Another request may have fetched it between this one's look and its turn. A proof is the registry's own answer.
+        // Another request may have fetched it between this one's look and its turn. A proof is the registry's own
+        // answer.
         if let (Reference::Digest(digest), None) = (reference, &auth.proof)
             && let Some((media_type, bytes)) = self.kept.find(repository, *digest)
         {
@@ -183,9 +185,9 @@ impl ManifestFetcher {
         Ok(Allowed { value: fetched, proof })
     }
 
-    /// The manifest from the shared tier, if its registry itself confirms that the repository has it: it said so in its answer
-    /// to a tag, or does so now. For a caller without a right the tier is asked nothing before that. Anything but a plain yes
-    /// is left to the request for the manifest.
+    /// The manifest from the shared tier, if its registry itself confirms that the repository has it: it said so in its
+    /// answer to a tag, or does so now. For a caller without a right the tier is asked nothing before that. Anything
+    /// but a plain yes is left to the request for the manifest.
     async fn fetch_from_tier(
         &self,
         repository: &Repository,
@@ -217,8 +219,8 @@ impl ManifestFetcher {
         Some(Allowed { value: fetched, proof })
     }
 
-    /// The proof in the registry's answer that the repository has the manifest; `None` for any other answer, and for none in
-    /// time.
+    /// The proof in the registry's answer that the repository has the manifest; `None` for any other answer, and for
+    /// none in time.
     async fn confirm_for_tier(
         &self,
         repository: &Repository,
@@ -276,8 +278,8 @@ impl ManifestFetcher {
         self.read(repository, digest, manifest, BytesProvedBy::Digest).await.ok()
     }
 
-    /// Takes the manifest `digest` that the registry itself sent: reads it, keeps it in memory and stores it; a large one
-    /// before it returns. What no digest proves has to be a document that a tag can name.
+    /// Takes the manifest `digest` that the registry itself sent: reads it, keeps it in memory and stores it; a large
+    /// one before it returns. What no digest proves has to be a document that a tag can name.
     ///
     /// # Errors
     /// [`Error::Document`].
@@ -312,8 +314,8 @@ impl ManifestFetcher {
         });
     }
 
-    /// The store keeps what its own digest proves: not a schema 1 document, with its signatures. A type that says nothing
-    /// is not kept either: upstream is asked again, and may have been mended.
+    /// The store keeps what its own digest proves: not a schema 1 document, with its signatures. A type that says
+    /// nothing is not kept either: upstream is asked again, and may have been mended.
     async fn keep(&self, repository: &Repository, fetched: &FetchedManifest) {
         let FetchedManifest { digest, media_type, bytes, .. } = fetched;
         if digest.is_of(bytes) && !media_type.is_useless() {
@@ -332,7 +334,8 @@ impl ManifestFetcher {
         proof: BytesProvedBy,
     ) -> Result<FetchedManifest, Error> {
         let Manifest { bytes, media_type: sent_as, host, is_authoritative } = manifest;
-        // What a mirror says of a type is not its registry's word: what a document says or shows of itself comes before that.
+        // What a mirror says of a type is not its registry's word: what a document says or shows of itself comes before
+        // that.
         let by_itself = if is_authoritative { None } else { Document::parse(&bytes, None).ok() };
         let document = match by_itself.map_or_else(|| Document::parse(&bytes, sent_as.as_ref()), Ok) {
             Err(DocumentError::Malformed(_)) if proof == BytesProvedBy::Digest => Document::opaque(sent_as),

@@ -70,8 +70,9 @@ impl Rules {
     }
 }
 
-/// Whether a tag names something attached to an image: `sha256-<hex>` or `sha512-<hex>`, of which the referrers tag schema
-/// of the distribution specification has the first 64 digits, or the same with `.sig`, `.att` or `.sbom`, as cosign does.
+/// Whether a tag names something attached to an image: `sha256-<hex>` or `sha512-<hex>`, of which the referrers tag
+/// schema of the distribution specification has the first 64 digits, or the same with `.sig`, `.att` or `.sbom`, as
+/// cosign does.
 pub(super) fn is_attached(tag: &Tag) -> bool {
     let tag = tag.as_str();
     let of = |algorithm: Algorithm| tag.strip_prefix(algorithm.name())?.strip_prefix('-');
@@ -88,8 +89,8 @@ pub(crate) type TagAnswer = Result<Digest, upstream::Error>;
 pub(crate) enum Decision {
     /// This manifest: upstream names it now.
     Current(Digest),
-    /// The manifest that the tag last named, marked as stale, to callers with a right to it: upstream cannot be asked, or its
-    /// answer cannot be used.
+    /// The manifest that the tag last named, marked as stale, to callers with a right to it: upstream cannot be asked,
+    /// or its answer cannot be used.
     Stale(TagRecord, upstream::Error),
     /// This error, and the record is removed: upstream has no such tag.
     Forget(upstream::Error),
@@ -101,8 +102,8 @@ pub(crate) enum Decision {
 pub(crate) fn decide(answer: TagAnswer, record: Option<TagRecord>) -> Decision {
     match (answer, record) {
         (Ok(digest), _) => Decision::Current(digest),
-        // What is no answer of a registry, as the page of a gateway, says nothing of the tag. At a limit of this node the
-        // client asks the registry itself, which knows where the tag is now.
+        // What is no answer of a registry, as the page of a gateway, says nothing of the tag. At a limit of this node
+        // the client asks the registry itself, which knows where the tag is now.
         (Err(error @ upstream::Error::Invalid { .. }), Some(record)) => Decision::Stale(record, error),
         (Err(error), Some(record)) if error.is_outage() => Decision::Stale(record, error),
         (Err(error @ upstream::Error::NotFound { .. }), Some(_)) => Decision::Forget(error),

@@ -1,9 +1,9 @@
 //! Manifests in memory that are on disk, or will be soon: no answer waits for the disk.
 //!
-//! A fetched manifest is in memory at once and written behind its answer. One that could not be written, because there was
-//! no space, the disk failed or too much waited for it, is written again when it is used again, as long as it is in memory;
-//! not while the disk is given a pause. One that may have left the store, by eviction or because it was damaged, is looked for when it is used,
-//! and written again if it is gone.
+//! A fetched manifest is in memory at once and written behind its answer. One that could not be written, because there
+//! was no space, the disk failed or too much waited for it, is written again when it is used again, as long as it is in
+//! memory; not while the disk is given a pause. One that may have left the store, by eviction or because it was
+//! damaged, is looked for when it is used, and written again if it is gone.
 
 use std::sync::Arc;
 

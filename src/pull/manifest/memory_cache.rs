@@ -42,8 +42,8 @@ struct Manifest {
     on_disk: OnDisk,
 }
 
-/// Whether a manifest is on disk too. What leaves the store is counted: since that number the manifest itself may have left
-/// it.
+/// Whether a manifest is on disk too. What leaves the store is counted: since that number the manifest itself may have
+/// left it.
 #[derive(Debug, Clone, Copy)]
 enum OnDisk {
     /// It is not known to be. One that could not be written is not tried again for a while.
@@ -87,8 +87,8 @@ impl MemoryCache {
     }
 
     /// Whether a manifest is to be written to disk, by the caller: it is not there, or may have left, and is not being
-    /// written. `removals` says how many blobs have left the store, `may_have_left` whether this one may be among those since
-    /// there were so many.
+    /// written. `removals` says how many blobs have left the store, `may_have_left` whether this one may be among those
+    /// since there were so many.
     pub(crate) fn begin_write(
         &self,
         repository: &Repository,

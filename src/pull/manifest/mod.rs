@@ -180,8 +180,8 @@ impl Manifests {
         }
     }
 
-    /// A manifest that could not be fetched: where its registry cannot be asked, another node may have learned that everyone
-    /// may read it.
+    /// A manifest that could not be fetched: where its registry cannot be asked, another node may have learned that
+    /// everyone may read it.
     async fn restored(
         &self,
         context: &PullContext,

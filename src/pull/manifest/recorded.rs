@@ -1,7 +1,8 @@
-//! What the record of a tag serves: the manifest that the tag last named, where upstream cannot be asked or need not be.
+//! What the record of a tag serves: the manifest that the tag last named, where upstream cannot be asked or need not
+//! be.
 //!
-//! Promises: a record is served only to a caller with a right to the repository that holds now, and stale for no longer than
-//! the operator allows. Deliberately not here: asking upstream (`resolve`).
+//! Promises: a record is served only to a caller with a right to the repository that holds now, and stale for no longer
+//! than the operator allows. Deliberately not here: asking upstream (`resolve`).
 
 use std::time::Duration;
 
@@ -60,9 +61,9 @@ impl RecordedTags {
             && self.stored.find(repository, record.digest).await.is_some()
     }
 
-    /// The manifest that the tag last named, for a caller whose right holds although upstream cannot be asked, and not for
-    /// longer than the operator allows: counted from the start of an outage of the registry, else from when the tag was
-    /// served so first.
+    /// The manifest that the tag last named, for a caller whose right holds although upstream cannot be asked, and not
+    /// for longer than the operator allows: counted from the start of an outage of the registry, else from when the tag
+    /// was served so first.
     pub(super) async fn stale(
         &self,
         context: &PullContext,
@@ -91,9 +92,9 @@ impl RecordedTags {
         Ok(answer.stale(record.confirmed_at, error))
     }
 
-    /// Since when a tag is taken to be served stale that was not known to be: from now on; but a signature or attestation,
-    /// of which little is known after a restart, from when upstream last named it, unless there is an outage, whose start is
-    /// on the disk.
+    /// Since when a tag is taken to be served stale that was not known to be: from now on; but a signature or
+    /// attestation, of which little is known after a restart, from when upstream last named it, unless there is an
+    /// outage, whose start is on the disk.
     fn stale_from(
         &self,
         context: &PullContext,

@@ -98,8 +98,8 @@ impl Tags {
         }
     }
 
-    /// The manifest that a tag named last, as another node shared it: where this one has no record of the tag and its registry
-    /// cannot be asked.
+    /// The manifest that a tag named last, as another node shared it: where this one has no record of the tag and its
+    /// registry cannot be asked.
     async fn by_shared_name(
         &self,
         context: &PullContext,
@@ -180,8 +180,8 @@ impl Tags {
     async fn resolve(&self, context: &PullContext, tag: &Tag) -> Result<ManifestAnswer, Error> {
         let inner = &*self.0;
         let repository = context.repository();
-        // Some registries hide by a 404 what they do not let a principal read: the tag is gone if one says so that could read
-        // the repository a moment ago, or if no other one can.
+        // Some registries hide by a 404 what they do not let a principal read: the tag is gone if one says so that
+        // could read the repository a moment ago, or if no other one can.
         let credible = inner.access.known().credible_principals(repository);
         // Both may have to be read from the disk.
         let (credible, record) = tokio::join!(credible, inner.recorded.records.tag(repository, tag));
@@ -243,9 +243,9 @@ impl Tags {
         }
     }
 
-    /// What upstream says that the tag names, and as whom it was asked; one request for equal questions. A manifest that
-    /// comes with the answer is verified and stored: what is no manifest proves no right. The principals for whom there is
-    /// no such tag are added to `missed_by`.
+    /// What upstream says that the tag names, and as whom it was asked; one request for equal questions. A manifest
+    /// that comes with the answer is verified and stored: what is no manifest proves no right. The principals for whom
+    /// there is no such tag are added to `missed_by`.
     async fn ask_upstream(
         &self,
         context: &PullContext,

@@ -1,9 +1,9 @@
-//! When each manifest was last resolved: its registry said that it is there, or a tag named it, or it is listed by an index
-//! of which that holds.
+//! When each manifest was last resolved: its registry said that it is there, or a tag named it, or it is listed by an
+//! index of which that holds.
 //!
-//! A manifest that was resolved within `grant_ttl` is served by its digest without asking upstream; any other one is asked
-//! for first, so that one which was deleted upstream is not handed out for ever. What an index lists is as recent as the
-//! index, so that a pull by tag asks nothing more.
+//! A manifest that was resolved within `grant_ttl` is served by its digest without asking upstream; any other one is
+//! asked for first, so that one which was deleted upstream is not handed out for ever. What an index lists is as recent
+//! as the index, so that a pull by tag asks nothing more.
 //!
 //! Bounded; a manifest that is forgotten, as all are at a restart, costs one question. Nothing here is a right.
 

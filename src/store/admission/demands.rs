@@ -1,8 +1,8 @@
 //! What wants blobs evicted: a download that claims space, the enforcement of the budget, and the low watermark.
 //!
 //! Each is asked by the thread of the index before every batch and looks anew at what is missing, so that what became
-//! free by other means is not evicted as well. None of them waits. Where inodes are missing and all blobs that may go would
-//! not give back enough, none goes for them.
+//! free by other means is not evicted as well. None of them waits. Where inodes are missing and all blobs that may go
+//! would not give back enough, none goes for them.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ pub(super) enum Granted {
     NotFreeYet,
 }
 
-/// A download that claims bytes. They are reserved for it in the moment in which they are free; if it has given up waiting
-/// by then, they stay free.
+/// A download that claims bytes. They are reserved for it in the moment in which they are free; if it has given up
+/// waiting by then, they stay free.
 pub(super) struct Claim {
     space: Arc<Space>,
     owner: Owner,
@@ -103,8 +103,8 @@ impl Demand for Enforcement {
     }
 }
 
-/// What lies between the low watermark and what is stored. It ends when a download asks for space: that one is not to wait
-/// for it.
+/// What lies between the low watermark and what is stored. It ends when a download asks for space: that one is not to
+/// wait for it.
 pub(super) struct Ahead {
     space: Arc<Space>,
     asked: u64,

@@ -1,13 +1,13 @@
 //! Admission of new content: bytes are reserved as they arrive, evicting idle blobs where that makes space.
 //!
-//! Promises: no lock is held while something is waited for, so that one slow eviction keeps no other download from space
-//! that is free; a download waits about a second and passes its blob on past the disk then, while the
-//! eviction goes on. Content that would not fit beside what is pinned and read evicts nothing. A registry that the operator
-//! did not name evicts others' blobs only up to its share, and what it holds beyond that is evicted first. While no
+//! Promises: no lock is held while something is waited for, so that one slow eviction keeps no other download from
+//! space that is free; a download waits about a second and passes its blob on past the disk then, while the eviction
+//! goes on. Content that would not fit beside what is pinned and read evicts nothing. A registry that the operator did
+//! not name evicts others' blobs only up to its share, and what it holds beyond that is evicted first. While no
 //! download asks for space, blobs are evicted ahead of need, from a high watermark to a low one and no further.
 //!
-//! What is free is known by `space`, what goes next is decided by `victims`, and `demands` are what the thread of the index
-//! evicts for.
+//! What is free is known by `space`, what goes next is decided by `victims`, and `demands` are what the thread of the
+//! index evicts for.
 
 mod demands;
 mod space;
@@ -110,8 +110,8 @@ impl Admission {
         if let Ok(reserved) = self.space.try_reserve(owner, wanted) {
             return Ok(reserved);
         }
-        // Until the blobs are counted, what is free on the filesystem decides alone, and nothing is evicted: no download
-        // waits for the count. What exceeds the budget by then is evicted afterwards.
+        // Until the blobs are counted, what is free on the filesystem decides alone, and nothing is evicted: no
+        // download waits for the count. What exceeds the budget by then is evicted afterwards.
         let reserved = if self.index.is_counted() {
             match self.index.wait(&self.claim(owner, wanted)) {
                 Some(Granted::Reserved(reserved)) => Some(reserved),
@@ -145,8 +145,8 @@ impl Admission {
         })
     }
 
-    /// Evicts what exceeds the budget; returns how many bytes that freed. Blocks, but no longer than [`ENFORCE_WAIT`]; the
-    /// eviction goes on after that.
+    /// Evicts what exceeds the budget; returns how many bytes that freed. Blocks, but no longer than [`ENFORCE_WAIT`];
+    /// the eviction goes on after that.
     pub(super) fn enforce_budget(&self) -> u64 {
         self.quarantine().measure();
         if self.space.missing(0).is_nothing() || !self.index.is_counted() {

@@ -27,9 +27,9 @@ pub(super) struct Space {
     reservations: Reservations,
     /// How many reservations have been asked for: no download is under way that needs space while that stays.
     asked: AtomicU64,
-    /// Limited registries that reached their share. Held while a reservation is decided on and made, so that two downloads
-    /// do not count the same bytes, and never while something is waited for. No other lock is taken under it but those of the
-    /// totals and of the reservations.
+    /// Limited registries that reached their share. Held while a reservation is decided on and made, so that two
+    /// downloads do not count the same bytes, and never while something is waited for. No other lock is taken under it
+    /// but those of the totals and of the reservations.
     granting: Mutex<HashSet<OwnerId>>,
 }
 
@@ -158,8 +158,8 @@ impl Space {
             || all.saturating_add(wanted) > share::of_all(capacity)
     }
 
-    /// Whether a registry with `wanted` bytes more has its share or more, or all limited ones together have theirs, so that
-    /// it evicts nothing of others.
+    /// Whether a registry with `wanted` bytes more has its share or more, or all limited ones together have theirs, so
+    /// that it evicts nothing of others.
     fn holds_its_share(&self, owner: Owner, wanted: u64) -> bool {
         if !owner.is_limited() {
             return false;

@@ -1,7 +1,7 @@
 //! Whose blobs go next, and how many of them: pure.
 //!
-//! First what limited registries hold beyond their share, then what the one that wants space may evict. What was freed is
-//! counted here too: a filesystem may show it only a moment later, and nothing must go twice for that.
+//! First what limited registries hold beyond their share, then what the one that wants space may evict. What was freed
+//! is counted here too: a filesystem may show it only a moment later, and nothing must go twice for that.
 
 use std::collections::HashSet;
 

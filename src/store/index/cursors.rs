@@ -2,7 +2,8 @@
 //!
 //! A registry that holds its share evicts its own blobs only, and the blobs of all others may lie before them. A search
 //! passes those once, not once for each batch. What was passed because it may not be evicted is looked at again after
-//! [`KEPT_FOR`], or once nothing else is left. Not here: the lists themselves (`rows`), which tell this of every change.
+//! [`KEPT_FOR`], or once nothing else is left. Not here: the lists themselves (`rows`), which tell this of every
+//! change.
 
 use std::time::Duration;
 

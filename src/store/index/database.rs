@@ -1,10 +1,10 @@
 //! The rows of the index in sled, so that a start after a clean stop knows when each blob was used.
 //!
-//! The rows of all digests that begin with the same two bytes are one value: sled keeps about 500 bytes in memory for each
-//! seven of its values, however small they are. At a million blobs a value has fifteen rows.
+//! The rows of all digests that begin with the same two bytes are one value: sled keeps about 500 bytes in memory for
+//! each seven of its values, however small they are. At a million blobs a value has fifteen rows.
 //!
-//! Every call of sled is fenced: an error or a panic of sled, and a value that fails its checksum, are a [`Failure`], after
-//! which the caller makes the database anew. Rows are read back at a start alone.
+//! Every call of sled is fenced: an error or a panic of sled, and a value that fails its checksum, are a [`Failure`],
+//! after which the caller makes the database anew. Rows are read back at a start alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -99,8 +99,8 @@ fn group(digest: &Digest) -> &[u8] {
     &digest.as_bytes()[..GROUP_BYTES]
 }
 
-/// Each row: the length of the digest (one byte), the digest, then, little endian, size, last access, owner, and whether it
-/// was used again (one byte). After the last of them the CRC-32C of everything.
+/// Each row: the length of the digest (one byte), the digest, then, little endian, size, last access, owner, and
+/// whether it was used again (one byte). After the last of them the CRC-32C of everything.
 fn encode(rows: &[(Digest, Row)]) -> Vec<u8> {
     let mut out = Vec::with_capacity(rows.len() * (1 + 32 + ROW_BYTES) + 4);
     for (digest, row) in rows {

@@ -1,8 +1,8 @@
 //! Evictions under way: who wants how much, in the order in which they asked.
 //!
 //! Promises: an eviction is done in batches, between which the thread of the index does everything else; what is wanted
-//! is asked anew before each batch, so that nothing is evicted that is not needed any more; an eviction goes on when the
-//! download that asked for it has given up waiting. Not here: the removal of files, and why something is wanted.
+//! is asked anew before each batch, so that nothing is evicted that is not needed any more; an eviction goes on when
+//! the download that asked for it has given up waiting. Not here: the removal of files, and why something is wanted.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::store::share::OwnerId;
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::Timestamp;
 
-/// Evictions that wait at most: twice as many as there are downloads. A further one is dropped, which its download takes
-/// for a full store.
+/// Evictions that wait at most: twice as many as there are downloads. A further one is dropped, which its download
+/// takes for a full store.
 const WAITING_MAX: usize = 512;
 
 /// What could be evicted, of one registry or of all.

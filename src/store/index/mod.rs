@@ -120,7 +120,8 @@ impl Index {
         self.0.totals.lift_limit(owner);
     }
 
-    /// A blob of `owner` exists; its reservation, if it has one, ends once it is counted. Blocks while the queue is full.
+    /// A blob of `owner` exists; its reservation, if it has one, ends once it is counted. Blocks while the queue is
+    /// full.
     pub(super) fn add(&self, digest: Digest, size: u64, owner: OwnerId, reserved: Option<Reservation>) {
         let _ = self.0.queue.send(Operation::Add { digest, size, owner, reserved });
     }
@@ -150,13 +151,14 @@ impl Index {
         let _ = self.0.queue.try_send(Operation::EvictAhead(Box::new(demand)));
     }
 
-    /// Looks at what could be evicted, after every operation so far, the count at the start included. Waits for nothing.
+    /// Looks at what could be evicted, after every operation so far, the count at the start included. Waits for
+    /// nothing.
     pub(super) fn look(&self, look: impl FnOnce(Evictable<'_>) + Send + 'static) {
         let _ = self.0.queue.try_send(Operation::Look(Box::new(look)));
     }
 
-    /// Waits for an answer of the thread, [`ANSWER_WAIT`] at most. `None` after that, and if there will be none. While the
-    /// thread hangs, as on a disk that does, only the first wait so long.
+    /// Waits for an answer of the thread, [`ANSWER_WAIT`] at most. `None` after that, and if there will be none. While
+    /// the thread hangs, as on a disk that does, only the first wait so long.
     pub(super) fn wait<T>(&self, answer: &Receiver<T>) -> Option<T> {
         #[cfg(test)]
         if self.0.waits_for_every_answer.load(Ordering::Acquire) {

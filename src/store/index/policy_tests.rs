@@ -1,11 +1,11 @@
 //! The order of eviction against plain LRU, SIEVE and S3-FIFO, on a trace of a node's pulls.
 //!
-//! The trace is made here, from a fixed seed: 120 days of a node. 300 applications, popular by a power law, are built on
-//! 60 runtimes, which are built on 20 bases; every few days an application gets a new version with a new top layer, every
-//! fifth time with new dependencies too. Pods start all day; the runtime itself holds what it pulled in the last three
-//! days, as kubelet's image garbage collection leaves it, so that Larder sees the rest. Once a week a batch job pulls 80
-//! images that nothing else needs, and once in ten days a layer of 6 GiB. A service with a layer of 5 GiB, a model, is
-//! started every fourth day.
+//! The trace is made here, from a fixed seed: 120 days of a node. 300 applications, popular by a power law, are built
+//! on 60 runtimes, which are built on 20 bases; every few days an application gets a new version with a new top layer,
+//! every fifth time with new dependencies too. Pods start all day; the runtime itself holds what it pulled in the last
+//! three days, as kubelet's image garbage collection leaves it, so that Larder sees the rest. Once a week a batch job
+//! pulls 80 images that nothing else needs, and once in ten days a layer of 6 GiB. A service with a layer of 5 GiB, a
+//! model, is started every fourth day.
 //!
 //! `cargo nextest run --lib policy_tests --no-capture` prints the figures of docs/on-disk-format.md, "Eviction".
 

@@ -2,8 +2,9 @@
 //!
 //! Blobs of about one size are in one list, the blob that was used longest ago first; only the heads of the lists are
 //! compared when a blob is to be evicted. A victim, an access and a removal therefore cost the same whatever the number
-//! of blobs; where one registry's blobs alone may go, those of others are passed once a minute at most (`cursors`). A row takes 64 bytes (`slots`) and its place in the table by digest 12 at most. Not here: which blobs may not
-//! be evicted, and what is on disk.
+//! of blobs; where one registry's blobs alone may go, those of others are passed once a minute at most (`cursors`). A
+//! row takes 64 bytes (`slots`) and its place in the table by digest 12 at most. Not here: which blobs may not be
+//! evicted, and what is on disk.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -191,8 +192,8 @@ impl Rows {
         }
     }
 
-    /// The next blob to evict, if any may be: of the longest idle of each size, the one that weighs most. The caller may
-    /// remove what it was given before it asks again, and nothing else.
+    /// The next blob to evict, if any may be: of the longest idle of each size, the one that weighs most. The caller
+    /// may remove what it was given before it asks again, and nothing else.
     pub(crate) fn next_victim(
         &self,
         search: &mut Search,

@@ -32,8 +32,8 @@ pub(crate) struct RowsOnDisk {
     metrics: Arc<Metrics>,
     /// `None` once it has failed too often.
     database: Option<Database>,
-    /// Places of rows that a new database does not have yet, in the order in which they are written, from the end. What has
-    /// come to such a place since is written once more.
+    /// Places of rows that a new database does not have yet, in the order in which they are written, from the end. What
+    /// has come to such a place since is written once more.
     unwritten: Vec<u32>,
     failures: u32,
 }

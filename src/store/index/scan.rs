@@ -1,7 +1,7 @@
 //! Reading the directory of the blobs: which exist, and how large they are.
 //!
-//! Files that are not named by a digest are skipped. A start after a clean stop asks the filesystem for names alone, and
-//! for the size of those blobs that the rows do not have.
+//! Files that are not named by a digest are skipped. A start after a clean stop asks the filesystem for names alone,
+//! and for the size of those blobs that the rows do not have.
 
 use std::fs;
 use std::io;

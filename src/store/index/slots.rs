@@ -1,8 +1,9 @@
 //! The memory of the rows: 64 bytes a blob, in chunks that are never moved.
 //!
-//! A vector of all rows would be twice as large as it needs to be right after each doubling, and for a moment both sizes
-//! are in memory. A chunk is allocated when the one before it is full. The second half of a SHA-512 digest, which few blobs
-//! have, is in a table beside them. Not here: what is in which list, and which row belongs to a digest (`rows`).
+//! A vector of all rows would be twice as large as it needs to be right after each doubling, and for a moment both
+//! sizes are in memory. A chunk is allocated when the one before it is full. The second half of a SHA-512 digest, which
+//! few blobs have, is in a table beside them. Not here: what is in which list, and which row belongs to a digest
+//! (`rows`).
 
 use std::collections::HashMap;
 

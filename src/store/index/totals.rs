@@ -1,5 +1,5 @@
-//! How many blobs the index has counted, and their bytes, in all and by registry. Eviction decides by these numbers; the
-//! gauges mirror them.
+//! How many blobs the index has counted, and their bytes, in all and by registry. Eviction decides by these numbers;
+//! the gauges mirror them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -33,8 +33,9 @@ const LIMITED_MIN: usize = 1_024;
 struct ByOwner {
     /// An entry for each registry that has any.
     held: HashMap<OwnerId, Totals>,
-    /// Limited registries that have asked for space since the start, unless they are not limited any more. Those without blobs are forgotten when there are as many
-    /// as `limited_max`, twice as many as were left at the last time.
+    /// Limited registries that have asked for space since the start, unless they are not limited any more. Those
+    /// without blobs are forgotten when there are as many as `limited_max`, twice as many as were left at the last
+    /// time.
     limited: HashSet<OwnerId>,
     limited_max: usize,
     /// Bytes of all of these.
@@ -94,7 +95,8 @@ impl SharedTotals {
         by_owner.limited_bytes
     }
 
-    /// The operator named a registry, which may not have been so before: its blobs do not count among those of limited ones.
+    /// The operator named a registry, which may not have been so before: its blobs do not count among those of limited
+    /// ones.
     pub(crate) fn lift_limit(&self, owner: OwnerId) {
         self.by_owner.lock().lift_limit(owner);
     }

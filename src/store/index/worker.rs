@@ -1,7 +1,7 @@
 //! The thread of the index: owns the rows, applies operations one after the other, and evicts.
 //!
-//! The rows are in memory and the database follows them. Evictions are done in batches of a few files, and a new database
-//! is filled a few rows at a time, so that no operation waits for the whole of either.
+//! The rows are in memory and the database follows them. Evictions are done in batches of a few files, and a new
+//! database is filled a few rows at a time, so that no operation waits for the whole of either.
 
 use std::fs;
 use std::sync::Arc;
@@ -87,8 +87,8 @@ impl Worker {
         Self { context, rows, on_disk, evictions: Evictions::default(), stuck: Stuck::default() }
     }
 
-    /// Applies operations until one of them is [`Operation::Close`] or every sender is gone. Evictions under way end with
-    /// that.
+    /// Applies operations until one of them is [`Operation::Close`] or every sender is gone. Evictions under way end
+    /// with that.
     pub(crate) fn run(mut self, operations: &Receiver<Operation>) {
         let mut applied = 0;
         loop {
@@ -124,8 +124,8 @@ impl Worker {
     pub(crate) fn apply(&mut self, operation: Operation) {
         let now = self.context.clock.now();
         match operation {
-            // The count at the start finds a blob that is just being committed, and another download may have evicted it
-            // since.
+            // The count at the start finds a blob that is just being committed, and another download may have evicted
+            // it since.
             Operation::Add { digest, .. } if !self.context.layout.blob(&digest).exists() => {
                 self.remove(&digest)
             }
@@ -156,8 +156,8 @@ impl Worker {
         }
     }
 
-    /// Makes the row of a blob agree with its file: it may have been fetched again since it was removed, and a sound blob
-    /// is given its name back by quarantine.
+    /// Makes the row of a blob agree with its file: it may have been fetched again since it was removed, and a sound
+    /// blob is given its name back by quarantine.
     fn follow_file(&mut self, digest: Digest, now: Timestamp) {
         let found =
             fs::symlink_metadata(self.context.layout.blob(&digest)).ok().filter(fs::Metadata::is_file);
@@ -192,8 +192,8 @@ impl Worker {
         }
     }
 
-    /// What is neither pinned nor being read, and can be removed as far as is known. Only the rows of the others are looked
-    /// up, which are few.
+    /// What is neither pinned nor being read, and can be removed as far as is known. Only the rows of the others are
+    /// looked up, which are few.
     fn evictable(&self, only: Option<OwnerId>) -> Totals {
         let Context { totals, pins, open_blobs, clock, .. } = &self.context;
         let mut kept = pins.digests();
@@ -220,8 +220,9 @@ impl Worker {
         true
     }
 
-    /// Evicts a batch of blobs: each file first. A blob whose file cannot be removed stays counted and is tried again after a
-    /// minute; others go instead. What is protected goes after all others, and stays where nothing is needed yet.
+    /// Evicts a batch of blobs: each file first. A blob whose file cannot be removed stays counted and is tried again
+    /// after a minute; others go instead. What is protected goes after all others, and stays where nothing is needed
+    /// yet.
     fn evict(&mut self, wanted: Wanted, failures: &mut usize, is_ahead: bool) -> Batch {
         let Wanted { bytes, blobs, .. } = wanted;
         let now = self.context.clock.now();

@@ -1,5 +1,5 @@
-//! Files and directories as the store makes them: created once, given a name by rename, made durable by syncs, and opened
-//! without following what another program may have put there. The only place that renames.
+//! Files and directories as the store makes them: created once, given a name by rename, made durable by syncs, and
+//! opened without following what another program may have put there. The only place that renames.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
@@ -172,8 +172,8 @@ fn sized(opened: io::Result<File>) -> io::Result<Option<(File, u64)>> {
     }
 }
 
-/// The first `max` bytes of a file that had `len` bytes when it was opened: one call of the kernel for a small file, whose
-/// end need not be looked for.
+/// The first `max` bytes of a file that had `len` bytes when it was opened: one call of the kernel for a small file,
+/// whose end need not be looked for.
 ///
 /// # Errors
 /// The disk.

@@ -21,7 +21,8 @@
 //!         index/                      sled: sizes, last access. Derived
 //! ```
 //! No component of a repository's name begins with an underscore, so none can be mistaken for a marker directory. Paths
-//! are built from parsed types alone; the hex digits of a digest tell its algorithm by their number: no name that a client or a registry sends leads out of the tree.
+//! are built from parsed types alone; the hex digits of a digest tell its algorithm by their number: no name that a
+//! client or a registry sends leads out of the tree.
 
 pub(super) mod files;
 pub(super) mod staged;
@@ -48,8 +49,8 @@ use staged::{Earlier, Staged};
 
 /// Content of `format`; a store with another content is refused.
 pub(super) const FORMAT: &str = "larder store 2\n";
-/// Content of `format` before there were blobs by SHA-512; such a store is one of this version without any, and becomes one
-/// when a daemon opens it.
+/// Content of `format` before there were blobs by SHA-512; such a store is one of this version without any, and becomes
+/// one when a daemon opens it.
 pub(super) const FORMAT_WITHOUT_SHA512: &str = "larder store 1\n";
 /// The directory of a repository's grants.
 pub(super) const GRANTS: &str = "_grants";
@@ -105,8 +106,8 @@ impl Layout {
         &self.unsynced
     }
 
-    /// This tree, with small files and directories staged: they are written and made, and durable, and the files under their
-    /// names, when what was staged is published (`batch`), after what is written `earlier`.
+    /// This tree, with small files and directories staged: they are written and made, and durable, and the files under
+    /// their names, when what was staged is published (`batch`), after what is written `earlier`.
     pub(super) fn staging(&self, earlier: Earlier) -> (Self, Arc<Mutex<Staged>>) {
         let staged = Arc::new(Mutex::new(Staged { earlier, ..Staged::default() }));
         (Self { staged: Some(Arc::clone(&staged)), ..self.clone() }, staged)

@@ -1,8 +1,8 @@
 //! How the small files and the directories of the tree are written, named and removed.
 //!
-//! Promises: a file is complete under its name or not there at all, after a crash too; a directory is durable before what is
-//! written in it; what another program put where a file of the tree belongs is moved to quarantine. Every change of the tree
-//! is counted as one under way, so that a closed store is not changed.
+//! Promises: a file is complete under its name or not there at all, after a crash too; a directory is durable before
+//! what is written in it; what another program put where a file of the tree belongs is moved to quarantine. Every
+//! change of the tree is counted as one under way, so that a closed store is not changed.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -21,7 +21,8 @@ use crate::store::error::Error;
 use crate::store::failpoints;
 
 impl Layout {
-    /// Gives a finished file of `ingest/` its name, and makes its bytes durable before, when what is staged is published.
+    /// Gives a finished file of `ingest/` its name, and makes its bytes durable before, when what is staged is
+    /// published.
     pub(crate) fn name_later(&self, temporary: PathBuf, path: PathBuf, bytes: Arc<File>) {
         if let Some(staged) = &self.staged {
             staged.lock().files.push(StagedFile::new(temporary, path, Some(bytes)));
@@ -49,8 +50,8 @@ impl Layout {
         }
     }
 
-    /// Writes a small file that can be made again: complete for every process, but a power cut may take it or parts of it.
-    /// Its reader must find that out. Costs no sync.
+    /// Writes a small file that can be made again: complete for every process, but a power cut may take it or parts of
+    /// it. Its reader must find that out. Costs no sync.
     pub(crate) fn write_derived(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
         if let Some(staged) = &self.staged {
             return self.stage(staged, path, content, false);
@@ -115,8 +116,8 @@ impl Layout {
         written
     }
 
-    /// Gives a finished, synced file its final name, which is durable after [`sync_name`]. A directory that has the name
-    /// is moved to quarantine: no daemon makes one there.
+    /// Gives a finished, synced file its final name, which is durable after [`sync_name`]. A directory that has the
+    /// name is moved to quarantine: no daemon makes one there.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
         self.make_way(to);
         rename_at_failpoints(from, to)
@@ -144,8 +145,8 @@ impl Layout {
         Ok(existed)
     }
 
-    /// Makes a directory and its missing parents durably. Another thread may make them at the same time. A file that has
-    /// the name is moved to quarantine.
+    /// Makes a directory and its missing parents durably. Another thread may make them at the same time. A file that
+    /// has the name is moved to quarantine.
     pub(crate) fn make_directory(&self, directory: &Path) -> Result<(), Error> {
         if directory.is_dir() {
             return Ok(());

@@ -1,5 +1,5 @@
-//! Work on a thread of the lowest priority, for the processor and, since the block layer goes by the same value, for the
-//! disk.
+//! Work on a thread of the lowest priority, for the processor and, since the block layer goes by the same value, for
+//! the disk.
 
 use std::path::Path;
 

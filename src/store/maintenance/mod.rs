@@ -1,8 +1,8 @@
-//! What the store does by itself while it is open: it stays within its budget, makes room ahead of need, keeps `index.json` in step with the tags,
-//! scrubs its blobs and expires records.
+//! What the store does by itself while it is open: it stays within its budget, makes room ahead of need, keeps
+//! `index.json` in step with the tags, scrubs its blobs and expires records.
 //!
-//! Promises: every task and thread has ended when [`Maintenance::run`] returns. A failure of one of these tasks is logged
-//! and tried again at its next time; no pull depends on any of them.
+//! Promises: every task and thread has ended when [`Maintenance::run`] returns. A failure of one of these tasks is
+//! logged and tried again at its next time; no pull depends on any of them.
 
 pub(super) mod low_priority;
 pub(super) mod oci_index;
@@ -27,13 +27,14 @@ use crate::support::shutdown::Shutdown;
 const SCRUB_AFTER: Duration = Duration::from_secs(10 * 60);
 const SCRUB_INTERVAL: Duration = Duration::from_secs(7 * 86_400);
 /// How often the budget is enforced, besides before each download: other files fill the filesystem too, and a restart
-/// may have made the budget smaller. More often than kubelet looks at the disk, every 10 s, so that the store has given way
-/// by then. Blobs are evicted ahead of need if nothing asked for space in so long.
+/// may have made the budget smaller. More often than kubelet looks at the disk, every 10 s, so that the store has given
+/// way by then. Blobs are evicted ahead of need if nothing asked for space in so long.
 const BUDGET_INTERVAL: Duration = Duration::from_secs(2);
-/// How often it is looked whether the filesystem is short of inodes, so that records of absent content give theirs back.
+/// How often it is looked whether the filesystem is short of inodes, so that records of absent content give theirs
+/// back.
 const INODES_INTERVAL: Duration = Duration::from_secs(10 * 60);
-/// How long `index.json` may lag behind the tags, and the share of the time, one in so many, that is spent on writing it:
-/// with very many tags it lags longer.
+/// How long `index.json` may lag behind the tags, and the share of the time, one in so many, that is spent on writing
+/// it: with very many tags it lags longer.
 const OCI_INDEX_DELAY: Duration = Duration::from_secs(2);
 const OCI_INDEX_SHARE: u32 = 50;
 

@@ -1,8 +1,8 @@
 //! `index.json`: the cached tags as an OCI image layout, so that other tools read the store directly.
 //!
-//! It follows the records of the tags a moment after they changed. A tag whose manifest is not in the store is left out.
-//! Each image is a line of the file, in the order of the names, so that a change of a few tags is merged into the file
-//! that is there, line by line, without reading the records of all tags. Larder itself does not read it otherwise.
+//! It follows the records of the tags a moment after they changed. A tag whose manifest is not in the store is left
+//! out. Each image is a line of the file, in the order of the names, so that a change of a few tags is merged into the
+//! file that is there, line by line, without reading the records of all tags. Larder itself does not read it otherwise.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -75,8 +75,8 @@ fn all(layout: &Layout, out: &mut dyn Write) -> io::Result<()> {
     images.end()
 }
 
-/// The lines of the file that is there, with those of the tags that changed in their places; without those whose manifest
-/// has left the store. `false` if the file is none that was written here.
+/// The lines of the file that is there, with those of the tags that changed in their places; without those whose
+/// manifest has left the store. `false` if the file is none that was written here.
 fn merge(
     layout: &Layout,
     changed: &BTreeMap<String, (Repository, Tag)>,

@@ -11,8 +11,8 @@ use super::verify::{self, Finding, Looked, Pace};
 /// Bytes a second: about a hundredth of what a disk does.
 const BYTES_PER_SECOND: u64 = 20 * 1024 * 1024;
 
-/// Parts of the store that are scrubbed one after the other, by the second hex digit of a digest: the names of one are in
-/// memory meanwhile, 65 bytes each, and the directory is read for each.
+/// Parts of the store that are scrubbed one after the other, by the second hex digit of a digest: the names of one are
+/// in memory meanwhile, 65 bytes each, and the directory is read for each.
 const PARTS: u8 = 16;
 
 /// Verifies the blobs of a store that serves. Cheap to clone.
@@ -28,8 +28,8 @@ impl Scrubber {
         Self { layout, quarantine, scrubbed_bytes }
     }
 
-    /// Verifies every blob once, in another order each time: a daemon that is restarted often begins anew each time. Ends
-    /// early once `is_stopped`. Blocks.
+    /// Verifies every blob once, in another order each time: a daemon that is restarted often begins anew each time.
+    /// Ends early once `is_stopped`. Blocks.
     pub(crate) fn verify_all(&self, is_stopped: &dyn Fn() -> bool) {
         let mut parts: Vec<u8> = (0..PARTS).collect();
         fastrand::shuffle(&mut parts);

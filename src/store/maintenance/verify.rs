@@ -1,5 +1,5 @@
-//! Verifying blobs as a whole: each is hashed and its digest compared with its name, in the background at a bounded rate,
-//! or at once for `larder verify`.
+//! Verifying blobs as a whole: each is hashed and its digest compared with its name, in the background at a bounded
+//! rate, or at once for `larder verify`.
 //!
 //! Pages that were read are dropped from the page cache, so that verifying a cold store does not push out what is warm.
 
@@ -105,8 +105,8 @@ pub(crate) fn digests(layout: &Layout) -> impl Iterator<Item = Digest> {
     Algorithm::ALL.into_iter().flat_map(named)
 }
 
-/// Verifies a store from outside of its daemon, whether one runs or not: blobs are immutable, and a blob that is moved to
-/// quarantine is absent for the daemon.
+/// Verifies a store from outside of its daemon, whether one runs or not: blobs are immutable, and a blob that is moved
+/// to quarantine is absent for the daemon.
 pub struct Verifier {
     layout: Layout,
 }

@@ -1,5 +1,5 @@
-//! Arch aliases: the tags that upstream does not have, and the indexes that were synthesized in their place. Recorded so
-//! that both are known while upstream is unreachable.
+//! Arch aliases: the tags that upstream does not have, and the indexes that were synthesized in their place. Recorded
+//! so that both are known while upstream is unreachable.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

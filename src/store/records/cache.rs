@@ -1,5 +1,5 @@
-//! Memberships, receipts and tags in memory: those that were read a moment ago, so that a warm request reads no file for
-//! them.
+//! Memberships, receipts and tags in memory: those that were read a moment ago, so that a warm request reads no file
+//! for them.
 //!
 //! Only what is there is remembered, and never that something is not. All is forgotten when records expire.
 

@@ -21,8 +21,8 @@ pub(crate) const LIFE: Duration = Duration::from_secs(30 * 86_400);
 /// How long where the filesystem is short of inodes: content is written right after its records, in less than that.
 pub(crate) const LIFE_WITHOUT_INODES: Duration = Duration::from_secs(3_600);
 
-/// Removes records that are older than `life`, and returns how many there were; ends early once `is_stopping`. Blocks. A
-/// record that cannot be removed stays until the next time.
+/// Removes records that are older than `life`, and returns how many there were; ends early once `is_stopping`. Blocks.
+/// A record that cannot be removed stays until the next time.
 pub(crate) fn remove(
     layout: &Layout,
     now: Timestamp,

@@ -1,5 +1,5 @@
-//! One record in one small JSON file. A file that cannot be read or understood counts as absent, with a line in the log:
-//! upstream is asked again.
+//! One record in one small JSON file. A file that cannot be read or understood counts as absent, with a line in the
+//! log: upstream is asked again.
 
 use std::path::Path;
 

@@ -70,7 +70,8 @@ pub(crate) fn remove_all(layout: &Layout) -> Result<usize, Error> {
     remove_below(&layout.refs(), walk::DEPTH_MAX)
 }
 
-/// Every directory of grants, of names that are no valid repository too: a grant that cannot be listed must not survive.
+/// Every directory of grants, of names that are no valid repository too: a grant that cannot be listed must not
+/// survive.
 fn remove_below(directory: &Path, depth: usize) -> Result<usize, Error> {
     let mut count = 0;
     for entry in fs::read_dir(directory).map_err(Error::io("list", directory))?.flatten() {

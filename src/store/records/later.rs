@@ -1,4 +1,5 @@
-//! Records that no answer waits for: readers see them at once, and they are written behind what is being written already.
+//! Records that no answer waits for: readers see them at once, and they are written behind what is being written
+//! already.
 
 use super::Records;
 use super::grants;
@@ -12,8 +13,8 @@ use crate::store::write_behind::Place;
 use crate::support::clock::Timestamp;
 
 impl Records {
-    /// As [`Records::add_member`], behind what is being written already, unless it is known: the answer does not wait for the
-    /// disk. Readers see it at once; where too much waits to be written, only as long as it is in memory.
+    /// As [`Records::add_member`], behind what is being written already, unless it is known: the answer does not wait
+    /// for the disk. Readers see it at once; where too much waits to be written, only as long as it is in memory.
     pub async fn add_member_later(&self, repository: &Repository, digest: Digest, member: Member) {
         let place = self.writes.place().await;
         self.cache.add_member(repository.clone(), digest, member.clone(), self.cache.age());
@@ -39,14 +40,14 @@ impl Records {
         place.stage(Box::new(write));
     }
 
-    /// Waits, a second at most, until one more record may be written behind what is being written already; `None` if too much
-    /// waits.
+    /// Waits, a second at most, until one more record may be written behind what is being written already; `None` if
+    /// too much waits.
     pub async fn place(&self) -> Option<Place<'_>> {
         self.writes.place().await
     }
 
-    /// As [`Records::set_grant`], in a place behind what is being written already: the answer does not wait for the disk. A
-    /// grant that is ended later does not return.
+    /// As [`Records::set_grant`], in a place behind what is being written already: the answer does not wait for the
+    /// disk. A grant that is ended later does not return.
     pub fn set_grant_later(
         &self,
         place: Place<'_>,
@@ -68,9 +69,10 @@ impl Records {
         place.stage(Box::new(write));
     }
 
-    /// As [`Records::confirm_tag`], behind what is being written already: the answer does not wait for the disk. Readers
-    /// see the record at once. One whose manifest is not in the store by then is kept in memory alone, and so is one where too
-    /// much waits to be written. Nothing is written if the record on the disk, read a moment ago, says the same.
+    /// As [`Records::confirm_tag`], behind what is being written already: the answer does not wait for the disk.
+    /// Readers see the record at once. One whose manifest is not in the store by then is kept in memory alone, and so
+    /// is one where too much waits to be written. Nothing is written if the record on the disk, read a moment ago, says
+    /// the same.
     pub async fn confirm_tag_later(&self, repository: &Repository, tag: &Tag, digest: Digest) {
         let record = TagRecord { digest, confirmed_at: self.clock.now() };
         // In this order: what is not pending any more has left the cache before.

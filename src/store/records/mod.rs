@@ -1,8 +1,8 @@
 //! Records: small files that say which digests a repository may serve and to whom, which digest a tag has, and which
 //! registry is unreachable.
 //!
-//! They are the truth: no index stands between them and a request. They are read and written on blocking threads, each as
-//! a whole, so that a crash leaves a record as it was or as it became. An unreadable record counts as absent, and
+//! They are the truth: no index stands between them and a request. They are read and written on blocking threads, each
+//! as a whole, so that a crash leaves a record as it was or as it became. An unreadable record counts as absent, and
 //! upstream is asked again.
 //!
 //! Not here: the bytes, and the decision whether a request may have them (`pull` decides).
@@ -76,7 +76,8 @@ impl Records {
         blocking::find(self.layout.calls(), move || this.look_for_member(&repository, digest)).await
     }
 
-    /// What `digest` is in `repository`, if that and the receipt of its bytes were looked up a moment ago. Asks no disk.
+    /// What `digest` is in `repository`, if that and the receipt of its bytes were looked up a moment ago. Asks no
+    /// disk.
     pub(super) fn known(&self, repository: &Repository, digest: Digest) -> Option<Member> {
         let is_received = self.cache.is_received(repository.registry(), digest);
         is_received.then(|| self.cache.member(repository, digest)).flatten()
@@ -136,13 +137,13 @@ impl Records {
             this.cache.forget_member(&repository, &digest);
             removed
         };
-        // After what is being written already: a manifest of a moment ago must not come back. There is one for each membership
-        // that ends, and none for what was none.
+        // After what is being written already: a manifest of a moment ago must not come back. There is one for each
+        // membership that ends, and none for what was none.
         self.writes.run_surely(remove).await
     }
 
-    /// Stages by `staging` that `repository` may serve `digest`, if that is what `member` says, and that an endpoint of its
-    /// registry has sent the bytes; [`Records::note_received`] follows. Blocks.
+    /// Stages by `staging` that `repository` may serve `digest`, if that is what `member` says, and that an endpoint of
+    /// its registry has sent the bytes; [`Records::note_received`] follows. Blocks.
     ///
     /// # Errors
     /// The disk.
@@ -210,8 +211,8 @@ impl Records {
         blocking::run(move || grants::set(&this.layout, &repository, &principal, proved_at)).await
     }
 
-    /// Ends the grant of `principal` on `repository`, durably, also if the caller gives up: there is one for each grant that
-    /// ends.
+    /// Ends the grant of `principal` on `repository`, durably, also if the caller gives up: there is one for each grant
+    /// that ends.
     ///
     /// # Errors
     /// The disk. [`Error::Hangs`]: it ends when the disk goes on.
@@ -220,8 +221,8 @@ impl Records {
         self.writes.run_surely(move || grants::remove(&this.layout, &repository, &principal)).await
     }
 
-    /// Ends every grant on `repository`, or on all repositories, also if the caller gives up; returns how many there were.
-    /// `done` is called when none is left on the disk.
+    /// Ends every grant on `repository`, or on all repositories, also if the caller gives up; returns how many there
+    /// were. `done` is called when none is left on the disk.
     ///
     /// # Errors
     /// The disk; some grants may have ended before. [`Error::Hangs`]: they end when it goes on.
@@ -306,8 +307,8 @@ impl Records {
         self.writes.run(write).await
     }
 
-    /// Writes the record of a tag by `layout`, unless it says the same and is recent; returns whether it did. One that is
-    /// going to be replaced in the same batch is not recent. Blocks.
+    /// Writes the record of a tag by `layout`, unless it says the same and is recent; returns whether it did. One that
+    /// is going to be replaced in the same batch is not recent. Blocks.
     fn write_tag(
         &self,
         layout: &Layout,

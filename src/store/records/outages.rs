@@ -21,8 +21,8 @@ pub(crate) fn has_delivered(layout: &Layout, registry: &Registry) -> bool {
 pub(crate) fn set(layout: &Layout, registry: &Registry, since: Option<Timestamp>) -> Result<(), Error> {
     let path = layout.outage(registry);
     match since {
-        // A registry that never delivered anything has no directory and gets none: nothing of it can be served during an
-        // outage, and clients may ask for ever new registries.
+        // A registry that never delivered anything has no directory and gets none: nothing of it can be served during
+        // an outage, and clients may ask for ever new registries.
         Some(_) if !has_delivered(layout, registry) => Ok(()),
         Some(since) => file::write(layout, &path, &since),
         // Nearly always: nothing is written then.

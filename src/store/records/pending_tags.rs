@@ -1,7 +1,7 @@
 //! Tags whose records are not on disk: what a reader sees until they are.
 //!
-//! A record is here while it is being written, and stays, within a bound, where it could not be, or where the manifest that
-//! it names is in memory alone.
+//! A record is here while it is being written, and stays, within a bound, where it could not be, or where the manifest
+//! that it names is in memory alone.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -26,14 +26,14 @@ pub(crate) fn repositories_with(layout: &Layout, marker: &str) -> Vec<Repository
     found
 }
 
-/// The names of the files in a directory; none if there is no directory. Read as they are asked for: a registry may have a
-/// record for each of a million blobs.
+/// The names of the files in a directory; none if there is no directory. Read as they are asked for: a registry may
+/// have a record for each of a million blobs.
 pub(crate) fn files(path: &Path) -> impl Iterator<Item = String> + use<> {
     numbered_files(path).map(|(name, _)| name)
 }
 
-/// The same, each with the number of its inode: files that were written one after the other have numbers near to each other,
-/// and are read from a disk the sooner in their order.
+/// The same, each with the number of its inode: files that were written one after the other have numbers near to each
+/// other, and are read from a disk the sooner in their order.
 pub(crate) fn numbered_files(path: &Path) -> impl Iterator<Item = (String, u64)> + use<> {
     names(path, fs::FileType::is_file)
 }

@@ -1,5 +1,5 @@
-//! Key files, each in the format that its platform has for them: an AWS credentials file, an Azure connection string, the
-//! key of a Google service account.
+//! Key files, each in the format that its platform has for them: an AWS credentials file, an Azure connection string,
+//! the key of a Google service account.
 //!
 //! Promises: a key file that others can read or change is not used (`support::secret_file`).
 

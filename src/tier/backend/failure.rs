@@ -1,7 +1,7 @@
 //! What an error of the crate object_store means, and what is said of its cause.
 //!
-//! Promises: of what a server sent nothing is said but its status and a code of the list here. The body of an answer may
-//! hold anything: the names of objects, what was signed, a page of a proxy with what was sent to it.
+//! Promises: of what a server sent nothing is said but its status and a code of the list here. The body of an answer
+//! may hold anything: the names of objects, what was signed, a page of a proxy with what was sent to it.
 
 use std::error::Error as Cause;
 use std::io;
@@ -94,8 +94,8 @@ fn kind_of(kind: ErrorKind, why: &str) -> ErrorKind {
     }
 }
 
-/// What an error means of an object that was to be created only if there is none: a file system without hard links cannot do
-/// that.
+/// What an error means of an object that was to be created only if there is none: a file system without hard links
+/// cannot do that.
 pub(super) fn error_of_create(error: &StoreError) -> Error {
     let mut next = error.source();
     while let Some(cause) = next {

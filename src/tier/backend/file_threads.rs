@@ -1,8 +1,8 @@
 //! Threads for the requests to a directory.
 //!
-//! A file system that hangs keeps a thread in the kernel for as long as it hangs, whatever the time limit of the request. So
-//! these requests have few threads of their own: the daemon's blocking threads are not among them, and once all are
-//! stuck a request waits a moment for one and fails.
+//! A file system that hangs keeps a thread in the kernel for as long as it hangs, whatever the time limit of the
+//! request. So these requests have few threads of their own: the daemon's blocking threads are not among them, and once
+//! all are stuck a request waits a moment for one and fails.
 
 use std::fmt;
 use std::io;
@@ -34,8 +34,8 @@ impl FileThreads {
         Ok(Self { runtime: Some(builder.build()?), places: Arc::new(Semaphore::new(THREADS)) })
     }
 
-    /// Carries out `request`, whose blocking calls are on these threads. Given up by its caller, it goes on and keeps its
-    /// place.
+    /// Carries out `request`, whose blocking calls are on these threads. Given up by its caller, it goes on and keeps
+    /// its place.
     ///
     /// # Errors
     /// That of `request`, or that every thread is in use.

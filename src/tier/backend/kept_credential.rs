@@ -1,12 +1,12 @@
 //! The credential that a platform gives to its machines and pods, kept at hand.
 //!
-//! Such a credential comes from a service of the platform (169.254.169.254, a token exchange) and expires. It is fetched here,
-//! on a task of its own, once for all requests.
+//! Such a credential comes from a service of the platform (169.254.169.254, a token exchange) and expires. It is
+//! fetched here, on a task of its own, once for all requests.
 //!
 //! Promises: while a credential is held, no request waits for the next one. Without one, requests wait for a fetch only
-//! within the first second of it, all of them together: later ones fail at once. A fetch goes on when those that wait for it
-//! have given up, and what it brings counts for the next request; it ends after a minute. The service is asked again 5 s
-//! after a failure at the earliest.
+//! within the first second of it, all of them together: later ones fail at once. A fetch goes on when those that wait
+//! for it have given up, and what it brings counts for the next request; it ends after a minute. The service is asked
+//! again 5 s after a failure at the earliest.
 
 use std::fmt;
 use std::pin::Pin;
@@ -22,11 +22,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::failure::{NotAtHand, error_of};
 use crate::tier::error::{Error, ErrorKind};
 
-/// After this time a credential is asked for again. The provider has it at hand until minutes before its end, so that hardly
-/// any of these questions reaches the platform.
+/// After this time a credential is asked for again. The provider has it at hand until minutes before its end, so that
+/// hardly any of these questions reaches the platform.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// How long a credential is used while the next one is fetched. Providers fetch theirs 4 minutes before the end of the one
-/// before.
+/// How long a credential is used while the next one is fetched. Providers fetch theirs 4 minutes before the end of the
+/// one before.
 const USED_FOR: Duration = Duration::from_secs(120);
 /// How long after the begin of a fetch requests wait for it.
 const WAIT_MAX: Duration = Duration::from_secs(1);
@@ -200,7 +200,8 @@ mod tests {
 
     use super::*;
 
-    /// A platform that takes so many milliseconds to give the number of the question; it fails for those above 1,000,000.
+    /// A platform that takes so many milliseconds to give the number of the question; it fails for those above
+    /// 1,000,000.
     #[derive(Debug, Default)]
     struct Platform {
         takes: AtomicU64,

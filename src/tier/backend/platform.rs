@@ -1,5 +1,5 @@
-//! The store of a configuration. Credentials come from the key file, else from where the platform's own programs find them:
-//! environment variables, the identity of the machine or the pod.
+//! The store of a configuration. Credentials come from the key file, else from where the platform's own programs find
+//! them: environment variables, the identity of the machine or the pod.
 
 use std::fmt::Display;
 use std::path::Path as FilePath;
@@ -64,7 +64,8 @@ fn s3(config: &Config, client: StoreClient) -> Result<Store, BuildError> {
         .with_virtual_hosted_style_request(!config.path_style)
         // What is written was verified, and is verified again where it is read: no hash of it for a signature.
         .with_unsigned_payload(true)
-        // One key at a time is deleted: not every store knows the request for many, and S3 answers 200 where it refuses one.
+        // One key at a time is deleted: not every store knows the request for many, and S3 answers 200 where it refuses
+        // one.
         .with_disable_bulk_delete(true)
         .with_retry(again())
         .with_client_options(options(config))

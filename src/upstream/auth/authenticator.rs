@@ -41,8 +41,8 @@ pub(crate) struct OriginAuthorization {
     issued: Option<Moment>,
     /// Whether it was made for this request: then there is no better one.
     fresh: bool,
-    /// Whether the origin is not known to ask for it for this repository: a challenge that it gave before was taken for its
-    /// word.
+    /// Whether the origin is not known to ask for it for this repository: a challenge that it gave before was taken for
+    /// its word.
     expected: bool,
     challenge: Challenge,
 }
@@ -116,8 +116,9 @@ impl Authenticator {
     /// challenge counts where the response has none.
     ///
     /// # Errors
-    /// [`Error::Unauthenticated`] if what may be presented is no answer to the challenge; [`Error::Refused`] if it is an
-    /// answer and is not accepted, or if the origin wants a credential and there is none; any error of the token server.
+    /// [`Error::Unauthenticated`] if what may be presented is no answer to the challenge; [`Error::Refused`] if it is
+    /// an answer and is not accepted, or if the origin wants a credential and there is none; any error of the token
+    /// server.
     pub(crate) async fn answer(
         &self,
         challenge: Option<Challenge>,

@@ -114,8 +114,8 @@ fn pull_scope(repository: &Repository) -> String {
 }
 
 /// What the registry offers, reduced to pulling, and the scope of `repository` where the offer does not name it (as
-/// containerd does): some registries name a placeholder, or nothing. The offer comes first, since some token servers read
-/// only the first scope.
+/// containerd does): some registries name a placeholder, or nothing. The offer comes first, since some token servers
+/// read only the first scope.
 fn reduced_scope(offered: Option<&str>, repository: &Repository) -> String {
     let Some(offered) = offered else {
         return pull_scope(repository);

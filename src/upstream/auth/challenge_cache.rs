@@ -1,5 +1,5 @@
-//! The challenges that origins gave before, so that a repository that is new there need not be challenged first; and what
-//! origins answered to requests without authorization, for each repository.
+//! The challenges that origins gave before, so that a repository that is new there need not be challenged first; and
+//! what origins answered to requests without authorization, for each repository.
 //!
 //! Bounded; what is forgotten costs one more round trip.
 
@@ -18,8 +18,8 @@ const ORIGINS_MAX: usize = 256;
 
 /// Repositories of which it is known what an origin answers without authorization, at most.
 const REPOSITORIES_MAX: usize = 4_096;
-/// For how long a repository that was challenged is not asked without authorization again: one that was made public is open
-/// that soon, and one that is not costs no more requests than without Larder.
+/// For how long a repository that was challenged is not asked without authorization again: one that was made public is
+/// open that soon, and one that is not costs no more requests than without Larder.
 const CHALLENGED_COUNTS_FOR: Duration = Duration::from_secs(600);
 
 /// What an origin answered to a request without authorization.

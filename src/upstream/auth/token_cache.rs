@@ -1,8 +1,8 @@
-//! The tokens that token servers issued, in memory, while they last; never written down. And the logins that they refused
-//! a moment ago, so that no login is repeated at once: some registries lock an account for that.
+//! The tokens that token servers issued, in memory, while they last; never written down. And the logins that they
+//! refused a moment ago, so that no login is repeated at once: some registries lock an account for that.
 //!
-//! A token belongs to a registry, a realm, a service, a scope and a principal: what was issued to one principal is never
-//! used for another. A refused login is known by a keyed hash of its credential.
+//! A token belongs to a registry, a realm, a service, a scope and a principal: what was issued to one principal is
+//! never used for another. A refused login is known by a keyed hash of its credential.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;

@@ -103,8 +103,8 @@ impl Tokens {
     /// A cached token, or one that is requested now.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the token server refuses the credential; [`Error::Unauthenticated`] if it gives no token for
-    /// another reason; an outage.
+    /// [`Error::Refused`] if the token server refuses the credential; [`Error::Unauthenticated`] if it gives no token
+    /// for another reason; an outage.
     pub(crate) async fn token(
         &self,
         server: TokenServer,
@@ -196,7 +196,8 @@ impl Inner {
                 let why = format!("as the token server it answered {status}");
                 return Err(Error::Refused { host, status: 401, why, public: credential.is_none() });
             }
-            // A redirect, a path that is not there, a request that it does not understand: no word about the credential.
+            // A redirect, a path that is not there, a request that it does not understand: no word about the
+            // credential.
             status => {
                 let why = format!("as the token server it answered {status}");
                 return Err(Error::Unauthenticated { host, why });

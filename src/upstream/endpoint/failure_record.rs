@@ -14,11 +14,12 @@ use crate::upstream::metrics::RequestKind;
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause: a registry that is back is used again within seconds.
 const PAUSE_MAX: Duration = Duration::from_secs(8);
-/// The first pause after a body that did not come, and the longest: finding out again costs a pull as long as a body may
-/// stand still.
+/// The first pause after a body that did not come, and the longest: finding out again costs a pull as long as a body
+/// may stand still.
 pub(super) const BODY_PAUSE: Duration = Duration::from_secs(60);
 const BODY_PAUSE_MAX: Duration = Duration::from_secs(600);
-/// The longest that a registry is left alone because it asks for it (`Retry-After`): pods wait meanwhile, and it may be back.
+/// The longest that a registry is left alone because it asks for it (`Retry-After`): pods wait meanwhile, and it may be
+/// back.
 pub(super) const ASKED_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// A failure that took this long is not repeated for every caller.
 pub(super) const SLOW_FAILURE: Duration = Duration::from_secs(1);

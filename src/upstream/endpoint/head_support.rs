@@ -1,10 +1,10 @@
 //! Where `HEAD` is of no use, so that it is not sent before each `GET` that has to answer instead of it.
 //!
-//! Promises: an endpoint whose `HEAD` said something else than its `GET` is asked with `GET` for an hour, for that kind of
-//! content. Anything but 405 and 501 may be a bad moment, and counts only when it comes twice in a row: some registries
-//! limit `GET`s of manifests and no `HEAD`s. So does a `HEAD` that hung once a `GET` of the kind was answered
-//! later. Where the `GET` beside it was answered, `HEAD` is left out for five minutes. Bounded: what is forgotten costs one
-//! request.
+//! Promises: an endpoint whose `HEAD` said something else than its `GET` is asked with `GET` for an hour, for that kind
+//! of content. Anything but 405 and 501 may be a bad moment, and counts only when it comes twice in a row: some
+//! registries limit `GET`s of manifests and no `HEAD`s. So does a `HEAD` that hung once a `GET` of the kind was
+//! answered later. Where the `GET` beside it was answered, `HEAD` is left out for five minutes. Bounded: what is
+//! forgotten costs one request.
 
 use std::time::Duration;
 

@@ -1,20 +1,21 @@
 //! Which endpoints fail, and for what, so that not every request has to find out.
 //!
-//! Promises: a failure counts for what was asked. A host that cannot be connected to (name, address, TCP, TLS) fails for
-//! every request. What fails above that fails for one repository and kind of question; where a second such question hangs,
-//! the endpoint is asked after the others for that kind, and still asked where there is no other. An answer to a question
-//! ends its failures; a probe of the version check ends those of the host alone.
+//! Promises: a failure counts for what was asked. A host that cannot be connected to (name, address, TCP, TLS) fails
+//! for every request. What fails above that fails for one repository and kind of question; where a second such question
+//! hangs, the endpoint is asked after the others for that kind, and still asked where there is no other. An answer to a
+//! question ends its failures; a probe of the version check ends those of the host alone.
 //!
-//! What fails is left alone for a moment, longer each time, while another endpoint of its registry is used; after that one
-//! request tries it again and the others go on as before. Where there is no other endpoint, one that failed slowly a moment
-//! ago is left alone too; one that failed quickly gets a few requests a second without retries: a failing registry must not
-//! get more requests than a healthy one. One that asks to be left alone (`Retry-After`) is, for up to a minute.
+//! What fails is left alone for a moment, longer each time, while another endpoint of its registry is used; after that
+//! one request tries it again and the others go on as before. Where there is no other endpoint, one that failed slowly
+//! a moment ago is left alone too; one that failed quickly gets a few requests a second without retries: a failing
+//! registry must not get more requests than a healthy one. One that asks to be left alone (`Retry-After`) is, for up to
+//! a minute.
 //!
-//! An endpoint that answers and then does not bring the body fails for that question too, in a way that no head ends: it is
-//! asked after the others for minutes, and still asked where there is no other. That is no outage.
+//! An endpoint that answers and then does not bring the body fails for that question too, in a way that no head ends:
+//! it is asked after the others for minutes, and still asked where there is no other. That is no outage.
 //!
-//! Deliberately not here: rate limits, which are no failure, and token servers: what they answer concerns one credential.
-//! What the outcome of a request is, [`super::tracked`] says.
+//! Deliberately not here: rate limits, which are no failure, and token servers: what they answer concerns one
+//! credential. What the outcome of a request is, [`super::tracked`] says.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +37,8 @@ const SLOW_FAILURE_COUNTS_FOR: Duration = Duration::from_secs(30);
 const REQUESTS_MAX: u32 = 10;
 /// An endpoint that no request was sent to for this long is not reported as failing any more.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
-/// Questions that hung, of one kind and without an answer between them, after which an endpoint is asked last for the kind.
+/// Questions that hung, of one kind and without an answer between them, after which an endpoint is asked last for the
+/// kind.
 const HUNG_MAX: u32 = 2;
 /// Failing hosts at most; one that is forgotten counts as healthy until it fails again.
 const HOSTS_MAX: usize = 1_024;
@@ -98,7 +100,8 @@ pub struct FailingEndpoint {
 pub(super) enum State {
     /// Not known to fail.
     Healthy,
-    /// Failing, and due for a retry by the request that learns this; if a connection is enough to end the failure, `is_of_host`.
+    /// Failing, and due for a retry by the request that learns this; if a connection is enough to end the failure,
+    /// `is_of_host`.
     RetryDue { is_of_host: bool },
     /// Failing; see [`super::tracked::Availability`].
     Failing { error: Error, skip: bool },
@@ -145,8 +148,9 @@ impl Health {
         all
     }
 
-    /// For how long no connection to the endpoint could be opened, or this question has failed there, without a gap of more
-    /// than [`RECENT`] between two failures; `None` if the last one could, or if the last failure is longer ago than that.
+    /// For how long no connection to the endpoint could be opened, or this question has failed there, without a gap of
+    /// more than [`RECENT`] between two failures; `None` if the last one could, or if the last failure is longer ago
+    /// than that.
     pub(crate) fn failing_for(&self, endpoint: &Endpoint, question: &Question) -> Option<Duration> {
         let (url, failing) = (endpoint.base_url(), self.0.failing.lock());
         let of_question = || failing.questions.peek(&(url.to_owned(), Scope::Question(question.clone())));
@@ -155,8 +159,8 @@ impl Health {
         (record.last.elapsed() <= RECENT).then(|| record.failing_since.elapsed())
     }
 
-    /// Whether the endpoint fails as a whole: it cannot be connected to, or several repositories fail and no question was
-    /// answered since. One repository makes no outage, nor do bodies that do not come.
+    /// Whether the endpoint fails as a whole: it cannot be connected to, or several repositories fail and no question
+    /// was answered since. One repository makes no outage, nor do bodies that do not come.
     pub(crate) fn is_in_outage(&self, endpoint: &Endpoint) -> bool {
         let (url, failing) = (endpoint.base_url(), self.0.failing.lock());
         if failing.hosts.peek(url).is_some() {
@@ -185,7 +189,8 @@ impl Health {
         self.0.recorder.endpoint_removed(registry, &endpoint.host_and_port());
     }
 
-    /// How `endpoint` is for a question. The request that learns that a retry is due makes it, or says that it was cancelled.
+    /// How `endpoint` is for a question. The request that learns that a retry is due makes it, or says that it was
+    /// cancelled.
     pub(super) fn state(&self, endpoint: &Endpoint, question: &Question) -> State {
         let (now, url) = (Instant::now(), endpoint.base_url().to_owned());
         let mut failing = self.0.failing.lock();
@@ -280,8 +285,8 @@ impl Failing {
         self.questions.get(&key).map(|record| (scope, record))
     }
 
-    /// The question was answered: neither the host nor the question nor its kind fails, except for bodies that do not come,
-    /// if this one has not come either. Returns how often the question had failed.
+    /// The question was answered: neither the host nor the question nor its kind fails, except for bodies that do not
+    /// come, if this one has not come either. Returns how often the question had failed.
     fn end(&mut self, url: &str, question: &Question, with_body: bool) -> Option<u32> {
         let of_host = self.hosts.remove(url).map(|record| record.failures);
         let of_question = self.end_scope(url, Scope::Question(question.clone()), with_body);

@@ -1,4 +1,5 @@
-//! The endpoints of a registry: their order, which of them fail or deliver wrong content, where `HEAD` is of no use, and their rate limits.
+//! The endpoints of a registry: their order, which of them fail or deliver wrong content, where `HEAD` is of no use,
+//! and their rate limits.
 
 pub(crate) mod avoided;
 pub(crate) mod failure_record;

@@ -1,9 +1,9 @@
 //! Rate limits: what each registry still grants to each principal, and which requests it answered 429.
 //!
 //! Promises: a request that was answered 429 is not repeated by the same principal before the time that the registry
-//! named (or a few seconds, longer each time), and then by one request first, whose outcome others wait for; the limit of
-//! one principal does not hold back another, and a 429 of a redirect target or token server holds back the question that
-//! led there. What a response says of the limit (`ratelimit-limit`, `ratelimit-remaining`:
+//! named (or a few seconds, longer each time), and then by one request first, whose outcome others wait for; the limit
+//! of one principal does not hold back another, and a 429 of a redirect target or token server holds back the question
+//! that led there. What a response says of the limit (`ratelimit-limit`, `ratelimit-remaining`:
 //! draft-ietf-httpapi-ratelimit-headers as Docker Hub has it) counts for ten minutes: the window may have moved on.
 //!
 //! Deliberately not here: what is done about it (`pull`), and outages (`health`): a registry that limits requests is
@@ -118,8 +118,8 @@ impl RateLimits {
         self.hold(account, repository, class).map(Hold::time)
     }
 
-    /// The same, for a request that may wait: while another one finds out whether the limit is over, its outcome is waited
-    /// for, at most [`TRIAL_WAIT`].
+    /// The same, for a request that may wait: while another one finds out whether the limit is over, its outcome is
+    /// waited for, at most [`TRIAL_WAIT`].
     pub(crate) async fn wait_until_held_back_for(
         &self,
         account: Account<'_>,
@@ -188,8 +188,8 @@ impl RateLimits {
         Err(Failure { error, party, is_recorded: true })
     }
 
-    /// Records that a redirect target or token server answered 429 to this question; returns for how long such a question
-    /// is held back.
+    /// Records that a redirect target or token server answered 429 to this question; returns for how long such a
+    /// question is held back.
     fn record_refusal_elsewhere(
         &self,
         account: Account<'_>,

@@ -150,7 +150,8 @@ pub fn has_authoritative_endpoint(endpoints: &[EndpointConfig], registry: &Regis
     endpoints.iter().any(|e| Endpoint::configured(e, registry, only_one).authoritative)
 }
 
-/// Whether `registry` is asked on the node itself: every one of these endpoints that proves rights to it is on loopback.
+/// Whether `registry` is asked on the node itself: every one of these endpoints that proves rights to it is on
+/// loopback.
 pub fn is_on_loopback(endpoints: &[EndpointConfig], registry: &Registry) -> bool {
     let only_one = endpoints.len() == 1;
     let proves = |e: &&EndpointConfig| Endpoint::configured(e, registry, only_one).authoritative;

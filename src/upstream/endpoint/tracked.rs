@@ -1,4 +1,5 @@
-//! One request to an endpoint, from its start to the end of its body, and what its outcome says of the endpoint's health.
+//! One request to an endpoint, from its start to the end of its body, and what its outcome says of the endpoint's
+//! health.
 //!
 //! Promises: a request that is dropped after a long time counts as one that hung, and before that as cancelled; a body
 //! counts as failed only where another endpoint is left, since else nothing could be done about it.

@@ -1,13 +1,13 @@
 //! Sends requests over pooled connections.
 //!
 //! The TLS settings of a registry are shared by two clients: one for hosts that the configuration names, one for all
-//! others, which cannot be made to connect inside the node's network. HTTP/1.1 only: one blob a connection fills fastest,
-//! and the attacks that multiplexing makes possible do not exist.
+//! others, which cannot be made to connect inside the node's network. HTTP/1.1 only: one blob a connection fills
+//! fastest, and the attacks that multiplexing makes possible do not exist.
 //!
-//! A connection that was used before, was idle for seconds and does not answer may have been forgotten by what is between:
-//! the idle ones to its host are closed, and the request is sent once more over a new one. A request that carries a login or
-//! is for a token is never sent twice, since a server that is slow would count each login, and so goes over no connection
-//! that was idle for seconds.
+//! A connection that was used before, was idle for seconds and does not answer may have been forgotten by what is
+//! between: the idle ones to its host are closed, and the request is sent once more over a new one. A request that
+//! carries a login or is for a token is never sent twice, since a server that is slow would count each login, and so
+//! goes over no connection that was idle for seconds.
 //!
 //! Deliberately not here: redirects and challenges (`exchange`), and other retries (`attempts`).
 
@@ -127,8 +127,8 @@ impl Transport {
         }
     }
 
-    /// Sends a request. One that is `repeatable` may go over a connection that may be forgotten, and is waited for there
-    /// for `first_wait` only.
+    /// Sends a request. One that is `repeatable` may go over a connection that may be forgotten, and is waited for
+    /// there for `first_wait` only.
     async fn send_once(
         &self,
         pool: &Pool,

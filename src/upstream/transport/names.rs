@@ -1,14 +1,14 @@
 //! Names to addresses, so that a name whose DNS does not answer holds up that name alone.
 //!
-//! Promises: the resolver of the machine, which blocks and cannot be cancelled, runs on threads of its own, so that none
-//! that the store or the runtime needs waits for DNS. A name is looked up once at a time, for all that ask; names of one
-//! domain have a share of the threads, and hosts that the configuration names have threads for themselves. A look-up that
-//! takes long goes on, on a thread that is counted among those of its like, so that names whose DNS hangs leave room for
-//! names whose DNS answers. Where the threads are taken, a name that resolved a while ago has its last addresses, and
-//! another one waits a moment for a thread.
+//! Promises: the resolver of the machine, which blocks and cannot be cancelled, runs on threads of its own, so that
+//! none that the store or the runtime needs waits for DNS. A name is looked up once at a time, for all that ask; names
+//! of one domain have a share of the threads, and hosts that the configuration names have threads for themselves. A
+//! look-up that takes long goes on, on a thread that is counted among those of its like, so that names whose DNS hangs
+//! leave room for names whose DNS answers. Where the threads are taken, a name that resolved a while ago has its last
+//! addresses, and another one waits a moment for a thread.
 //!
-//! Deliberately not here: which addresses may be connected to (`dial`), and a cache for when DNS can be asked, which is the
-//! machine's.
+//! Deliberately not here: which addresses may be connected to (`dial`), and a cache for when DNS can be asked, which is
+//! the machine's.
 
 use std::collections::HashMap;
 use std::io;
@@ -34,8 +34,8 @@ const CONFIGURED_MAX: usize = 16;
 const OTHERS_MAX: usize = 32;
 /// A look-up that takes longer is slow: DNS answers within milliseconds, or does not for seconds.
 const SLOW_AFTER: Duration = Duration::from_millis(500);
-/// Slow look-ups at once, besides those: the resolver gives up after some ten seconds, and so many domains without an answer
-/// at a time are an attack, or an outage of DNS.
+/// Slow look-ups at once, besides those: the resolver gives up after some ten seconds, and so many domains without an
+/// answer at a time are an attack, or an outage of DNS.
 const SLOW_MAX: usize = 96;
 /// Names of one domain, looked up at once.
 const DOMAIN_MAX: usize = 4;
@@ -258,8 +258,8 @@ fn look_up_on_a_thread(
     Ok(async move { receiver.await.unwrap_or_else(|_| ended()) })
 }
 
-/// The domain that its owner registered: the DNS of one owner answers for all names below it. A public suffix stands for
-/// itself.
+/// The domain that its owner registered: the DNS of one owner answers for all names below it. A public suffix stands
+/// for itself.
 fn domain_of(name: &str) -> String {
     registered_domain(name)
         .map_or_else(|| name.trim_end_matches('.').to_ascii_lowercase(), |(domain, _)| domain)

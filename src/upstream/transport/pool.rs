@@ -1,7 +1,7 @@
 //! Connections that stay open between requests, kept by host, so that all idle ones to a host can be closed together.
 //!
-//! A NAT or a firewall that forgets its connections leaves all of them open at both ends and dead between: the first that
-//! does not answer says that of the others. Deliberately not here: which requests are repeated (`connect`).
+//! A NAT or a firewall that forgets its connections leaves all of them open at both ends and dead between: the first
+//! that does not answer says that of the others. Deliberately not here: which requests are repeated (`connect`).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,8 +38,8 @@ pub(super) const FORGOTTEN_IDLE_MIN: Duration = Duration::from_secs(5);
 /// The clients of one host, with their connections.
 pub(super) type HostClient<C> = Arc<HostClients<C>>;
 
-/// One client for requests that may be sent twice, and one for those that may not: that one has no connection that may be
-/// forgotten.
+/// One client for requests that may be sent twice, and one for those that may not: that one has no connection that may
+/// be forgotten.
 pub(super) struct HostClients<C> {
     pub(super) repeatable: Client<C, Full<Bytes>>,
     pub(super) once: Client<C, Full<Bytes>>,
@@ -81,8 +81,8 @@ impl<C: Connect + Clone> HostPools<C> {
 }
 
 impl<C> HostPools<C> {
-    /// Closes the idle connections to a host, unless that happened since `client` was given out. Requests that are under
-    /// way go on.
+    /// Closes the idle connections to a host, unless that happened since `client` was given out. Requests that are
+    /// under way go on.
     pub(super) fn close_idle(&self, host: &str, client: &HostClient<C>) {
         let mut clients = self.clients.lock();
         if clients.peek(host).is_some_and(|current| Arc::ptr_eq(current, client)) {
@@ -103,8 +103,8 @@ pub(super) enum ConnectionBefore {
     Used { idle: Duration },
 }
 
-/// A request that was sent and is not answered yet. Dropped after a while, by a caller that waits no longer, it closes the
-/// idle connections to its host, if its own was used before: the next request would only wait for the next one.
+/// A request that was sent and is not answered yet. Dropped after a while, by a caller that waits no longer, it closes
+/// the idle connections to its host, if its own was used before: the next request would only wait for the next one.
 pub(super) struct Unanswered<'a, C> {
     pub(super) pools: &'a HostPools<C>,
     pub(super) host: &'a str,
@@ -155,8 +155,8 @@ impl LastUse {
     }
 }
 
-/// The body of a response. When it has brought nothing for almost as long as its reader waits, the host's idle connections
-/// are closed, so that what is asked for next is asked over a new one.
+/// The body of a response. When it has brought nothing for almost as long as its reader waits, the host's idle
+/// connections are closed, so that what is asked for next is asked over a new one.
 pub(super) struct WatchedBody<C> {
     body: BoxBody<Bytes, BoxError>,
     pools: HostPools<C>,

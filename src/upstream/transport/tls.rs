@@ -1,5 +1,5 @@
-//! The TLS settings of a registry: the certificate authorities that it may be signed by, and the client certificate that
-//! Larder presents to it.
+//! The TLS settings of a registry: the certificate authorities that it may be signed by, and the client certificate
+//! that Larder presents to it.
 //!
 //! A client certificate is presented to hosts that the configuration names, and to no other.
 
