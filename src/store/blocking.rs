@@ -89,7 +89,21 @@ pub(super) async fn read<T: Send + 'static>(
     }
 }
 
-/// As [`read`], for what a command looks at or changes: nothing waits for it but its operator, who is told that the
+/// As [`command`], for what only reads: a frozen filesystem still gives what it has.
+///
+/// # Errors
+/// Those of `work`; [`Error::Hangs`].
+pub(super) async fn look<T: Send + 'static>(
+    calls: &DiskCalls,
+    work: impl FnOnce(&mut Call<'_>) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    if calls.reads_hang() {
+        return Err(Error::Hangs);
+    }
+    read(&DiskCalls::of_command(), work).await?
+}
+
+/// As [`read`], for what a command changes: nothing waits for it but its operator, who is told that the
 /// disk hangs once no call of `work` ends for [`HANGS_AFTER`]. It is not begun while the disk hangs.
 ///
 /// # Errors

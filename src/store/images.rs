@@ -28,7 +28,7 @@ impl Store {
             inventory.list(each, call);
             Ok(())
         };
-        blocking::command(self.0.layout.calls(), list).await
+        blocking::look(self.0.layout.calls(), list).await
     }
 
     /// What is in the store of one image; `None` of a tag that upstream never confirmed.
@@ -50,7 +50,7 @@ impl Store {
         };
         let layout = self.0.layout.clone();
         let read = move |_: &mut Call<'_>| Ok(Some(ImageContents::read(&layout, root, confirmed_at)));
-        blocking::command(self.0.layout.calls(), read).await
+        blocking::look(self.0.layout.calls(), read).await
     }
 
     /// The digests of the manifests and blobs of these images that are in the store, as far as they are known: `max` at
@@ -68,7 +68,7 @@ impl Store {
             let Some(root) = root else { continue };
             let layout = self.0.layout.clone();
             // A manifest may name thousands that are not here, and never were.
-            let read = blocking::command(self.0.layout.calls(), move |_| {
+            let read = blocking::look(self.0.layout.calls(), move |_| {
                 let mut named = ImageContents::read(&layout, root, None).digests;
                 named.retain(|digest| std::fs::metadata(layout.blob(digest)).is_ok());
                 Ok(named)
