@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pods_that_never_start_take_a_registry_from_nobody_who_pulls_from_it() {
+    async fn pods_that_never_start_take_a_registry_from_no_runtime_that_pulls_from_it() {
         let (hub, now) = (registry("hub.test"), Instant::now());
         let mut unused = Unused::default();
         for image in 0..10 {

@@ -15,7 +15,7 @@ pub enum PrincipalKind {
     Node,
     /// A credential that a kubelet credential-provider plugin gave: every pod's.
     Provider,
-    /// No credential: everybody's.
+    /// No credential: that of every caller.
     Anonymous,
 }
 
@@ -36,7 +36,7 @@ impl PrincipalKind {
     }
 }
 
-/// A principal. Its fingerprint is made with a key of this node, so that it says nothing to anybody else.
+/// A principal. Its fingerprint is made with a key of this node, so that it says nothing elsewhere.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Principal {
     /// What it is.

@@ -1,4 +1,4 @@
-//! The wish to stop, told once and heard by everybody.
+//! The wish to stop, made once and seen by all.
 //!
 //! A [`Shutdown`] is a cheap, cloneable ear. Who hears it finishes what it holds and takes nothing new; deadlines
 //! are the business of the caller that waits for them.
@@ -20,7 +20,7 @@ pub fn channel() -> (Trigger, Shutdown) {
 }
 
 impl Trigger {
-    /// Asks everybody to stop.
+    /// Asks all to stop.
     pub fn fire(&self) {
         self.0.send_replace(true);
     }

@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn equal_questions_are_asked_once_and_a_caller_that_leaves_cancels_nobody() {
+    async fn equal_questions_are_asked_once_and_a_caller_that_leaves_cancels_no_other() {
         let singleflight: Singleflight<&str, usize> = Singleflight::new(Tasks::default());
         let (runs, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let ask = || {

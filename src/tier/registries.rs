@@ -1,9 +1,9 @@
 //! Of which registries content is shared. Pure.
 //!
 //! What is shared is found by the name of its registry, so that the name has to mean the same registry on every node. A
-//! name or address of the node itself does not: each node has a registry of its own at `localhost:5000`, and whoever
-//! runs one of them could claim a digest and would be given what another one delivered. Such a registry is left out
-//! unless an entry is its very name.
+//! name or address of the node itself does not: each node has a registry of its own at `localhost:5000`, and one of
+//! them could claim a digest and would be given what another one delivered. Such a registry is left out unless an entry
+//! is its very name.
 //!
 //! Deliberately not here: what a name resolves to. A name of the network that leads to the node itself is not
 //! recognised.

@@ -71,8 +71,8 @@ impl Parts {
         Self { access, ranges, partials, room, first: Arc::default() }
     }
 
-    /// What a part is read from; `None` if it is not to be had alone. `size` is that of the blob, as far as anybody
-    /// said so.
+    /// What a part is read from; `None` if it is not to be had alone. `size` is that of the blob, where it is
+    /// known.
     ///
     /// # Errors
     /// Upstream cannot be asked.

@@ -220,7 +220,7 @@ pub(super) fn refuse_downloads(parts: &Parts) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_download_past_the_disk_whose_clients_read_slowly_is_not_ended_as_one_that_nobody_waits_for() {
+async fn a_download_past_the_disk_whose_clients_read_slowly_is_not_ended_as_one_without_clients() {
     static LARGE: [u8; 3_000_000] = [7; 3_000_000];
     let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
     let digest = parts.registry.push(&app, None, &LARGE);

@@ -80,7 +80,7 @@ impl Chunk {
 const PACE: u64 = 1024 * 1024;
 
 /// For how long the slowest clients may keep the others waiting: for so long at a time, and on the whole no longer than
-/// the window takes at [`PACE`]. A client that takes a little again and again would else set everybody's pace.
+/// the window takes at [`PACE`]. A client that takes a little again and again would else set the pace of all.
 pub(super) struct LagBudget {
     max: Duration,
     left: Duration,

@@ -142,7 +142,7 @@ async fn one_repository_makes_no_outage_and_none_outlives_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_refused_for_a_slow_failure_of_minutes_ago() {
+async fn no_caller_is_refused_for_a_slow_failure_of_minutes_ago() {
     let health = health();
     fail(&health, Duration::from_secs(15)).await;
     tokio::time::advance(Duration::from_secs(120)).await;
