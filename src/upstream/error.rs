@@ -278,7 +278,7 @@ impl Error {
     pub(super) fn is_worth_a_retry(&self) -> bool {
         match self {
             Self::Unreachable { stage, .. } => matches!(stage, ConnectStage::Connect | ConnectStage::Head),
-            Self::ServerError { retry_after, .. } => retry_after.is_none(),
+            Self::ServerError { retry_after, .. } => retry_after.is_none_or(|wait| wait.is_zero()),
             _ => false,
         }
     }

@@ -182,7 +182,7 @@ fn carry_out(
             said += &if gate.is_empty() { shown } else { shown.replace(gate, "(not shown)") };
         } else if let Err(why) = change.apply(machine) {
             // What was changed before is said too.
-            print(&said)?;
+            let _ = print(&said);
             return Err(Failure::Failed(why));
         } else {
             said += &format!("{}\n", change.outcome());

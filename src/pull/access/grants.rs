@@ -136,12 +136,14 @@ impl Grants {
         if let Some(found) = self.in_memory(repository, now) {
             return found;
         }
+        let revocations = self.revocations();
         let loaded = self.records.grants(repository).await;
         let mut state = self.repositories.lock();
-        let is_revoked = state.revoked.has(repository);
+        // Also where the files were read before they went, and their mark with them.
+        let is_revoked = state.revoked.has(repository) || self.revocations() != revocations;
         let proofs = proofs_of(&mut state, repository);
         // What the disk does not say now is asked again.
-        if let Some(mut loaded) = loaded.filter(|_| !is_revoked) {
+        if let Some(mut loaded) = loaded.filter(|_| !is_revoked && !proofs.are_loaded) {
             // The oldest first, so that a full map loses the oldest, as the disk does.
             loaded.sort_by_key(|(_, at)| *at);
             for (principal, at) in loaded {

@@ -143,12 +143,23 @@ impl BlobBody {
             if self.end.is_some_and(|end| self.at >= end) {
                 return None;
             }
+            if let Some(refetch) = self.refetch.as_ref().filter(|refetch| refetch.has_lost())
+                && !matches!(self.source, BodySource::Again(_))
+            {
+                self.source = BodySource::Again(Arc::clone(refetch));
+            }
             match self.look().await {
-                Ok(Next::Chunk(chunk)) if chunk.is_empty() => return None,
+                Ok(Next::Chunk(chunk)) if chunk.is_empty() => {
+                    self.refetch.iter().for_each(|refetch| refetch.has_ended());
+                    return None;
+                }
                 Ok(Next::Chunk(mut chunk)) => {
                     self.at += chunk.len() as u64;
                     if let BodyChunk::File(range) = &mut chunk {
                         range.refetch = Some(self.refetch_for(range.check.clone()));
+                    }
+                    if self.end.is_some_and(|end| self.at >= end) {
+                        self.refetch.iter().for_each(|refetch| refetch.has_ended());
                     }
                     return Some(Ok(chunk));
                 }

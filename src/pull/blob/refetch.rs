@@ -2,12 +2,14 @@
 //! filesystem was shut down, or the file was changed.
 //!
 //! For a client that gets the whole blob, the whole is fetched again, past the disk: once for all ranges that were
-//! handed over and for what follows them, and verified like every whole body, its end withheld until then. For a client
+//! handed over and for what follows them, and verified like every whole body, its end withheld until then. Where the end
+//! was handed over already, nothing is given before all of it is verified. For a client
 //! that gets a part of it, the bytes alone are fetched, in whole chunks, and compared with the checksums that the
 //! file's had. Promises: no whole body that is wrong is complete; no more memory than [`KEPT_BYTES`] a body; no more
 //! bodies, bytes and time than [`super::refetch_places`] says, beyond which the body ends short.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Mutex, OwnedSemaphorePermit};
@@ -29,6 +31,10 @@ pub(super) struct RefetchOfBody {
     size: Option<u64>,
     /// That of the body, once it has fetched something again, until it ends.
     place: parking_lot::Mutex<Option<OwnedSemaphorePermit>>,
+    /// Whether a range was lost that had been handed over: what follows comes from `coming`, not from a file.
+    has_lost: AtomicBool,
+    /// Whether the end of the body was handed over.
+    has_ended: AtomicBool,
     /// The whole, once some of it was asked for.
     coming: Mutex<Option<Coming>>,
 }
@@ -70,7 +76,24 @@ impl Coming {
 impl RefetchOfBody {
     /// For a body that `reader` reads, of a blob of `size` bytes.
     pub(super) fn new(reader: Reader, size: Option<u64>) -> Self {
-        Self { reader, size, place: parking_lot::Mutex::default(), coming: Mutex::default() }
+        Self {
+            reader,
+            size,
+            place: parking_lot::Mutex::default(),
+            has_lost: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+            coming: Mutex::default(),
+        }
+    }
+
+    /// Whether what follows has to come from here: bytes came that only the digest of the whole can verify.
+    pub(super) fn has_lost(&self) -> bool {
+        self.has_lost.load(Ordering::Acquire)
+    }
+
+    /// The last bytes of the body were handed over: they cannot be withheld any more.
+    pub(super) fn has_ended(&self) {
+        self.has_ended.store(true, Ordering::Release);
     }
 
     /// Whether the body may fetch so many bytes again before its client gets any.
@@ -87,10 +110,13 @@ impl RefetchOfBody {
 
     async fn range(&self, offset: u64, len: usize) -> Option<Bytes> {
         let (digest, end) = (self.reader.digest, offset + len as u64);
+        // The body is asked for its next bytes by the connection that sends this range: not at the same time.
+        self.has_lost.store(true, Ordering::Release);
+        let until = if self.has_ended.load(Ordering::Acquire) { u64::MAX } else { end };
         let fetch = async {
             let mut coming = self.coming.lock().await;
             let coming = self.begun(&mut coming, offset).await?;
-            coming.fetch_until(end).await?;
+            coming.fetch_until(until).await?;
             Ok::<_, Error>(coming.part(offset, len))
         };
         match timeout(REFETCH_WAIT_MAX, fetch).await {

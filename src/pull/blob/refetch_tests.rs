@@ -69,14 +69,45 @@ async fn what_is_lost_of_a_part_of_a_blob_costs_no_more_than_its_chunks() {
     // From the first byte on it is the whole, and its end is withheld until all of it is right.
     let (range, mut body) = scene.handed_over(0).await;
     assert_eq!(fetched_again(&range).await.unwrap().len(), range.len);
-    let last = body.next().await;
-    assert!(matches!(last, Some(Ok(_))), "the disk still has it");
-    let end = range.part(range.len, SIZE - range.len);
-    assert_eq!(fetched_again(&end).await, None);
+    assert!(is_cut_off(&mut body).await, "it is complete and wrong");
     static WRONG: [u8; SIZE] = [8; SIZE];
     scene.parts.registry.damage(&scene.app, scene.digest, &WRONG);
     let (range, _body) = scene.handed_over(START).await;
     assert_eq!(fetched_again(&range).await, None, "other bytes than the file had");
+}
+
+/// Whether the body ends with an error.
+async fn is_cut_off(body: &mut BlobBody) -> bool {
+    while let Some(chunk) = body.next().await {
+        if chunk.is_err() {
+            return true;
+        }
+    }
+    false
+}
+
+#[tokio::test]
+async fn a_wrong_range_in_the_place_of_a_lost_one_is_in_no_complete_body() {
+    let scene = Scene::new().await;
+    let mut content = vec![7; SIZE];
+    content[1000] = 8;
+    scene.parts.registry.damage(&scene.app, scene.digest, content.leak());
+    // The disk has all that follows.
+    let (range, mut body) = scene.handed_over(0).await;
+    assert_eq!(fetched_again(&range).await.unwrap().len(), range.len);
+    assert!(is_cut_off(&mut body).await);
+    // And here all of it was handed over before the first range was lost.
+    let (range, mut body) = scene.handed_over(0).await;
+    assert!(!is_cut_off(&mut body).await);
+    assert_eq!(fetched_again(&range).await, None);
+}
+
+#[tokio::test]
+async fn what_is_lost_after_the_end_was_handed_over_comes_again() {
+    let scene = Scene::new().await;
+    let (range, mut body) = scene.handed_over(0).await;
+    assert!(!is_cut_off(&mut body).await);
+    assert_eq!(fetched_again(&range).await.unwrap(), vec![7; range.len]);
 }
 
 #[tokio::test(start_paused = true)]
