@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::state::RunningImages;
 use crate::reference::{Digest, Image};
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::support::shutdown::Shutdown;
 
 /// Pods come and go together, and so do the images that they pull: further changes within this time are looked at once.
@@ -52,9 +52,11 @@ pub(super) async fn run(running: &Running, store: Store, shown: impl Fn(usize), 
     loop {
         let round = async {
             let running = images.borrow_and_update().clone();
-            let blobs = blobs(running, &store, BLOBS_MAX).await;
-            shown(blobs.len());
-            store.protect(blobs);
+            // While the disk does not say what there is, what was protected stays so.
+            if let Ok(blobs) = blobs(running, &store, BLOBS_MAX).await {
+                shown(blobs.len());
+                store.protect(blobs);
+            }
             sleep(SETTLE).await;
             let _ = timeout(AGAIN, images.changed()).await;
         };
@@ -67,16 +69,19 @@ pub(super) async fn run(running: &Running, store: Store, shown: impl Fn(usize), 
 
 /// The blobs of these images that are here, `max` at most: what a namespace leaves of its equal part is for those with
 /// more.
-async fn blobs(running: RunningImages, store: &Store, max: usize) -> HashSet<Digest> {
+///
+/// # Errors
+/// The disk hangs.
+async fn blobs(running: RunningImages, store: &Store, max: usize) -> Result<HashSet<Digest>, store::Error> {
     let mut namespaces: Vec<HashSet<Image>> = running.into_values().collect();
     namespaces.sort_by_key(HashSet::len);
     let (mut all, mut left) = (HashSet::new(), max);
     for (at, images) in namespaces.iter().enumerate() {
-        let own = store.digests_of(images, left / (namespaces.len() - at)).await;
+        let own = store.digests_of(images, left / (namespaces.len() - at)).await?;
         left -= own.len();
         all.extend(own);
     }
-    all
+    Ok(all)
 }
 
 #[cfg(test)]

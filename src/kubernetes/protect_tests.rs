@@ -42,7 +42,7 @@ async fn a_tenant_with_many_images_takes_the_protection_of_no_other() {
         );
         running.entry("shop".to_owned()).or_default().insert(image);
     }
-    let protected = blobs(running, &store, 10).await;
+    let protected = blobs(running, &store, 10).await.unwrap();
     assert!(protected.is_superset(&own));
     assert_eq!(protected.len(), 10, "what one leaves is another's");
 }

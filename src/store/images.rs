@@ -55,7 +55,10 @@ impl Store {
 
     /// The digests of the manifests and blobs of these images that are in the store, as far as they are known: `max` at
     /// most.
-    pub async fn digests_of(&self, images: &HashSet<Image>, max: usize) -> HashSet<Digest> {
+    ///
+    /// # Errors
+    /// The disk hangs: what there is, is not known.
+    pub async fn digests_of(&self, images: &HashSet<Image>, max: usize) -> Result<HashSet<Digest>, Error> {
         self.flush_for_a_while().await;
         let mut digests = HashSet::new();
         for image in images {
@@ -68,19 +71,22 @@ impl Store {
             let Some(root) = root else { continue };
             let layout = self.0.layout.clone();
             // A manifest may name thousands that are not here, and never were.
-            let read = blocking::look(self.0.layout.calls(), move |_| {
+            let read = blocking::look(self.0.layout.calls(), move |call| {
                 let mut named = ImageContents::read(&layout, root, None).digests;
-                named.retain(|digest| std::fs::metadata(layout.blob(digest)).is_ok());
+                named.retain(|digest| {
+                    call.goes_on();
+                    std::fs::metadata(layout.blob(digest)).is_ok()
+                });
                 Ok(named)
             });
-            for digest in read.await.unwrap_or_default() {
+            for digest in read.await? {
                 if digests.len() >= max {
-                    return digests;
+                    return Ok(digests);
                 }
                 digests.insert(digest);
             }
         }
-        digests
+        Ok(digests)
     }
 
     /// Removes a tag, the pins of the reference, and the blobs that no other tag or pin needs. Blobs that are being

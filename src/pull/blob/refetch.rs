@@ -2,11 +2,11 @@
 //! filesystem was shut down, or the file was changed.
 //!
 //! For a client that gets the whole blob, the whole is fetched again, past the disk: once for all ranges that were
-//! handed over and for what follows them, and verified like every whole body, its end withheld until then. Where the end
-//! was handed over already, nothing is given before all of it is verified. For a client
-//! that gets a part of it, the bytes alone are fetched, in whole chunks, and compared with the checksums that the
-//! file's had. Promises: no whole body that is wrong is complete; no more memory than [`KEPT_BYTES`] a body; no more
-//! bodies, bytes and time than [`super::refetch_places`] says, beyond which the body ends short.
+//! handed over and for what follows them, and verified like every whole body, its end withheld until then. Where the
+//! end was handed over already, nothing is given before all of it is verified. For a client that gets a part of it, the
+//! bytes alone are fetched, in whole chunks, and compared with the checksums that the file's had. Promises: no whole
+//! body that is wrong is complete; no more memory than [`KEPT_BYTES`] a body; no more bodies, bytes and time than
+//! [`super::refetch_places`] says, beyond which the body ends short.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
