@@ -505,7 +505,7 @@ class Package(unittest.TestCase):
         # The image can be pulled through this cache alone: its host is in no DNS, and its registry requires the plugin's credential.
         said = self.do(f"larder doctor --canary reg.test/{REPOSITORY}:v1")
         self.assertRegex(said, "ok +containerd +/etc/containerd/certs.d/_default leads here")
-        self.assertRegex(said, r"ok +canary +reg.test/team/app: containerd's request \d+ came through this cache")
+        self.assertRegex(said, r"canary +reg.test/team/app: ctr's request \d+ came through this cache by \S+/certs.d;")
         self.assertNotIn("could not be pulled", said)
         self.do("larder setup containerd --undo && systemctl restart containerd")
         self.assertRegex(self.do("larder doctor || true"), "PROBLEM +containerd +it has no config_path")
