@@ -160,9 +160,12 @@ class ObjectStore:
             self.name, *self.inside, WEED, "server", f"-dir={self.directory}", f"-ip={self.ip}", f"-ip.bind={self.ip}",
             "-s3", "-s3.port=8333", f"-s3.config={self.directory}/s3.json", "-s3.port.iceberg=0", "-master.telemetry=false",
             "-master.volumeSizeLimitMB=1024", "-volume.max=16", "-volume.preStopSeconds=0", *flags)
-        # Without a credential it says 403 once it is there; buckets are made by the first write.
+        # Without a credential it says 403 once it is there.
         ready = (*self.inside, "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", self.url)
         self.world.wait_for(lambda: subprocess.run(ready, capture_output=True, check=False, text=True).stdout == "403", self.name)
+        # The bucket is a directory of the filer.
+        made = (*self.inside, "curl", "-sf", "-X", "POST", f"http://{self.ip}:{port + 2}/buckets/larder/")
+        self.world.wait_for(lambda: subprocess.run(made, capture_output=True, check=False).returncode == 0, self.name)
 
     def kill(self):
         os.killpg(self.process.pid, signal.SIGKILL)
