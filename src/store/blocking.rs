@@ -89,7 +89,7 @@ pub(super) async fn read<T: Send + 'static>(
     }
 }
 
-/// As [`command`], for what only reads: a frozen filesystem still gives what it has.
+/// As [`read`], for what a command looks at, and nothing else waits for: a frozen filesystem still gives what it has.
 ///
 /// # Errors
 /// Those of `work`; [`Error::Hangs`].
@@ -103,8 +103,8 @@ pub(super) async fn look<T: Send + 'static>(
     read(&DiskCalls::of_command(), work).await?
 }
 
-/// As [`read`], for what a command changes: nothing waits for it but its operator, who is told that the
-/// disk hangs once no call of `work` ends for [`HANGS_AFTER`]. It is not begun while the disk hangs.
+/// As [`look`], for what a command changes. Its operator is told that the disk hangs once no call of `work` ends for
+/// [`HANGS_AFTER`]. It is not begun while the disk hangs.
 ///
 /// # Errors
 /// Those of `work`; [`Error::Hangs`]: what has begun goes on.
@@ -115,7 +115,7 @@ pub(super) async fn command<T: Send + 'static>(
     if calls.is_hanging() {
         return Err(Error::Hangs);
     }
-    read(&DiskCalls::of_command(), work).await?
+    look(calls, work).await
 }
 
 /// As [`read`], for what may be absent: what cannot be read counts as absent.

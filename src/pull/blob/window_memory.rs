@@ -17,8 +17,9 @@ pub(crate) const OWN_BYTES: usize = 192 * 1024;
 /// Windows at most: one for each download, of those that were to be stored and of those that were not.
 pub(crate) const WINDOWS_MAX: usize = 512;
 /// Clients that go on by themselves at most: those that keep others waiting, and those of a disk that loses what they
-/// have. The body of a further one ends short, and its runtime asks for the rest with a range, for which nothing is
-/// withheld.
+/// have. The body of a further one ends short, and its runtime asks for the rest with a range: for that nothing is
+/// withheld, unless its registry answers ranges with the whole, whose clients count here too. One bound for the node,
+/// without a share for each registry.
 pub(crate) const CLIENTS_MAX: usize = 256;
 /// Bytes beyond their own that windows share.
 const SHARED_BYTES: usize = MEMORY_MAX - WINDOWS_MAX * OWN_BYTES;
