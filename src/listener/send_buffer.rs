@@ -3,10 +3,13 @@
 //! A large buffer keeps a fast client busy while the next piece is checked, and wakes this process once for megabytes
 //! instead of once for some 170 KiB. A thousand clients that do not read would hold gigabytes of kernel memory with it:
 //! a few sockets at a time may have one. Towards the end of a body the buffer is small again, so that what is queued
-//! when the last byte is handed over is no more than what is copied (`sendfile`).
+//! when the last byte is handed over is no more than what is copied (`sendfile`). A client that takes nothing for a
+//! second gives its large buffer back, and gets none again on its connection: sixteen that stand still take none from
+//! those that read.
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -23,6 +26,9 @@ const LARGE_SOCKETS_MAX: usize = 16;
 /// Bytes that are left of a body for which a large buffer is worth two calls.
 const LARGE_BODY_MIN: u64 = 8 * 1024 * 1024;
 
+/// A client that takes nothing for so long has no use for a large buffer.
+pub(super) const STILL_AFTER: Duration = Duration::from_secs(1);
+
 /// Bytes that the queue of a socket with a small buffer holds, about.
 pub(super) const SMALL_QUEUE_BYTES: usize = 2 * SMALL_BYTES;
 /// The same of one with a large buffer.
@@ -37,6 +43,8 @@ pub(super) struct SendBuffers(Arc<Semaphore>);
 pub(super) struct SendBuffer {
     all: SendBuffers,
     large: Option<OwnedSemaphorePermit>,
+    /// Its client has taken nothing for [`STILL_AFTER`].
+    is_slow: bool,
 }
 
 /// What is done with a buffer.
@@ -56,7 +64,7 @@ impl Default for SendBuffers {
 impl SendBuffers {
     /// The buffer of a socket, small as it was accepted.
     pub(super) fn of_socket(&self) -> SendBuffer {
-        SendBuffer { all: self.clone(), large: None }
+        SendBuffer { all: self.clone(), large: None, is_slow: false }
     }
 }
 
@@ -69,7 +77,8 @@ impl SendBuffer {
         match change(left, self.large.is_some()) {
             Change::Keep => {}
             Change::Grow => {
-                if let Ok(permit) = Arc::clone(&self.all.0).try_acquire_owned()
+                if !self.is_slow
+                    && let Ok(permit) = Arc::clone(&self.all.0).try_acquire_owned()
                     && socket.set_send_buffer(LARGE_BYTES).is_ok()
                 {
                     self.large = Some(permit);
@@ -79,6 +88,19 @@ impl SendBuffer {
                 socket.set_send_buffer(SMALL_BYTES)?;
                 self.large = None;
             }
+        }
+        Ok(())
+    }
+
+    /// The client has taken nothing for [`STILL_AFTER`]. What is queued already stays queued.
+    ///
+    /// # Errors
+    /// The socket does not take a smaller buffer.
+    pub(super) fn give_back(&mut self, socket: &Socket) -> io::Result<()> {
+        self.is_slow = true;
+        if self.large.is_some() {
+            socket.set_send_buffer(SMALL_BYTES)?;
+            self.large = None;
         }
         Ok(())
     }
@@ -118,5 +140,33 @@ mod tests {
         ] {
             assert_eq!(change(left, is_large), expected, "{left:?} {is_large}");
         }
+    }
+
+    #[tokio::test]
+    async fn clients_that_stand_still_take_no_large_buffer_from_one_that_reads() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let all = SendBuffers::default();
+        let mut taken = Vec::new();
+        for _ in 0..=LARGE_SOCKETS_MAX {
+            let (client, accepted) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+            let (mut buffer, socket) = (all.of_socket(), Socket::Tcp(accepted.unwrap().0));
+            buffer.fit(&socket, Some(LARGE_BODY_MIN)).unwrap();
+            taken.push((buffer, socket, client.unwrap()));
+        }
+        let are_large = |taken: &[(SendBuffer, Socket, _)]| -> Vec<bool> {
+            taken.iter().map(|(buffer, ..)| buffer.large.is_some()).collect()
+        };
+        let mut expected = [true; LARGE_SOCKETS_MAX + 1];
+        expected[LARGE_SOCKETS_MAX] = false;
+        assert_eq!(are_large(&taken), expected);
+        let (first, socket, _) = &mut taken[0];
+        first.give_back(socket).unwrap();
+        for (buffer, socket, _) in &mut taken {
+            buffer.fit(socket, Some(LARGE_BODY_MIN)).unwrap();
+        }
+        expected = [true; LARGE_SOCKETS_MAX + 1];
+        expected[0] = false;
+        assert_eq!(are_large(&taken), expected, "the one that reads has it");
     }
 }

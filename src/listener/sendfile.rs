@@ -159,31 +159,50 @@ impl Sending {
 
 /// The ranges that were handed to the socket last, and may still be in its queue.
 #[derive(Debug, Default)]
-struct Queued(VecDeque<FileRange>);
+struct Queued {
+    ranges: VecDeque<FileRange>,
+    /// Bytes of no file that came after the last of them.
+    after: usize,
+}
 
 impl Queued {
     /// Adds what was sent last. The queue holds no more than `bytes_max`, what was sent before that has left it.
     fn add(&mut self, sent: FileRange, bytes_max: usize) {
         let sent = FileRange { refetch: None, ..sent };
-        match self.0.back_mut() {
+        self.after = 0;
+        match self.ranges.back_mut() {
             Some(last) if last.is_followed_by(&sent) => last.len += sent.len,
-            _ => self.0.push_back(sent),
+            _ => self.ranges.push_back(sent),
         }
-        let mut excess = self.0.iter().map(|range| range.len).sum::<usize>().saturating_sub(bytes_max);
-        while let Some(first) = self.0.front_mut().filter(|_| excess > 0) {
+        self.cut(bytes_max);
+    }
+
+    /// Bytes of no file were sent last. The end of every body is such: after it no file is held open for a connection
+    /// that waits for its next request.
+    fn add_bytes(&mut self, count: usize, bytes_max: usize) {
+        if !self.ranges.is_empty() {
+            self.after += count;
+            self.cut(bytes_max);
+        }
+    }
+
+    fn cut(&mut self, bytes_max: usize) {
+        let held = self.after + self.ranges.iter().map(|range| range.len).sum::<usize>();
+        let mut excess = held.saturating_sub(bytes_max);
+        while let Some(first) = self.ranges.front_mut().filter(|_| excess > 0) {
             let cut = excess.min(first.len);
             first.offset += cut as u64;
             first.len -= cut;
             excess -= cut;
             if first.len == 0 {
-                self.0.pop_front();
+                self.ranges.pop_front();
             }
         }
     }
 
     /// Checks all of it, and `next`.
     fn recheck(&self, next: FileRange) -> Recheck {
-        let queued: Vec<FileRange> = self.0.iter().cloned().collect();
+        let queued: Vec<FileRange> = self.ranges.iter().cloned().collect();
         Recheck(Box::pin(async move {
             let mut is_queue_intact = true;
             for range in &queued {
@@ -253,11 +272,24 @@ impl Outgoing {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let slices = &slices[slices.iter().position(|slice| !slice.is_empty()).unwrap_or(0)..];
-        match slices.iter().position(|slice| Position::of(slice).is_some()) {
+        let written = match slices.iter().position(|slice| Position::of(slice).is_some()) {
             None => socket.poll_write_slices(cx, slices),
-            Some(0) => self.poll_send(socket, cx, &slices[0]),
+            Some(0) => return self.poll_send(socket, cx, &slices[0]),
             Some(before) => socket.poll_write_more(cx, &slices[..before]),
+        };
+        if let Poll::Ready(Ok(count)) = &written {
+            let Slots { queued, buffer, .. } = &mut *self.slots.lock();
+            queued.add_bytes(*count, buffer.queue_bytes());
         }
+        written
+    }
+
+    /// The client has taken nothing for [`STILL_AFTER`](super::send_buffer::STILL_AFTER).
+    ///
+    /// # Errors
+    /// The socket.
+    pub(super) fn stands_still(&self, socket: &Socket) -> io::Result<()> {
+        self.slots.lock().buffer.give_back(socket)
     }
 
     /// Whether a client waits for bytes that are fetched again.
@@ -313,6 +345,8 @@ impl Outgoing {
         }
         if is_of_file {
             queued.add(rest.part(0, count), buffer.queue_bytes());
+        } else {
+            queued.add_bytes(count, buffer.queue_bytes());
         }
         Poll::Ready(Ok(count))
     }

@@ -140,13 +140,19 @@ fn what_was_sent_last_is_remembered_and_no_more_than_a_queue_holds() {
     let mut queued = Queued::default();
     queued.add(range(0, 0, 1_000), SMALL_QUEUE_BYTES);
     queued.add(range(0, 1_000, SMALL_QUEUE_BYTES - 500), SMALL_QUEUE_BYTES);
-    let held: Vec<_> = queued.0.iter().map(|range| (range.offset, range.len)).collect();
+    let held: Vec<_> = queued.ranges.iter().map(|range| (range.offset, range.len)).collect();
     assert_eq!(held, [(500, SMALL_QUEUE_BYTES)]);
     queued.add(range(1, 7, 10), SMALL_QUEUE_BYTES);
     queued.add(range(1, 17, 10), SMALL_QUEUE_BYTES);
-    let held: Vec<_> = queued.0.iter().map(|range| (range.offset, range.len)).collect();
+    let held: Vec<_> = queued.ranges.iter().map(|range| (range.offset, range.len)).collect();
     assert_eq!(held, [(520, SMALL_QUEUE_BYTES - 20), (7, 20)]);
     queued.add(range(0, 5_000, 2 * SMALL_QUEUE_BYTES), SMALL_QUEUE_BYTES);
-    let held: Vec<_> = queued.0.iter().map(|range| (range.offset, range.len)).collect();
+    let held: Vec<_> = queued.ranges.iter().map(|range| (range.offset, range.len)).collect();
     assert_eq!(held, [(5_000 + SMALL_QUEUE_BYTES as u64, SMALL_QUEUE_BYTES)]);
+    // The end of a body is copied: nothing of it keeps a file open for a connection that waits for a request.
+    queued.add_bytes(SMALL_QUEUE_BYTES - 10, SMALL_QUEUE_BYTES);
+    let held: Vec<_> = queued.ranges.iter().map(|range| range.len).collect();
+    assert_eq!(held, [10]);
+    queued.add_bytes(10, SMALL_QUEUE_BYTES);
+    assert!(queued.ranges.is_empty() && Arc::strong_count(&files[0]) == 1, "a file is held open");
 }

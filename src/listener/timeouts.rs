@@ -18,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use super::limits::ConnectionLimits;
+use super::send_buffer::STILL_AFTER;
 use super::sendfile::Outgoing;
 use super::socket::Socket;
 use crate::support::tasks::Tasks;
@@ -79,6 +80,16 @@ impl Deadline {
     }
 }
 
+/// Whether the client takes what is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taking {
+    Yes,
+    /// Not now.
+    Waits,
+    /// Not for [`STILL_AFTER`].
+    StandsStill,
+}
+
 /// A socket that holds a place among the connections of its listener until it is closed.
 pub(super) struct Timed {
     socket: Option<Socket>,
@@ -95,7 +106,7 @@ pub(super) struct Timed {
     counted: u64,
     /// Runs while the client does not take what we write.
     writing: Deadline,
-    stalled: bool,
+    taking: Taking,
     peer_closed: bool,
 }
 
@@ -119,7 +130,7 @@ impl Timed {
             head_begun: true,
             counted: 0,
             writing: Deadline::after(limits.write_wait),
-            stalled: false,
+            taking: Taking::Yes,
             peer_closed: false,
         }
     }
@@ -153,19 +164,28 @@ impl Timed {
     }
 
     fn after_write<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        // A client that waits for bytes which are fetched again does not stall.
+        // A client that waits for bytes which are fetched again does not stand still.
         if written.is_ready() || self.outgoing.is_refetching() {
-            self.stalled = false;
+            self.taking = Taking::Yes;
             return written;
         }
-        if !self.stalled {
-            self.stalled = true;
-            self.writing.set(self.limits.write_wait);
+        if self.taking == Taking::Yes {
+            self.taking = Taking::Waits;
+            self.writing.set(STILL_AFTER.min(self.limits.write_wait));
         }
-        match self.writing.poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
+        if self.writing.poll(cx).is_pending() {
+            return Poll::Pending;
         }
+        let left = self.limits.write_wait.saturating_sub(STILL_AFTER);
+        if self.taking == Taking::StandsStill || left.is_zero() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        self.taking = Taking::StandsStill;
+        if let Some(socket) = &self.socket {
+            self.outgoing.stands_still(socket)?;
+        }
+        self.writing.set(left);
+        self.writing.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -295,5 +315,27 @@ mod tests {
                 assert!(matches!(poll(&mut timed, &mut bytes), Poll::Ready(Err(_))), "it is closed");
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_known_after_a_second_and_given_up_after_its_wait() {
+        let (server, _client) = tokio::io::duplex(10);
+        let place = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+        let limits = ConnectionLimits::default();
+        let outgoing = Outgoing::new(FileTransfer::Sendfile, SendBuffers::default().of_socket());
+        let busy = Busy::default();
+        let mut timed = Timed::new(Socket::Memory(server), outgoing, place, busy, limits, Tasks::default());
+        let mut write = |timed: &mut Timed| {
+            let cx = &mut Context::from_waker(std::task::Waker::noop());
+            Pin::new(timed).poll_write(cx, b"more than ten bytes").map_err(|error| error.kind())
+        };
+        assert_eq!(write(&mut timed), Poll::Ready(Ok(10)));
+        assert_eq!((write(&mut timed), timed.taking), (Poll::Pending, Taking::Waits));
+        tokio::time::advance(STILL_AFTER).await;
+        assert_eq!((write(&mut timed), timed.taking), (Poll::Pending, Taking::StandsStill));
+        tokio::time::advance(limits.write_wait - STILL_AFTER - Duration::from_millis(2)).await;
+        assert_eq!(write(&mut timed), Poll::Pending);
+        tokio::time::advance(Duration::from_millis(3)).await;
+        assert_eq!(write(&mut timed), Poll::Ready(Err(io::ErrorKind::TimedOut)));
     }
 }

@@ -15,6 +15,7 @@ use crate::store::file_identity::FileIdentity;
 use crate::store::in_use::InUseMark;
 use crate::store::integrity::{CHUNK, Checksums, ChecksumsBuilder};
 use crate::store::layout::{self, Layout};
+use crate::store::recent_comparisons::RecentComparisons;
 use crate::store::stored_checksums::StoredChecksums;
 use crate::support::body_chunk::BodyChunk;
 
@@ -22,7 +23,14 @@ use crate::support::body_chunk::BodyChunk;
 #[derive(Debug, Clone)]
 pub struct Blob {
     file: SharedFile,
-    _in_use: Arc<InUseMark>,
+    _reader: Arc<Reader>,
+}
+
+/// What a reader holds: it is dropped with the last clone of its blob.
+#[derive(Debug)]
+struct Reader {
+    _in_use: InUseMark,
+    _counted: Arc<()>,
 }
 
 /// A blob's file, open for any number of readers. Cheap to clone.
@@ -41,6 +49,10 @@ pub(super) struct OpenFile {
     identity: FileIdentity,
     /// Its checksums were made anew and are in memory alone.
     has_unwritten_checksums: bool,
+    /// Cloned by each reader, so that its owners are the readers and this file.
+    readers: Arc<()>,
+    /// What several readers have compared.
+    compared: RecentComparisons,
 }
 
 /// What lies under the name of a blob.
@@ -113,11 +125,24 @@ impl OpenFile {
             return damaged(format!("{size} bytes instead of {}", checksums.size()));
         }
         let content = Arc::new(CheckedFile::new(Arc::new(file), checksums, layout.calls().clone()));
-        Ok(Opened::File(Self { digest: *digest, content, identity, has_unwritten_checksums }))
+        let (readers, compared) = (Arc::default(), RecentComparisons::default());
+        Ok(Opened::File(Self {
+            digest: *digest,
+            content,
+            identity,
+            has_unwritten_checksums,
+            readers,
+            compared,
+        }))
     }
 
     pub(super) fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// What readers tell each other; `None` while there is one alone, for whom there is nothing to remember.
+    fn shared_comparisons(&self) -> Option<&RecentComparisons> {
+        (Arc::strong_count(&self.readers) > 2).then_some(&self.compared)
     }
 
     /// Brings all of a small blob into the page cache, so that its reader needs no blocking thread again. Blocks.
@@ -184,7 +209,8 @@ impl WeakFile {
 impl Blob {
     /// A reader of an open file, which is not evicted while the mark lives.
     pub(super) fn new(file: SharedFile, in_use: InUseMark) -> Self {
-        Self { file, _in_use: Arc::new(in_use) }
+        let reader = Reader { _in_use: in_use, _counted: Arc::clone(&file.0.readers) };
+        Self { file, _reader: Arc::new(reader) }
     }
 
     /// The digest of the content.
@@ -197,13 +223,15 @@ impl Blob {
         self.file.0.content.checksums().size()
     }
 
-    /// The next checked bytes at `offset`, none at or beyond `end`. Empty only at `end`.
+    /// The next checked bytes at `offset`, none at or beyond `end`: compared by this reader, or a moment ago by another
+    /// one that reads the blob now. Empty only at `end`.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a chunk fails its check: its bytes are not returned; [`Error::Hangs`].
     pub async fn read(&self, offset: u64, end: u64) -> Result<BodyChunk, Error> {
         let end = end.min(self.size());
-        self.file.0.content.read(offset, end, None).await.map_err(|damage| self.damaged(damage))
+        let recent = self.file.0.shared_comparisons();
+        self.file.0.content.read(offset, end, recent).await.map_err(|damage| self.damaged(damage))
     }
 
     /// The hash of the bytes before `end`.

@@ -29,6 +29,28 @@ async fn a_flipped_byte_is_found_and_does_not_leave() {
     assert_eq!(world.content(digest).await.as_deref(), Some(&content[..]), "the new blob stays");
 }
 
+#[tokio::test(start_paused = true)]
+async fn readers_of_one_blob_share_a_comparison_for_half_a_second_and_one_alone_compares_all_it_reads() {
+    let world = World::new();
+    let content = bytes(200_000);
+    let digest = world.put(&repository("reg.test/a"), &content).await;
+    let one = world.store.blob(digest).await.unwrap();
+    assert!(one.read(0, 200_000).await.is_ok());
+    let another = world.store.blob(digest).await.unwrap();
+    assert!(one.read(0, 200_000).await.is_ok());
+    let mut damaged = content.clone();
+    damaged[150_000] ^= 1;
+    fs::write(world.blob_file(digest), damaged).unwrap();
+    assert!(another.read(0, 200_000).await.is_ok(), "it was compared a moment ago");
+    tokio::time::advance(Duration::from_millis(501)).await;
+    assert!(matches!(another.read(0, 200_000).await, Err(Error::Damaged { .. })));
+    fs::write(world.blob_file(digest), &content).unwrap();
+    drop(another);
+    assert!(one.read(0, 200_000).await.is_ok());
+    fs::write(world.blob_file(digest), bytes(199_999)).unwrap();
+    assert!(matches!(one.read(0, 200_000).await, Err(Error::Damaged { .. })), "it is alone");
+}
+
 #[tokio::test]
 async fn a_file_of_another_kind_in_place_of_a_blob_is_not_served_and_does_not_hang() {
     let secret = tempfile::NamedTempFile::new().unwrap();

@@ -1,11 +1,11 @@
-//! Which chunks of a file were compared a moment ago: the followers of one download share a comparison.
+//! Which chunks of a file were compared a moment ago: those who read it at the same time share a comparison.
 //!
-//! A crowd that waits for one download reads the same chunks within milliseconds, and reading a chunk in order to
-//! compare it costs more than sending it. A comparison counts for [`SHARED_FOR`]. When it was made goes with the bytes
+//! A crowd of one blob reads the same chunks within milliseconds, and reading a chunk in order to compare it costs more
+//! than sending it. A comparison counts for [`SHARED_FOR`]. When it was made goes with the bytes
 //! (`FileRange::compared_at`), so that bytes which then wait for their client are compared again when they would be if
 //! that reader had compared them itself: no byte leaves that was compared more than a second ago.
 //!
-//! Not for stored blobs: a node reads one as a whole once, and only a benchmark reads it again at once.
+//! Deliberately not here: whether there is a crowd. The one reader of a stored blob compares all of it.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::store::integrity::CHUNK;
 /// way to a client that is slow.
 const SHARED_FOR: Duration = Duration::from_millis(500);
 /// Chunks whose last comparison is remembered, 128 MiB of content: what lies between the readers of a crowd. They take
-/// 24 KiB for each download that is read.
+/// 24 KiB for each file that is read by several, less for a smaller one.
 const REMEMBERED: usize = 2_048;
 
 /// The comparisons of one file. Empty, and without memory, until the first.
@@ -59,11 +59,11 @@ impl RecentComparisons {
         let at_ms = at.saturating_duration_since(self.begun).as_millis();
         // What does not fit in is not remembered: it is compared again.
         let (Ok(chunk), Ok(at_ms)) = (u32::try_from(chunk), u32::try_from(at_ms)) else { return };
-        let mut places = self.places.lock();
-        if places.is_empty() {
-            places.resize(REMEMBERED, Comparison::default());
+        let (mut places, place) = (self.places.lock(), place(chunk.into()));
+        if places.len() <= place {
+            places.resize(place + 1, Comparison::default());
         }
-        places[place(chunk.into())] = Comparison { chunk, len: len.min(CHUNK) as u32, at_ms };
+        places[place] = Comparison { chunk, len: len.min(CHUNK) as u32, at_ms };
     }
 }
 
