@@ -325,7 +325,7 @@ mod tests {
         let outgoing = Outgoing::new(FileTransfer::Sendfile, SendBuffers::default().of_socket());
         let busy = Busy::default();
         let mut timed = Timed::new(Socket::Memory(server), outgoing, place, busy, limits, Tasks::default());
-        let mut write = |timed: &mut Timed| {
+        let write = |timed: &mut Timed| {
             let cx = &mut Context::from_waker(std::task::Waker::noop());
             Pin::new(timed).poll_write(cx, b"more than ten bytes").map_err(|error| error.kind())
         };

@@ -8,7 +8,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, IF_RAN
 use http::{HeaderMap, Method, Response, StatusCode, Version};
 
 use super::byteranges::Layout;
-use super::observe::{self, BodyObserver, Observer, RouteLabel};
+use super::observe::{self, BodyObserver, ContentKind, Observer};
 use super::range::{self, RangeAnswer, Several};
 use super::request_line::Described;
 use super::respond::{self, OCI_FILTERS, OCI_NAMESPACE, content_head};
@@ -72,7 +72,7 @@ impl RequestContext<'_> {
             RangeAnswer::Unsatisfiable => return Ok((response, source)),
         };
         if self.method == Method::GET {
-            self.body_observer(RouteLabel::Manifest, digest, source).count(bytes.len());
+            self.body_observer(ContentKind::Manifest, digest, source).count(bytes.len());
             *response.body_mut() = Body::full(bytes);
         }
         Ok((response, source))
@@ -114,7 +114,7 @@ impl RequestContext<'_> {
             RangeAnswer::Range { start, end } => answer.body.narrow(start, end),
             RangeAnswer::Whole => {}
         }
-        let observer = self.body_observer(RouteLabel::Blob, digest, answer.source);
+        let observer = self.body_observer(ContentKind::Blob, digest, answer.source);
         *response.body_mut() = observe::body(answer.body, observer);
         Ok((response, answer.source))
     }
@@ -171,7 +171,7 @@ impl RequestContext<'_> {
         let media_type = media_type_of_blob(answer.media_type.as_ref());
         let mut response = content_head(media_type, digest, registry, size, range);
         self.mark_stale(&mut response, answer.stale.as_ref());
-        let observer = self.body_observer(RouteLabel::Blob, digest, answer.source);
+        let observer = self.body_observer(ContentKind::Blob, digest, answer.source);
         let (Some(Range { start, end }), Some(size)) = (first, size) else {
             if range == RangeAnswer::Whole {
                 *response.body_mut() = observe::body(answer.body, observer);
@@ -254,8 +254,8 @@ impl RequestContext<'_> {
         self.observer.show_stale_age(self.repository.registry(), age);
     }
 
-    fn body_observer(&self, route: RouteLabel, digest: Digest, source: AnswerSource) -> BodyObserver {
-        BodyObserver::new(self.observer, route, digest, source, self.since)
+    fn body_observer(&self, content: ContentKind, digest: Digest, source: AnswerSource) -> BodyObserver {
+        BodyObserver::new(self.observer, content, digest, source, self.since)
     }
 }
 

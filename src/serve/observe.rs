@@ -3,8 +3,8 @@
 //! The totals since the start are values of their own, which the status page reads; the metrics mirror them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt, stream};
@@ -15,7 +15,7 @@ use crate::listener::{Body, BodyError};
 use crate::pull::{self, AnswerSource, BlobBody, Fault};
 use crate::reference::{Digest, Registry};
 use crate::support::body_chunk::BodyChunk;
-use crate::support::metrics::IntCounter;
+use crate::support::metrics::{Histogram, IntCounter};
 use crate::support::unserved::{self, Unserved};
 use crate::upstream::{PageBody, RegistryLabels};
 
@@ -149,6 +149,10 @@ pub struct Observer {
     bytes: [AtomicU64; SOURCES],
     from_upstream: AtomicU64,
     unserved: Unserved<Digest>,
+    /// The metrics by source, found by their labels once.
+    bytes_metrics: [OnceLock<IntCounter>; SOURCES],
+    /// The same for manifests and for blobs.
+    first_byte_metrics: [[OnceLock<Histogram>; SOURCES]; 2],
 }
 
 impl Observer {
@@ -161,7 +165,20 @@ impl Observer {
             bytes: std::array::from_fn(|_| AtomicU64::new(0)),
             from_upstream: AtomicU64::new(0),
             unserved,
+            bytes_metrics: std::array::from_fn(|_| OnceLock::new()),
+            first_byte_metrics: std::array::from_fn(|_| std::array::from_fn(|_| OnceLock::new())),
         }
+    }
+
+    fn bytes_metric(&self, source: AnswerSource) -> &IntCounter {
+        let metric = || self.metrics.bytes.with_label_values(&[source.label()]);
+        self.bytes_metrics[source as usize].get_or_init(metric)
+    }
+
+    fn first_byte_metric(&self, content: ContentKind, source: AnswerSource) -> &Histogram {
+        let route = RouteLabel::from(content).label();
+        let metric = || self.metrics.first_byte.with_label_values(&[route, source.label()]);
+        self.first_byte_metrics[content as usize][source as usize].get_or_init(metric)
     }
 
     /// What has been counted so far.
@@ -202,15 +219,30 @@ impl Observer {
     }
 }
 
+/// What a body that is counted is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ContentKind {
+    Manifest,
+    Blob,
+}
+
+impl From<ContentKind> for RouteLabel {
+    fn from(content: ContentKind) -> Self {
+        match content {
+            ContentKind::Manifest => Self::Manifest,
+            ContentKind::Blob => Self::Blob,
+        }
+    }
+}
+
 /// Counts the body of one answer while it leaves.
 pub(super) struct BodyObserver {
     observer: Arc<Observer>,
-    route: RouteLabel,
+    content: ContentKind,
     source: AnswerSource,
     digest: Digest,
     /// What was fetched of the content and served to no client; `None` while that is nothing.
     unserved: Option<unserved::Bytes>,
-    bytes: IntCounter,
     /// When the request came; taken with the first byte.
     since: Option<Instant>,
 }
@@ -218,26 +250,24 @@ pub(super) struct BodyObserver {
 impl BodyObserver {
     pub(super) fn new(
         observer: &Arc<Observer>,
-        route: RouteLabel,
+        content: ContentKind,
         digest: Digest,
         source: AnswerSource,
         since: Instant,
     ) -> Self {
-        let bytes = observer.metrics.bytes.with_label_values(&[source.label()]);
         let unserved = observer.unserved.of(&digest);
         let observer = Arc::clone(observer);
-        Self { observer, route, source, digest, unserved, bytes, since: Some(since) }
+        Self { observer, content, source, digest, unserved, since: Some(since) }
     }
 
     /// Counts bytes that leave.
     pub(super) fn count(&mut self, bytes: usize) {
         if let Some(since) = self.since.take() {
-            let labels = [self.route.label(), self.source.label()];
-            let first_byte = self.observer.metrics.first_byte.with_label_values(&labels);
+            let first_byte = self.observer.first_byte_metric(self.content, self.source);
             first_byte.observe(since.elapsed().as_secs_f64());
         }
-        self.bytes.inc_by(bytes as u64);
         let observer = &self.observer;
+        observer.bytes_metric(self.source).inc_by(bytes as u64);
         observer.bytes[self.source as usize].fetch_add(bytes as u64, Ordering::Relaxed);
         // A body that begins in the store may have to go on from upstream.
         if self.unserved.is_none() && self.source != AnswerSource::Hit {
@@ -316,7 +346,7 @@ mod tests {
         }
         for (n, source) in AnswerSource::ALL.into_iter().enumerate() {
             let digest = Digest::of(b"x");
-            BodyObserver::new(&observer, RouteLabel::Blob, digest, source, Instant::now()).count(100 + n);
+            BodyObserver::new(&observer, ContentKind::Blob, digest, source, Instant::now()).count(100 + n);
         }
         let page = String::from_utf8(registry.render().unwrap()).unwrap();
         let totals = observer.totals();

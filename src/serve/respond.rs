@@ -231,29 +231,33 @@ pub(super) fn content_head(
     range: RangeAnswer,
 ) -> Response<Body> {
     let mut response = Response::new(Body::empty());
-    let headers = response.headers_mut();
-    let mut set = |name: HeaderName, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(name, value);
-        }
-    };
-    set(CONTENT_TYPE, media_type);
-    set(CONTENT_DIGEST, &digest.to_string());
-    set(OCI_NAMESPACE, registry.as_str());
-    set(ACCEPT_RANGES, "bytes");
-    match (range, size) {
+    let (status, content_range, length) = match (range, size) {
         (RangeAnswer::Range { start, end }, Some(size)) => {
-            set(CONTENT_LENGTH, &(end - start).to_string());
-            set(CONTENT_RANGE, &format!("bytes {start}-{}/{size}", end - 1));
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let content_range = format!("bytes {start}-{}/{size}", end - 1);
+            (StatusCode::PARTIAL_CONTENT, Some(content_range), Some(end - start))
         }
         (RangeAnswer::Unsatisfiable, size) => {
-            set(CONTENT_LENGTH, "0");
-            set(CONTENT_RANGE, &format!("bytes */{}", size.unwrap_or(0)));
-            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            let content_range = format!("bytes */{}", size.unwrap_or(0));
+            (StatusCode::RANGE_NOT_SATISFIABLE, Some(content_range), Some(0))
         }
-        (_, Some(size)) => set(CONTENT_LENGTH, &size.to_string()),
-        (_, None) => {}
+        (_, size) => (StatusCode::OK, None, size),
+    };
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let texts = [
+        (CONTENT_TYPE, HeaderValue::from_str(media_type).ok()),
+        (CONTENT_DIGEST, HeaderValue::try_from(digest.to_string()).ok()),
+        (OCI_NAMESPACE, HeaderValue::from_str(registry.as_str()).ok()),
+        (CONTENT_RANGE, content_range.and_then(|range| HeaderValue::try_from(range).ok())),
+    ];
+    for (name, value) in texts {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
     }
     response
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::memory_cache::{MemoryCache, Write};
+use super::memory_cache::{Found, MemoryCache, Write};
 use crate::reference::{Digest, MediaType, Repository};
 use crate::store::{Member, Store};
 use crate::support::clock::{Clock, Timestamp};
@@ -50,22 +50,24 @@ impl KeptManifests {
 
     /// A manifest of a repository that is in memory.
     pub(crate) fn find(&self, repository: &Repository, digest: Digest) -> Option<(MediaType, Bytes)> {
-        let found = self.memory.find(repository, digest)?;
+        let Found { media_type, bytes, on_disk_at } = self.memory.find(repository, digest)?;
         self.store.record_access(digest);
-        if !self.store.is_paused()
-            && let Some(write) = self.begin_write(repository, digest, self.store.removals())
+        let removals = self.store.removals();
+        // Nearly always nothing has left the store since.
+        if on_disk_at != Some(removals)
+            && !self.store.is_paused()
+            && let Some(write) = self.begin_write(repository, digest, removals)
         {
-            let (media_type, bytes) = found.clone();
-            let (member, was_stored) = (Member::Manifest(media_type), write == Write::IfGone);
+            let (member, was_stored) = (Member::Manifest(media_type.clone()), write == Write::IfGone);
             let done = self.end_of_write(repository, digest);
-            self.store.put_without_waiting(repository, digest, bytes, member, was_stored, done);
+            self.store.put_without_waiting(repository, digest, bytes.clone(), member, was_stored, done);
         }
-        Some(found)
+        Some((media_type, bytes))
     }
 
     /// The media type of a manifest that is in memory.
     pub(crate) fn type_of(&self, repository: &Repository, digest: Digest) -> Option<MediaType> {
-        self.memory.find(repository, digest).map(|(media_type, _)| media_type)
+        self.memory.find(repository, digest).map(|found| found.media_type)
     }
 
     /// Keeps a manifest that is on disk.

@@ -54,6 +54,14 @@ enum OnDisk {
     Yes { removals: u64 },
 }
 
+/// A manifest that is in memory.
+pub(crate) struct Found {
+    pub(crate) media_type: MediaType,
+    pub(crate) bytes: Bytes,
+    /// How many blobs had left the store when it was on disk; `None` if it is not known to be.
+    pub(crate) on_disk_at: Option<u64>,
+}
+
 /// How long a manifest that could not be written, because there was no room, is used without another try.
 const WRITE_PAUSE: Duration = Duration::from_secs(10);
 
@@ -76,14 +84,22 @@ impl Default for MemoryCache {
 
 impl MemoryCache {
     /// A manifest of a repository.
-    pub(crate) fn find(&self, repository: &Repository, digest: Digest) -> Option<(MediaType, Bytes)> {
+    pub(crate) fn find(&self, repository: &Repository, digest: Digest) -> Option<Found> {
         let mut cached = self.0.lock();
         let key = (repository.clone(), digest);
-        if let Some(found) = cached.manifests.get(&key) {
-            return Some((found.media_type.clone(), found.bytes.clone()));
+        if let Some(Manifest { media_type, bytes, on_disk }) = cached.manifests.get(&key) {
+            let on_disk_at = match on_disk {
+                OnDisk::Yes { removals } => Some(*removals),
+                OnDisk::No { .. } | OnDisk::BeingWritten { .. } => None,
+            };
+            return Some(Found { media_type: media_type.clone(), bytes: bytes.clone(), on_disk_at });
         }
         let (media_type, bytes, until) = cached.large.get(&key)?;
-        (*until > Instant::now()).then(|| (media_type.clone(), bytes.clone()))
+        (*until > Instant::now()).then(|| Found {
+            media_type: media_type.clone(),
+            bytes: bytes.clone(),
+            on_disk_at: None,
+        })
     }
 
     /// Whether a manifest is to be written to disk, by the caller: it is not there, or may have left, and is not being
