@@ -10,7 +10,7 @@ PACKAGE_TARGET ?= $(shell uname -m)-unknown-linux-gnu
 # containerd, runc and mounts need root; what is built is built by the one who calls.
 AS_ROOT ?= $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help run demo quick test format lint lint-scripts unit sim model simulate mutants-sim coverage docs tools e2e test-long stall bench bench-scale deb packages static image \
+.PHONY: help run demo quick test format lint lint-scripts unit sim model simulate mutants-sim coverage docs tools e2e test-long stall bench bench-program bench-scale deb packages static image \
   deny msrv fuzz bench-compare
 
 FUZZ_SECONDS ?= 60
@@ -101,7 +101,16 @@ stall: ## Unit and integration tests with threads stopped at random, STALL_ROUND
 	    NEXTEST_RETRIES=0 $(MAKE) --no-print-directory unit || exit 1; \
 	done
 
-bench: ## Larder beside nginx, docker-registry and other caches; writes benches/RESULTS.md; then its pieces one by one
+# Each benchmark measures this program: built as the packages have it, without the features that the tests ask for. It is
+# copied, since cargo bench writes a build of its own to target/release/larder.
+bench-program:
+	$(CARGO) build --release --locked --bin larder
+	mkdir -p target/bench
+	cp target/release/larder target/bench/larder
+
+bench bench-scale: export BENCH_PROGRAM := $(CURDIR)/target/bench/larder
+
+bench: bench-program ## Larder beside nginx, docker-registry and other caches; writes benches/RESULTS.md; then its pieces one by one
 	tests/tools.sh --bench
 	$(CARGO) bench --locked --bench side_by_side
 	$(CARGO) bench --locked --bench growth
@@ -115,7 +124,7 @@ bench-compare: ## This tree beside OLD, a program or a commit, in turns: which r
 	tests/tools.sh --bench
 	benches/compare.sh "$(OLD)"
 
-bench-scale: ## Stores of 1,000, 10,000, 100,000 and 1,000,000 blobs (16 GiB of disk); writes benches/SCALE.md
+bench-scale: bench-program ## Stores of 1,000, 10,000, 100,000 and 1,000,000 blobs (16 GiB of disk); writes benches/SCALE.md
 	$(CARGO) bench --locked --bench scale
 
 deb: ## A Debian package in target/deb

@@ -47,6 +47,8 @@ nginx            nginx-light      a peer
 varnishd         varnish          a peer
 traffic_server   trafficserver    a peer
 wrk              wrk              the load of small requests
+curl             curl             a client of large blobs
+taskset          util-linux       binds the daemon to processors
 '
 for_packages='
 rpmbuild         rpm              builds the RPM package

@@ -50,7 +50,7 @@ impl Part {
 
     fn markdown(&self) -> String {
         let mut text = format!("## {}\n\n{}\n\n", self.title, self.how);
-        let _ = writeln!(text, "| | {} | {} |", self.x, self.columns.join(" | "));
+        let _ = writeln!(text, "| {} | {} | {} |", machine::under(), self.x, self.columns.join(" | "));
         let _ = writeln!(text, "| --- | --- |{}", " --- |".repeat(self.columns.len()));
         for Row { of, x, values } in &self.rows {
             let values: Vec<_> = values.iter().map(|value| figure(*value)).collect();

@@ -1,6 +1,6 @@
 //! Small ranges of a large layer, as stargz, nydus and SOCI ask for them: cold from upstream and warm, 64 at a time.
 //!
-//! `cargo bench --bench lazy`, which `make bench` runs. Writes `benches/LAZY.md`. The registry is in this process and
+//! `cargo bench --bench lazy`, which `make bench` runs. Writes `benches/LAZY.md` and `benches/lazy.json`. The registry is in this process and
 //! answers after a millisecond; read the ratios, the figures are this machine's.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
@@ -10,6 +10,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use support::content::Bytes;
 use support::daemon::Daemon;
 use support::images::{Image, Images, TAG};
+use support::machine;
 use support::registry::{Distance, Registry};
 
 /// Clients that ask at the same time.
@@ -35,10 +37,14 @@ fn main() {
     if !std::env::args().any(|arg| arg == "--bench") {
         return;
     }
-    let mut text = String::from(
-        "# Small ranges of a large layer\n\n64 clients at a time, 4,096 ranges spread over a layer of 1 GiB; `make bench` \
-         writes this.\n\n| Range | | p50 (ms) | p99 (ms) | bytes from upstream per byte asked |\n| --- | --- | --- | --- | --- |\n",
+    support::congestion::restore();
+    let mut text = format!(
+        "# Small ranges of a large layer\n\nWritten by `make bench` on {}: {}.\n64 clients at a time, 4,096 ranges spread over a layer of 1 GiB. The registry answers after a millisecond.\n\n| Range ({}) | | p50 (ms) | p99 (ms) | bytes from upstream per byte asked |\n| --- | --- | --- | --- | --- |\n",
+        machine::today(),
+        machine::describe(),
+        machine::under()
     );
+    let mut rows = Vec::new();
     for size in SIZES {
         let (directory, content) = (tempfile::tempdir().unwrap(), Arc::new(Images::default()));
         let bytes =
@@ -59,10 +65,16 @@ fn main() {
                 format!("| {} KiB | {when} | {:.2} | {:.2} | {ratio:.2} |\n", size / 1024, at(0.5), at(0.99));
             print!("{row}");
             text += &row;
+            rows.push(serde_json::json!({
+                "range_bytes": size, "when": when, "p50_ms": at(0.5), "p99_ms": at(0.99), "times_from_upstream": ratio,
+            }));
         }
         daemon.stop();
     }
-    std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/LAZY.md"), text).unwrap();
+    let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/benches"));
+    std::fs::write(directory.join("LAZY.md"), text).unwrap();
+    let all = serde_json::json!({"date": machine::today(), "machine": machine::describe(), "rows": rows});
+    std::fs::write(directory.join("lazy.json"), format!("{all:#}\n")).unwrap();
 }
 
 /// Milliseconds of each range.

@@ -47,6 +47,7 @@ fn main() {
     if !std::env::args().any(|arg| arg == "--bench") {
         return;
     }
+    shared::congestion::restore();
     let (mib, rounds) = (number("POD_MIB", 9), number("POD_ROUNDS", 3));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let mut table = Table::new(mib, rounds);

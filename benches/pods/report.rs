@@ -78,15 +78,20 @@ impl Table {
 
     fn markdown(&self) -> String {
         let mut text = String::from("# From bound to the last image\n\n");
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let _ = writeln!(
             text,
-            "Written by `make bench` on {}, {cores} cores, medians of {} rounds in turns. A scripted kubelet starts a pod (sandbox\n1 s, then one image after the other, each unpacked at 100 MB/s) of images of {} MiB in three layers. The registry is\n50 ms away and sends 20 MB/s a connection, 100 MB/s in all. Seconds; *goal* is 1.2 times the warm pod with the watch, or\nwhat the link needs for the bytes, whichever is longer.\n",
+            "Written by `make bench` on {}: {}.\nMedians of {} rounds in turns. A scripted kubelet starts a pod (sandbox\n1 s, then one image after the other, each unpacked at 100 MB/s) of images of {} MiB in three layers. The registry is\n50 ms away and sends 20 MB/s a connection, 100 MB/s in all. Seconds; *goal* is 1.2 times the warm pod with the watch, or\nwhat the link needs for the bytes, whichever is longer.\n",
             machine::today(),
+            machine::describe(),
             self.rounds,
             self.mib
         );
-        let _ = writeln!(text, "| Images | {} | link | cold of goal |", COLUMNS.join(" | "));
+        let _ = writeln!(
+            text,
+            "| Images ({}) | {} | link | cold of goal |",
+            machine::under(),
+            COLUMNS.join(" | ")
+        );
         let _ = writeln!(text, "| --- | --- | --- | --- | --- | --- | --- |");
         for row in &self.rows {
             let medians = row.medians();
@@ -112,7 +117,7 @@ impl Table {
                 serde_json::json!({"images": row.images, "link": self.link(row.images), "seconds": columns})
             })
             .collect();
-        let text = serde_json::json!({"date": machine::today(), "image_mib": self.mib, "rows": rows});
+        let text = serde_json::json!({"date": machine::today(), "machine": machine::describe(), "image_mib": self.mib, "rows": rows});
         serde_json::to_string_pretty(&text).unwrap() + "\n"
     }
 

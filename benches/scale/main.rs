@@ -1,6 +1,6 @@
 //! What a store of 1,000, 10,000, 100,000 and 1,000,000 blobs costs: starts, memory, requests, commands.
 //!
-//! `make bench-scale`. Writes `benches/SCALE.md` and `benches/scale.svg`. The files are small, so that a million of them
+//! `make bench-scale`. Writes `benches/SCALE.md`, `benches/scale.json` and `benches/scale.svg`. The files are small, so that a million of them
 //! fits on a common disk (about 16 GiB with ext4). Read the ratios between the columns: the figures are this machine's.
 //! `SCALE=1000,2000` measures stores of these sizes and writes nothing.
 
@@ -41,6 +41,7 @@ fn main() {
     if !std::env::args().any(|arg| arg == "--bench") {
         return;
     }
+    support::congestion::restore();
     let chosen = std::env::var("SCALE").ok();
     let sizes: Vec<usize> = chosen
         .as_deref()

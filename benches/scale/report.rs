@@ -7,6 +7,8 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
+use crate::support::machine;
+
 /// The store that growth is counted from.
 const GROWS_FROM: usize = 10_000;
 /// What latency and processor time of a request may grow by.
@@ -39,6 +41,7 @@ impl Table {
     pub(crate) fn write(&self) {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
         fs::write(directory.join("SCALE.md"), self.markdown()).unwrap();
+        fs::write(directory.join("scale.json"), self.json()).unwrap();
         self.draw(&directory.join("scale.svg"));
     }
 
@@ -78,15 +81,14 @@ impl Table {
 
     fn markdown(&self) -> String {
         let mut text = String::from("# A store of many blobs\n\n");
-        let today = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let _ = writeln!(
             text,
-            "Written by `make bench-scale` on {}, {cores} cores. One blob in ten is the manifest of a tag, up to 100,000 tags.\nEach request is one of 2,000 over one connection; medians. Growth is the last column of figures against that of 10,000\nblobs. Processor time is counted in ticks of 10 ms, which is 0.005 ms for each of 2,000 requests.\n",
-            &today[..10]
+            "Written by `make bench-scale` on {}: {}.\nOne blob in ten is the manifest of a tag, up to 100,000 tags.\nEach request is one of 2,000 over one connection; medians. Growth is the last column of figures against that of 10,000\nblobs.\n",
+            machine::today(),
+            machine::describe()
         );
         let sizes: Vec<String> = self.sizes.iter().map(|size| format!("{size} blobs")).collect();
-        let _ = writeln!(text, "| | {} | Growth | Goal |", sizes.join(" | "));
+        let _ = writeln!(text, "| {} | {} | Growth | Goal |", machine::under(), sizes.join(" | "));
         let _ = writeln!(text, "| --- |{} --- | --- |", " --- |".repeat(sizes.len()));
         for (what, values) in &self.rows {
             let cell =
@@ -106,6 +108,19 @@ impl Table {
         }
         text.push_str("\n![What grows with the number of blobs](scale.svg)\n");
         text
+    }
+
+    fn json(&self) -> String {
+        let rows: Vec<serde_json::Value> = self
+            .rows
+            .iter()
+            .map(|(what, values)| {
+                let goal = self.verdict(what, values);
+                serde_json::json!({"what": what, "values": values, "growth": self.growth(values), "goal": goal})
+            })
+            .collect();
+        let (date, machine) = (machine::today(), machine::describe());
+        format!("{:#}\n", serde_json::json!({"date": date, "machine": machine, "rows": rows}))
     }
 
     /// The growth of each row as a bar.

@@ -37,23 +37,8 @@ pub(crate) fn push(registry: &str, bytes: &[u8]) -> Digest {
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// An image of one layer, by its tag.
-pub(crate) fn push_image(registry: &str, tag: &str, layer: &[u8]) -> (Digest, Digest) {
-    let config = format!("{{\"os\":\"linux\",\"architecture\":\"amd64\",\"author\":\"{tag}\"}}").into_bytes();
-    let described = |media: &str, bytes: &[u8]| {
-        let digest = push(registry, bytes).to_string();
-        serde_json::json!({"mediaType": media, "digest": digest, "size": bytes.len()})
-    };
-    let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": MANIFEST,
-        "config": described("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [described("application/vnd.oci.image.layer.v1.tar", layer)]});
-    let bytes = manifest.to_string().into_bytes();
-    let done = request(registry, "PUT", &format!("/v2/bench/app/manifests/{tag}"), MANIFEST, &bytes);
-    assert!(done.starts_with("HTTP/1.1 201"), "{done}");
-    (Digest::of(&bytes), Digest::of(layer))
-}
-
-pub(crate) fn push_manifest(registry: &str) -> Digest {
+/// A manifest of 2 KiB that has these tags.
+pub(crate) fn push_manifest(registry: &str, tags: &[String]) -> Digest {
     let config = b"{\"os\":\"linux\",\"architecture\":\"amd64\"}".to_vec();
     let config_digest = push(registry, &config);
     let media = MANIFEST;
@@ -63,8 +48,10 @@ pub(crate) fn push_manifest(registry: &str) -> Digest {
         "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config_digest.to_string(), "size": config.len()}});
     let bytes = manifest.to_string().into_bytes();
     let digest = Digest::of(&bytes);
-    let done = request(registry, "PUT", &format!("/v2/bench/app/manifests/{digest}"), media, &bytes);
-    assert!(done.starts_with("HTTP/1.1 201"), "{done}");
+    for reference in std::iter::once(&digest.to_string()).chain(tags) {
+        let done = request(registry, "PUT", &format!("/v2/bench/app/manifests/{reference}"), media, &bytes);
+        assert!(done.starts_with("HTTP/1.1 201"), "{done}");
+    }
     digest
 }
 

@@ -1,30 +1,34 @@
-//! Other caches beside Larder, each in front of the registry and with the settings that its documentation recommends for large
-//! objects that never change: Varnish, Apache Traffic Server and drayage. One that is not installed is left out, and
-//! that is said (`tests/tools.sh --bench` installs them).
+//! Other caches beside Larder, each in front of an upstream and with the settings that its documentation recommends for large
+//! objects that never change: nginx, docker-registry, Varnish, Apache Traffic Server and drayage. One that is not installed is left
+//! out, and that is said (`tests/tools.sh --bench` installs them).
 //!
-//! None of them verifies what it stores, except drayage; Varnish holds it in memory alone.
+//! None of them verifies what it stores, except docker-registry and drayage; Varnish holds it in memory alone.
 
 use std::fs;
 use std::path::Path;
 
-use crate::servers::{Kind, Server, free};
+use crate::kind::Kind;
+use crate::nginx;
+use crate::server::{Server, free};
 
-/// Those that are installed, each started in a directory of its own below `directory`.
-pub(crate) fn start(directory: &Path, registry: &str) -> Vec<Server> {
-    let peers: [(Kind, &str, Start); 3] = [
+/// The caches that are chosen and installed, each started in a directory of its own below `directory`.
+pub(crate) fn start(directory: &Path, upstream: &str) -> Vec<Server> {
+    let peers: [(Kind, &str, Start); 5] = [
+        (Kind::NginxCache, "nginx", nginx::cache),
+        (Kind::RegistryCache, "docker-registry", registry_cache),
         (Kind::Varnish, "varnishd", varnish),
         (Kind::TrafficServer, "traffic_server", traffic_server),
         (Kind::Drayage, "drayage", drayage),
     ];
     let mut all = Vec::new();
-    for (kind, program, start) in peers {
+    for (kind, program, start) in peers.into_iter().filter(|(kind, ..)| kind.is_chosen()) {
         let Some(program) = found(program) else {
             println!("left out: {}, since there is no {program}: tests/tools.sh --bench", kind.name());
             continue;
         };
         let own = directory.join(format!("{kind:?}"));
         fs::create_dir_all(&own).unwrap();
-        all.push(start(&own, &program, registry));
+        all.push(start(&own, &program, upstream));
     }
     all
 }
@@ -40,6 +44,23 @@ fn found(program: &str) -> Option<String> {
         let program = format!("{at}/{program}");
         Path::new(&program).is_file().then_some(program)
     })
+}
+
+/// docker-registry on this directory. What it knows of its blobs is kept in memory
+/// (<https://distribution.github.io/distribution/about/configuration/>, `cache`).
+pub(crate) fn registry(kind: Kind, directory: &Path, program: &str, more: &str) -> Server {
+    let (address, config) = (free(), directory.with_extension("yml"));
+    let text = format!(
+        "version: 0.1\nlog: {{accesslog: {{disabled: true}}, level: error}}\nstorage: {{cache: {{blobdescriptor: inmemory}}, filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n{more}",
+        directory.display()
+    );
+    fs::write(&config, text).unwrap();
+    Server::run(kind, &address, program, &["serve", text_of(&config)])
+}
+
+fn registry_cache(directory: &Path, program: &str, upstream: &str) -> Server {
+    let more = format!("proxy: {{remoteurl: 'http://{upstream}'}}\n");
+    registry(Kind::RegistryCache, &directory.join("blobs"), program, &more)
 }
 
 /// Streams while it fetches, one fetch for all who ask, and enough memory for all of the content
@@ -69,8 +90,10 @@ fn varnish(directory: &Path, program: &str, registry: &str) -> Server {
     Server::run(Kind::Varnish, &address, program, &arguments)
 }
 
-/// Reads while it writes and goes on when a client leaves, as its documentation has it to keep a crowd from the origin
-/// (<https://docs.trafficserver.apache.org/en/9.2.x/admin-guide/configuration/cache-basics.en.html>, "Read While Writer").
+/// Reads while it writes and goes on when a client leaves, a client that finds another one fetching waits for it and reads along,
+/// and blobs of every size may be held in memory, as its documentation has it to keep a crowd from the upstream
+/// (<https://docs.trafficserver.apache.org/en/9.2.x/admin-guide/configuration/cache-basics.en.html>, "Read While Writer",
+/// "Open Read Retry Timeout", "Open Write Fail Action"; `proxy.config.cache.ram_cache_cutoff` in records.config).
 fn traffic_server(directory: &Path, program: &str, registry: &str) -> Server {
     let at = |name: &str| directory.join(name);
     for name in ["etc", "run", "log", "cache", "plugins"] {
@@ -99,10 +122,17 @@ fn traffic_server(directory: &Path, program: &str, registry: &str) -> Server {
         &format!("http.server_ports STRING {port}:ip-in={host}"),
         "http.cache.required_headers INT 0",
         "cache.enable_read_while_writer INT 1",
+        "cache.read_while_writer.max_retries INT 10",
+        "cache.read_while_writer_retry.delay INT 50",
+        "http.cache.open_read_retry_time INT 10",
+        "http.cache.max_open_read_retries INT 5",
+        "http.cache.max_open_write_retries INT 1",
+        "http.cache.open_write_fail_action INT 5",
         "http.background_fill_active_timeout INT 0",
         "http.background_fill_completed_threshold FLOAT 0.0",
         "cache.max_doc_size INT 0",
         "cache.ram_cache.size INT 4294967296",
+        "cache.ram_cache_cutoff INT 4294967296",
         "http.insert_request_via_str INT 0",
         "log.logging_enabled INT 0",
         "admin.user_id STRING #-1",

@@ -1,4 +1,4 @@
-//! The daemon under test, as a process of its own: its requests, its memory, its processor time.
+//! The daemon under test, as a process of its own: its requests, its memory, its processor time. It writes no request log.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_larder");
+use super::{processor, program};
 
 /// What a daemon is started with.
 #[derive(Clone, Copy)]
@@ -55,19 +55,20 @@ impl Daemon {
             .map(|(name, at)| format!("[[registry]]\nhost = \"{name}\"\nendpoints = [\"http://{at}\"]\n"))
             .collect();
         let text = format!(
-            "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\ndefault_registry = \"{1}\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n[store]\nmax_bytes = \"{max_bytes}\"\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\n{more}\n{sections}",
+            "[server]\nlisten = [\"{address}\"]\nstate = \"{0}\"\ndefault_registry = \"{1}\"\n[admin]\nlisten = \"{admin}\"\nsocket = \"{0}/larder.sock\"\n[store]\nmax_bytes = \"{max_bytes}\"\nmin_free = \"0%\"\n[log]\nlevel = \"error\"\naccess = false\n{more}\n{sections}",
             state.display(),
             registries[0].0
         );
         let path = state.join("larder.toml");
         fs::write(&path, text).unwrap();
         let config = path.to_str().unwrap().to_owned();
+        let program = program::path();
         let mut command = match cores {
-            None => Command::new(PROGRAM),
+            None => Command::new(&program),
             // It becomes the program, so that its process is the daemon's.
             Some(cores) => {
                 let mut taskset = Command::new("taskset");
-                taskset.args(["-c", &format!("0-{}", cores - 1), PROGRAM]);
+                taskset.args(["-c", &format!("0-{}", cores - 1), &program]);
                 taskset
             }
         };
@@ -120,18 +121,15 @@ impl Daemon {
     /// Runs a command of the same program; returns its seconds.
     pub(crate) fn command(&self, arguments: &[&str]) -> f64 {
         let begun = Instant::now();
-        let done = Command::new(PROGRAM).args(arguments).args(["--config", &self.config]).output().unwrap();
+        let done =
+            Command::new(program::path()).args(arguments).args(["--config", &self.config]).output().unwrap();
         assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
         begun.elapsed().as_secs_f64()
     }
 
     /// Processor seconds since the start.
     pub(crate) fn cpu_seconds(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap_or_default();
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
-        // USER_HZ is 100 on every Linux.
-        ticks as f64 / 100.0
+        processor::seconds(self.process.id()).expect("the daemon runs")
     }
 
     /// Anonymous memory, bytes.

@@ -2,19 +2,26 @@
 
 use std::fs;
 
+use super::{congestion, program};
+
 /// Processors that this process may use.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(0, usize::from)
 }
 
-/// The processor, the kernel, and the congestion control of connections that choose none.
+/// The processor, the kernel, the congestion control of connections that choose none, and the program.
 pub(crate) fn describe() -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let model = model.map_or("unknown processor", |(_, name)| name);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
-    format!("{} cores, {model}, Linux {}, {} by default", cores(), kernel.trim(), congestion.trim())
+    let (congestion, program) = (congestion::current(), program::describe());
+    format!("{} cores, {model}, Linux {}, {congestion} by default, {program}", cores(), kernel.trim())
+}
+
+/// The congestion control that the connections of a table have, for its head.
+pub(crate) fn under() -> String {
+    format!("under {}; Larder's sockets: reno", congestion::current())
 }
 
 /// The date.

@@ -42,6 +42,7 @@ fn main() {
     if !std::env::args().any(|arg| arg == "--bench") {
         return;
     }
+    support::congestion::restore();
     let chosen: Option<usize> = std::env::var("BENCH_MIB").ok().and_then(|text| text.parse().ok());
     let mib = chosen.unwrap_or(MIB);
     let images = Arc::new(Images::default());

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
+use crate::support::machine;
+
 /// One pull.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Measured {
@@ -66,19 +68,21 @@ impl Report {
     }
 
     fn markdown(&self) -> String {
-        let today = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let mut text = String::from("# A new node with a shared tier\n\n");
         let _ = writeln!(
             text,
-            "Written by `make bench` on {}, {cores} cores. An image of {} MiB in {} layers, three at a time, from a registry that\nanswers after 50 ms and sends 20 MB/s in all; the tier is SeaweedFS on loopback, which shares the processors. Medians of\n{} images.\n",
-            &today[..10],
+            "Written by `make bench` on {}: {}.\nAn image of {} MiB in {} layers, three at a time, from a registry that\nanswers after 50 ms and sends 20 MB/s in all; the tier is SeaweedFS on loopback, which shares the processors. Medians of\n{} images.\n",
+            machine::today(),
+            machine::describe(),
             self.mib,
             self.layers,
             self.rows.first().map_or(0, |(_, all)| all.len())
         );
-        text +=
-            "| | s | CPU (s/GB) | bytes from the registry, times the image |\n| --- | --- | --- | --- |\n";
+        let _ = writeln!(
+            text,
+            "| {} | s | CPU (s/GB) | bytes from the registry, times the image |\n| --- | --- | --- | --- |",
+            machine::under()
+        );
         let medians = self.medians();
         for (what, row) in &medians {
             let Measured { seconds, cpu_per_gb, from_registry } = row;
@@ -110,7 +114,8 @@ impl Report {
                 })
             })
             .collect();
-        let all = serde_json::json!({"mib": self.mib, "layers": self.layers, "rows": rows});
+        let (date, machine) = (machine::today(), machine::describe());
+        let all = serde_json::json!({"date": date, "machine": machine, "mib": self.mib, "layers": self.layers, "rows": rows});
         format!("{all:#}\n")
     }
 

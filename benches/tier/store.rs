@@ -1,6 +1,7 @@
 //! SeaweedFS with its S3, on loopback.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -39,24 +40,26 @@ impl Store {
                 }
             }
         };
-        let s3 = port();
+        let (s3, filer) = (port(), port());
         let mut command = Command::new(PROGRAM);
         command.arg("server").arg(format!("-dir={}", directory.path().display()));
         command.arg(format!("-s3.config={}", directory.path().join("s3.json").display()));
         command.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-s3.port.iceberg=0"]);
         command.args(["-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=16"]);
         command.args(["-volume.preStopSeconds=0", "-metricsPort=0"]).arg(format!("-s3.port={s3}"));
-        for name in ["master", "volume", "filer"] {
-            command.arg(format!("-{name}.port={}", port()));
+        for (name, port) in [("master", port()), ("volume", port()), ("filer", filer)] {
+            command.arg(format!("-{name}.port={port}"));
         }
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let store = Self { process, address: format!("127.0.0.1:{s3}"), directory };
         let until = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect(&store.address).is_err() {
+        // A bucket is a directory of the filer. The ports are open before the volumes are known.
+        while TcpStream::connect(&store.address).is_err()
+            || !made(&format!("127.0.0.1:{filer}"), "/buckets/bench/")
+        {
             assert!(Instant::now() < until, "SeaweedFS does not start");
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(200));
         }
-        // Its port is open before its volumes are known.
         std::thread::sleep(Duration::from_secs(5));
         store
     }
@@ -69,6 +72,22 @@ impl Store {
             self.directory.path().join("tier.key").display()
         )
     }
+}
+
+/// Whether the filer has made a directory.
+fn made(filer: &str, path: &str) -> bool {
+    let asked = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(filer)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: {filer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    asked().is_ok_and(|answer| answer.starts_with("HTTP/1.1 2"))
 }
 
 impl Drop for Store {
