@@ -14,7 +14,7 @@ pub enum DiskState {
     Failing,
     /// It has not ended a call for seconds.
     Hanging,
-    /// It could not be written a moment ago.
+    /// It failed, and no content has been stored since.
     Unwritable,
     /// Other files hold its inodes.
     NoInodes,
@@ -66,7 +66,7 @@ impl DiskState {
                 "its disk hangs; what it does not give comes from upstream, and nothing is stored".to_owned()
             }
             Self::Unwritable => {
-                "its disk failed; what is fetched is passed through and not stored".to_owned()
+                "its disk failed, and nothing could be stored since: what is fetched is passed through".to_owned()
             }
             Self::NoInodes => "its filesystem has less than 6 % of its inodes free: what is fetched is passed through and not stored"
                 .to_owned(),
@@ -86,7 +86,10 @@ impl DiskState {
         match self {
             Self::Failing => "replace the disk, or put [store] path on another one",
             Self::Hanging => "look at the disk, or the server behind it: dmesg names what waits for it",
-            Self::Unwritable => "look at the log and the disk: journalctl -u larder",
+            Self::Unwritable => {
+                "look at the disk, its quota and the log (journalctl -u larder, or kubectl logs); storing is tried again with \
+                 what is fetched next"
+            }
             Self::NoInodes => {
                 "remove files (df -i shows how many there are), or put [store] path on another filesystem; kubelet evicts pods \
                  below 5 %"

@@ -91,7 +91,7 @@ impl Blobs {
         match outcome {
             Outcome::Failed(error) => return Err(error),
             Outcome::NamesNothing => return Ok(()),
-            Outcome::Durable => {}
+            Outcome::Durable => self.health.record_success(),
             Outcome::Fragile(error) => {
                 self.health.record_failure(&error);
                 tracing::error!(%digest, %error, cause = error.cause(), "a blob is stored, but a power cut may lose it");

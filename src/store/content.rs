@@ -99,7 +99,11 @@ impl Store {
     /// Blocks.
     fn receive(&self, repository: &Repository, digest: Digest, content: &Bytes) -> Result<Verified, Error> {
         let owner = Owner::unlimited(repository.registry());
-        let mut ingest = self.begin_write(digest, Some(content.len() as u64), owner)?;
+        let begun = {
+            let _call = self.0.layout.calls().begin();
+            self.begin_write(digest, Some(content.len() as u64), owner)
+        };
+        let mut ingest = begun?;
         ingest.write(content).inspect_err(|error| self.record_failure(error))?;
         ingest.hash(content);
         ingest.verify()

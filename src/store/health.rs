@@ -1,4 +1,5 @@
-//! Whether the store can be written: after a failure of the disk nothing is written until a pause has passed.
+//! Whether the store can be written: after a failure of the disk nothing is written until a pause has passed, and the
+//! store counts as one that stores nothing until a write has ended well.
 //!
 //! Reading is never paused. A blob that is damaged again after it was fetched anew says that the disk does not hold
 //! what is written to it; that is told and decides nothing. Which failures are worth a line in the log is decided here
@@ -77,28 +78,47 @@ impl Health {
         }
     }
 
-    /// Whether fetched content is stored. After a failure it is again from the first write on that is tried after the
-    /// pause.
+    /// Whether fetched content is stored. After a failure it is again once content has been stored: a disk that takes
+    /// the beginning of each write and fails its end stores nothing.
     pub(super) fn is_caching(&self) -> bool {
         self.state.lock().failed_at.is_none()
     }
 
-    /// Whether writing has to wait; ends the pause when it has passed. While the disk hangs the pause does not pass:
-    /// each further call would keep a thread and its client waiting.
+    /// Whether a write has to wait. While the disk hangs the pause does not pass: each further call would keep a thread
+    /// and its client waiting.
     pub(super) fn is_paused(&self) -> bool {
+        self.calls.is_hanging() || self.failed_at().is_some_and(|at| !self.has_passed(at))
+    }
+
+    /// To be asked before each write.
+    ///
+    /// # Errors
+    /// [`Error::Paused`]; a disk that hangs has failed once more.
+    pub(super) fn begin_write(&self) -> Result<(), Error> {
         if self.calls.is_hanging() {
             self.record_failure(&Error::Hangs);
-            return true;
         }
+        if self.is_paused() { Err(Error::Paused) } else { Ok(()) }
+    }
+
+    /// Takes note of content that is on disk for good. One whose write began before the disk failed does not end the
+    /// pause.
+    pub(super) fn record_success(&self) {
         let mut state = self.state.lock();
-        let Some(failed_at) = state.failed_at else { return false };
-        if failed_at.age_at(self.clock.now()) < PAUSE {
-            return true;
+        if state.failed_at.is_some_and(|at| self.has_passed(at)) {
+            tracing::info!("the store's disk takes content again");
+            state.failed_at = None;
+            self.caching.set(1);
         }
-        tracing::info!("the pause after a failure of the store's disk is over; content is stored again");
-        state.failed_at = None;
-        self.caching.set(1);
-        false
+    }
+
+    fn failed_at(&self) -> Option<Moment> {
+        self.state.lock().failed_at
+    }
+
+    /// Whether the pause after a failure at that time is over.
+    fn has_passed(&self, failed_at: Moment) -> bool {
+        failed_at.age_at(self.clock.now()) >= PAUSE
     }
 
     /// Begins a pause if the disk is what failed.
@@ -165,31 +185,47 @@ mod tests {
         let health = health();
         for error in [Error::Full { needed: 1 }, Error::NoInodes, Error::Paused] {
             health.record_failure(&error);
-            assert!(health.is_caching() && !health.is_paused(), "{error}: the disk did not fail");
+            assert!(health.is_caching() && health.begin_write().is_ok(), "{error}: the disk did not fail");
         }
         health.record_failure(&failure());
         assert!(!health.is_caching() && health.is_paused());
-        assert_eq!(health.caching.get(), 0);
+        assert!(matches!(health.begin_write(), Err(Error::Paused)));
+        health.record_success();
+        assert!(health.is_paused(), "a write that began before says nothing of the disk now");
         health.clock.advance(PAUSE);
-        assert!(!health.is_caching(), "no write has been tried yet");
-        assert!(!health.is_paused());
-        assert!(health.is_caching());
-        assert_eq!(health.caching.get(), 1);
+        assert!(!health.is_paused() && health.begin_write().is_ok());
+    }
+
+    #[test]
+    fn a_disk_that_fails_at_the_end_of_each_write_does_not_count_as_one_that_stores() {
+        let health = health();
+        for _ in 0..3 {
+            health.record_failure(&failure());
+            health.clock.advance(PAUSE);
+            assert!(health.begin_write().is_ok(), "it is tried");
+            assert!(!health.is_caching() && health.caching.get() == 0, "and has not ended yet");
+        }
+        health.record_success();
+        assert!(health.is_caching() && health.caching.get() == 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_disk_that_hangs_is_written_again_when_the_pause_after_it_has_passed() {
         let health = health();
         let call = health.calls.begin();
-        assert!(!health.is_paused());
+        assert!(health.begin_write().is_ok());
         tokio::time::advance(HANGS_AFTER).await;
+        assert!(health.is_paused() && health.is_caching(), "a question is no failure");
         for _ in 0..3 {
-            assert!(health.is_paused() && !health.is_caching(), "as long as it hangs");
+            assert!(health.begin_write().is_err() && !health.is_caching(), "as long as it hangs");
             health.clock.advance(PAUSE);
             tokio::time::advance(PAUSE).await;
         }
+        assert!(health.begin_write().is_err());
         drop(call);
-        assert!(!health.is_paused() && health.is_caching());
+        assert!(health.begin_write().is_err(), "ten seconds from the last write that it held up");
+        health.clock.advance(PAUSE);
+        assert!(health.begin_write().is_ok());
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl Metrics {
             )?,
             caching: registry.gauge(
                 "store_caching",
-                "1 while fetched content is stored; 0 after the disk failed, until a write is tried again.",
+                "1 while fetched content is stored; 0 after the disk failed, until content has been stored again.",
             )?,
             evicted: registry.counter("store_evicted_total", "Blobs evicted.")?,
             evicted_bytes: registry.counter("store_evicted_bytes_total", "Bytes of evicted blobs.")?,

@@ -184,7 +184,7 @@ impl Store {
             .unwrap_or(Err(Error::Hangs))
     }
 
-    /// Whether fetched content is stored: not for a while after the disk failed.
+    /// Whether fetched content is stored: after the disk failed, once content has been stored again.
     pub fn is_caching(&self) -> bool {
         self.0.health.is_caching()
     }
@@ -218,9 +218,7 @@ impl Store {
     /// # Errors
     /// No space, or that the disk failed a moment ago.
     pub async fn check_room(&self, owner: Owner, bytes: u64) -> Result<(), Error> {
-        if self.0.health.is_paused() {
-            return Err(Error::Paused);
-        }
+        self.0.health.begin_write()?;
         let admission = Arc::clone(&self.0.admission);
         blocking::run_bounded(self.0.layout.calls(), move || admission.check(owner, bytes)).await
     }
@@ -256,15 +254,17 @@ impl Store {
         let store = self.clone();
         let begun =
             blocking::run_bounded(self.0.layout.calls(), move || store.begin_write(digest, declared, owner));
-        begun.await.inspect_err(|error| self.record_failure(error))
+        // What the write itself failed with has been recorded.
+        begun.await.inspect_err(|error| {
+            if let Error::Hangs = error {
+                self.record_failure(error);
+            }
+        })
     }
 
     /// The one place where a write of content begins, so that none is tried while the disk is given a pause. Blocks.
     fn begin_write(&self, digest: Digest, declared: Option<u64>, owner: Owner) -> Result<Ingest, Error> {
-        if self.0.health.is_paused() {
-            return Err(Error::Paused);
-        }
-        let _call = self.0.layout.calls().begin();
+        self.0.health.begin_write()?;
         let begun = self.0.blobs.begin(digest, declared, owner);
         begun.inspect_err(|error| self.record_failure(error))
     }
