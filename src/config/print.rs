@@ -7,6 +7,9 @@ use super::section::{Block, Entries};
 use super::settings::Settings;
 use crate::reference::Digest;
 
+/// Keys that say which node this is, as section and key: every daemon of a cluster has another value.
+const OF_THE_NODE: &[(&str, &str)] = &[("kubernetes", "node")];
+
 /// Writes every key with its effective value, in a form that is read as the same settings.
 pub fn print(settings: &Settings) -> String {
     document(settings, &Sources::new())
@@ -39,10 +42,20 @@ pub fn print_in_effect(started: &Settings, now: &Settings) -> String {
     written(blocks, &sources)
 }
 
-/// A number for the configuration as it is in effect: equal settings have the same one, wherever they were written. Of
-/// 48 bits, so that a metric holds it exactly.
+/// A number for the configuration as it is in effect: equal settings have the same one, wherever they were written, and
+/// on whichever node. Of 48 bits, so that a metric holds it exactly.
 pub fn hash(settings: &Settings) -> u64 {
-    let digest = Digest::of(print(settings).as_bytes());
+    let mut blocks = settings.sections.blocks();
+    for block in &mut blocks {
+        if let Entries::One(values) = &mut block.entries {
+            for (key, value) in block.keys.iter().zip(values) {
+                if OF_THE_NODE.contains(&(block.name, key.name)) {
+                    *value = None;
+                }
+            }
+        }
+    }
+    let digest = Digest::of(written(blocks, &Sources::new()).as_bytes());
     digest.as_bytes().iter().take(6).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 

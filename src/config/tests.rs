@@ -37,6 +37,14 @@ fn the_shipped_file_is_the_built_in_defaults() {
     assert_ne!(shown(&format!("# {examples}")), shown(""), "the examples are right, and are no defaults");
 }
 
+#[test]
+fn daemons_that_differ_in_the_name_of_their_node_alone_count_as_equal() {
+    let hash = |text: &str| hash(&resolve(text, &environment()).unwrap());
+    let [a, b] = ["a", "b"].map(|node| format!("[kubernetes]\nnode = \"{node}\"\n"));
+    assert_eq!(hash(&a), hash(&b), "the alert LarderConfigsDiffer would never end");
+    assert_ne!(hash(&a), hash(&format!("{a}ahead = 5\n")), "and everything else counts");
+}
+
 /// Compares a file of the repository with what it should be, or makes it so: `UPDATE=1 cargo nextest run config::`.
 #[allow(clippy::disallowed_methods, reason = "a switch of this test alone")]
 fn is_up_to_date(path: &str, expected: &str) {
