@@ -1,5 +1,8 @@
 //! What the running daemon says of itself; where none answers, what the files and the environment say.
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use super::context::Context;
 use super::failure::Failure;
 use super::run_async::run_async;
@@ -40,6 +43,28 @@ impl InEffect {
             Err(_) => self.settings.listen.clone(),
         }
     }
+
+    /// The TCP addresses under which a client on this machine reaches the data plane: a daemon that listens on every
+    /// address refuses a request that names it by `0.0.0.0` or `[::]`, and listens on the loopback addresses too.
+    pub(super) fn reached_at(&self) -> Vec<SocketAddr> {
+        let addresses = self.listening().into_iter().filter_map(|at| match at {
+            Listen::Tcp(at) => Some(at),
+            Listen::Unix(_) => None,
+        });
+        let all: BTreeSet<SocketAddr> = addresses.flat_map(reached).collect();
+        all.into_iter().collect()
+    }
+}
+
+/// The addresses under which a socket that listens at `address` is reached from its own machine. `[::]` is every address
+/// of IPv4 too.
+fn reached(address: SocketAddr) -> Vec<SocketAddr> {
+    let ips: Vec<IpAddr> = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into()],
+        IpAddr::V6(ip) if ip.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        ip => vec![ip],
+    };
+    ips.into_iter().map(|ip| SocketAddr::new(ip, address.port())).collect()
 }
 
 /// The settings that a daemon has told: every key is there, so that this command's own environment adds nothing.

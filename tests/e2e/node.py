@@ -1,8 +1,10 @@
 """The commands for operators, and the programs that they configure."""
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 import unittest
@@ -137,6 +139,32 @@ class Commands(unittest.TestCase):
                               f"{PROGRAM} --config {self.larder.config} doctor")
             self.assertRegex(said, f"containerd +.*{expected}")
             self.assertNotIn("hides _default", said)
+
+    def test_6d_doctor_takes_no_cache_for_another_program(self):
+        registry = Registry(self.world)
+        larder = Larder(self.world, {"reg.test": registry.url})
+        with open(larder.config, encoding="utf-8") as file:
+            text = file.read()
+        root = self.world.directory("machine")
+        os.makedirs(f"{root}/etc/containerd")
+        for listen, more, expected in (
+                (f"0.0.0.0:{larder.port}", "", r"ok +cache +127.0.0.1:\d+ answers"),
+                (f"[::]:{larder.port}", "", r"ok +cache +127.0.0.1:\d+ answers"),
+                (larder.address, "allow_uids = [1]\n", r"note +cache +\S+ was not asked: \[server\] allow_uids does not name"),
+                (larder.address, "connections_max = 1\n", r"WARNING +cache +\S+ answers 503: too many connections")):
+            with open(larder.config, "w", encoding="utf-8") as file:
+                file.write(text.replace(larder.address, listen, 1).replace("[server]\n", f"[server]\n{more}"))
+            larder.restart()
+            run(PROGRAM, "--config", larder.config, "setup", "containerd", "--root", root)
+            with contextlib.ExitStack() as open_connections:
+                if "connections_max" in more:
+                    open_connections.enter_context(socket.create_connection(("127.0.0.1", larder.port)))
+                    time.sleep(0.5)
+                _, said = attempt(PROGRAM, "--config", larder.config, "doctor", "--root", root)
+            self.assertRegex(said, expected)
+            self.assertNotIn("another program", said)
+            self.assertNotIn("another address", said)
+            self.assertRegex(said, r"ok +containerd +/etc/containerd/certs.d/_default leads here")
 
     def test_7_unpin_rm_and_gc(self):
         self.assertIn("may be evicted", self.larder.command("unpin", NAME))

@@ -1,5 +1,6 @@
 //! The cache itself: is it running, is there room, what does it report about registries, can its files be read?
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::finding::{CACHE as ABOUT, Findings, Level};
@@ -12,11 +13,16 @@ use crate::cli::run_async::run_async;
 use crate::cli::socket_unit::{self, Held};
 use crate::config::Settings;
 use crate::credentials::{Keychain, Keys};
-use crate::listener::Listen;
 use crate::support::clock::Clock;
 use crate::support::size;
 
-pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings) {
+/// Where no daemon answers. Of a DaemonSet, kubelet starts it.
+const START: &str = "start it: systemctl start larder; where it does not start, its log says why: journalctl -u larder, or kubectl logs";
+/// Where a registry or an image of the list fails.
+const EXPLAIN: &str = "larder explain IMAGE shows how a pull of it goes and what stands in its way";
+
+/// Looks at the cache without asking anything beyond this machine; returns where it answers.
+pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings) -> Vec<SocketAddr> {
     let settings = &asked.settings;
     let report = run_async(control::send(&settings.admin.socket, &GetReport {}));
     let running = match report {
@@ -35,28 +41,18 @@ pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings
             true
         }
         Ok(Err(error)) => {
-            findings.add(
-                Level::Problem,
-                ABOUT,
-                error.to_string(),
-                "start it: systemctl start larder, or larder serve",
-            );
+            findings.add(Level::Problem, ABOUT, error.to_string(), START);
             false
         }
         Err(_) => false,
     };
-    for at in asked.listening() {
-        if let Listen::Tcp(address) = at
-            && port::check(address, running, settings, findings)
-            && running
-        {
-            port::check_registries(address, settings, findings);
-        }
-    }
+    let mut ours = asked.reached_at();
+    ours.retain(|address| port::check(*address, running, settings, findings));
     pending(asked, findings);
     socket(machine, asked, findings);
     clock(findings);
     credentials(settings, findings);
+    if running { ours } else { Vec::new() }
 }
 
 /// What the files say and the daemon does not do yet.
@@ -66,7 +62,7 @@ fn pending(asked: &InEffect, findings: &mut Findings) {
             Level::Warning,
             ABOUT,
             format!("{key} has been changed since the daemon started, and counts from the next start"),
-            "systemctl restart larder",
+            "systemctl restart larder, or replace the pod",
         );
     }
 }
@@ -89,11 +85,12 @@ fn of_report(report: &StatusReport, findings: &mut Findings) {
     for registry in &report.registries {
         for message in &registry.messages {
             let level = if registry.outage_since.is_some() { Level::Warning } else { Level::Note };
-            findings.add(level, ABOUT, format!("{}: {message}", registry.registry), "");
+            let remedy = if level == Level::Warning { EXPLAIN } else { "" };
+            findings.add(level, ABOUT, format!("{}: {message}", registry.registry), remedy);
         }
     }
     for (image, error) in &report.prepull.failed {
-        findings.add(Level::Warning, ABOUT, format!("pre-pull of {image}: {error}"), "");
+        findings.add(Level::Warning, ABOUT, format!("pre-pull of {image}: {error}"), EXPLAIN);
     }
     if let Some(problem) = &report.prepull.problem {
         findings.add(

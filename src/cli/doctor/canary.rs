@@ -32,7 +32,7 @@ pub(super) fn check(
 ) {
     if let Err(why) = requests(settings, image) {
         let what = format!("without a running cache there is nothing to see: {why}");
-        return findings.add(Level::Problem, ABOUT, what, "");
+        return findings.add(Level::Problem, ABOUT, what, "start it: systemctl start larder");
     }
     let Some(program) = ["crictl", "ctr"].into_iter().find(|program| on_path(program)) else {
         return findings.add(Level::Warning, ABOUT, "neither crictl nor ctr is here", INSTALL);
@@ -96,9 +96,14 @@ fn pulled(image: &Image, done: std::io::Result<Output>, findings: &mut Findings)
         Ok(done) => {
             let said = String::from_utf8_lossy(&done.stderr);
             let last = said.trim().lines().last().unwrap_or_default().to_owned();
-            findings.add(Level::Problem, ABOUT, format!("{image} could not be pulled: {last}"), "");
+            findings.add(
+                Level::Problem,
+                ABOUT,
+                format!("{image} could not be pulled: {last}"),
+                format!("larder explain {image} says what stands in its way"),
+            );
         }
-        Err(error) => findings.add(Level::Problem, ABOUT, error.to_string(), ""),
+        Err(error) => findings.add(Level::Problem, ABOUT, error.to_string(), INSTALL),
     }
 }
 

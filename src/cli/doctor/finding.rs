@@ -28,11 +28,11 @@ pub(super) struct Finding {
     /// What was checked: `cache`, `containerd`, `docker`.
     pub(super) about: &'static str,
     pub(super) what: String,
-    /// What to do; empty where nothing is to be done.
+    /// What to do; empty where nothing is to be done, which is never so for a problem.
     pub(super) remedy: String,
 }
 
-/// The results of all checks.
+/// The results of some checks.
 #[derive(Debug, Default)]
 pub(super) struct Findings(pub(super) Vec<Finding>);
 
@@ -44,13 +44,15 @@ impl Findings {
         what: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.0.push(Finding { level, about, what: what.into(), remedy: remedy.into() });
+        let remedy = remedy.into();
+        debug_assert!(level != Level::Problem || !remedy.is_empty(), "a problem has a remedy");
+        self.0.push(Finding { level, about, what: what.into(), remedy });
     }
 
-    /// The level of a Docker that does not lead here: with another runtime, checked before, that does, Docker may not
-    /// be meant to.
+    /// Of findings about runtimes, the level of a Docker that does not lead here: with another runtime, checked before,
+    /// that does, Docker may not be meant to.
     pub(super) fn docker_level(&self) -> Level {
-        let leads_here = |finding: &Finding| finding.level == Level::Ok && finding.about != CACHE;
+        let leads_here = |finding: &Finding| finding.level == Level::Ok;
         if self.0.iter().any(leads_here) { Level::Warning } else { Level::Problem }
     }
 

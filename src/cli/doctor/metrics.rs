@@ -5,14 +5,11 @@
 
 use std::fmt::Write as _;
 
-use super::finding::{CACHE, Findings, Level};
+use super::finding::{Findings, Level};
 use crate::support::clock::Timestamp;
 
-/// Findings that are about no runtime.
-const OTHERS: [&str; 4] = [CACHE, "canary", "kubernetes", "runtimes"];
-
-/// The findings as metrics, in Prometheus' text format.
-pub(super) fn text(findings: &Findings, now: Timestamp) -> String {
+/// The findings about the cache itself and about the runtimes as metrics, in Prometheus' text format.
+pub(super) fn text(of_cache: &Findings, of_runtimes: &Findings, now: Timestamp) -> String {
     let mut text = String::new();
     let mut metric = |name: &str, help: &str, samples: &[(String, u64)]| {
         // Writing to a String cannot fail.
@@ -24,9 +21,10 @@ pub(super) fn text(findings: &Findings, now: Timestamp) -> String {
     metric(
         "larder_runtime_leads_here",
         "Whether a container runtime of this node pulls through Larder; without those that need not.",
-        &runtimes(findings),
+        &runtimes(of_runtimes),
     );
-    let problems = findings.0.iter().filter(|finding| finding.level == Level::Problem).count() as u64;
+    let all = of_cache.0.iter().chain(&of_runtimes.0);
+    let problems = all.filter(|finding| finding.level == Level::Problem).count() as u64;
     metric("larder_doctor_problems", "Problems that larder doctor found.", &[(String::new(), problems)]);
     metric("larder_doctor_timestamp_seconds", "When larder doctor looked.", &[(String::new(), now.0)]);
     text
@@ -35,7 +33,6 @@ pub(super) fn text(findings: &Findings, now: Timestamp) -> String {
 /// 1 for a runtime that leads here, 0 for one with a problem; one that need not lead here and does not is left out.
 fn runtimes(findings: &Findings) -> Vec<(String, u64)> {
     let mut names: Vec<&str> = findings.0.iter().map(|finding| finding.about).collect();
-    names.retain(|name| !OTHERS.contains(name));
     names.sort_unstable();
     names.dedup();
     let of = |name: &str| {
@@ -56,25 +53,29 @@ mod tests {
 
     #[test]
     fn a_runtime_that_leads_elsewhere_is_seen_and_one_that_need_not_lead_here_raises_no_alarm() {
-        let mut findings = Findings::default();
-        findings.ok(CACHE, "it runs");
+        let (mut of_cache, mut findings) = (Findings::default(), Findings::default());
+        of_cache.ok("cache", "it runs");
+        of_cache.add(Level::Problem, "tier", "its bucket is away", "x");
         findings.ok("containerd", "_default leads here");
         findings.add(Level::Warning, "containerd", "quay.io hides _default", "x");
         findings.ok("k3s", "leads here");
         findings.add(Level::Problem, "k3s", "and is refused", "x");
         findings.add(Level::Warning, "docker", "it does not name this cache", "x");
-        let text = text(&findings, Timestamp(5));
+        findings.add(Level::Note, "runtimes", "none is here", "");
+        let text = text(&of_cache, &findings, Timestamp(5));
         let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
             samples,
             [
                 "larder_runtime_leads_here{runtime=\"containerd\"} 1",
                 "larder_runtime_leads_here{runtime=\"k3s\"} 0",
-                "larder_doctor_problems 1",
+                "larder_doctor_problems 2",
                 "larder_doctor_timestamp_seconds 5",
             ]
         );
         let alerts = include_str!("../../../config/alerts.yaml");
-        assert!(alerts.contains("larder_runtime_leads_here == 0"), "the alert is about what is written");
+        for written in ["larder_runtime_leads_here == 0", "time() - larder_doctor_timestamp_seconds"] {
+            assert!(alerts.contains(written), "an alert is about what is written: {written}");
+        }
     }
 }

@@ -44,26 +44,31 @@ pub(super) struct Arguments {
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// As metrics for a collector of text files: which runtimes lead here. Exits with 0 also if there are problems
-    #[arg(long, conflicts_with = "json")]
+    /// As metrics for a collector of text files: which runtimes lead here. Asks no registry, API server or bucket, and
+    /// exits with 0 also if there are problems
+    #[arg(long, conflicts_with_all = ["json", "canary"])]
     metrics: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let asked = InEffect::ask(context)?;
     let settings = &asked.settings;
-    let mut findings = Findings::default();
     let machine = Machine::under(&arguments.root);
-    cache::check(&machine, &asked, &mut findings);
-    runtimes::check(&machine, &asked, &mut findings);
+    let (mut findings, mut of_runtimes) = (Findings::default(), Findings::default());
+    let ours = cache::check(&machine, &asked, &mut findings);
+    runtimes::check(&machine, &asked, &mut of_runtimes);
+    if arguments.metrics {
+        return print(&metrics::text(&findings, &of_runtimes, Clock::system().now()));
+    }
+    for address in ours {
+        port::check_registries(address, settings, &mut findings);
+    }
+    findings.0.append(&mut of_runtimes.0);
     #[cfg(feature = "kubernetes")]
     pods::check(settings, &mut findings);
     tier::check(settings, &mut findings);
     if let Some(image) = &arguments.canary {
         canary::check(&machine, &arguments.containerd, image, settings, &mut findings);
-    }
-    if arguments.metrics {
-        return print(&metrics::text(&findings, Clock::system().now()));
     }
     let problems = findings.0.iter().filter(|finding| finding.level == Level::Problem).count();
     if arguments.json {

@@ -12,7 +12,6 @@ use crate::cli::setup::{
     BEST_KNOWN, MICROK8S_HOSTS, REWRITE_REMEDY, first_directory, judged_list, k0s_hosts,
 };
 use crate::config::Settings;
-use crate::listener::Listen;
 use crate::reference::{DOCKER_HUB, Registry};
 
 /// What all of podman, CRI-O and skopeo read.
@@ -20,9 +19,7 @@ const CONTAINERS: &str = "podman/crio";
 
 pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings) {
     let settings = &asked.settings;
-    let listening = asked.listening();
-    let urls: Vec<String> =
-        listening.iter().filter(|at| matches!(at, Listen::Tcp(_))).map(ToString::to_string).collect();
+    let urls: Vec<String> = asked.reached_at().iter().map(|at| format!("http://{at}")).collect();
     let before = findings.0.len();
     for runtime in [Runtime::Containerd, Runtime::K3s, Runtime::Rke2, Runtime::Microk8s, Runtime::K0s] {
         if !runtime.is_on(machine) {

@@ -280,3 +280,30 @@ fn a_file_that_cannot_be_read_is_not_said_to_lead_elsewhere() {
         assert!(what.contains("cannot read") && what.contains(unread), "{what}");
     }
 }
+
+#[test]
+fn a_cache_that_listens_on_every_address_is_led_to_by_its_loopback_address() {
+    let hosts = |at: &str| {
+        format!(
+            "[host.\"http://{at}:5050\"]\ncapabilities = [\"pull\", \"resolve\"]\ndial_timeout = \"1s\"\n"
+        )
+    };
+    let config = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/etc/containerd/certs.d\"\n";
+    for (listen, leads_here) in [
+        ("0.0.0.0:5050", &["127.0.0.1"][..]),
+        ("[::]:5050", &["127.0.0.1", "[::1]"]),
+        ("127.0.0.1:5050", &["127.0.0.1"]),
+    ] {
+        for at in ["127.0.0.1", "[::1]", "0.0.0.0"] {
+            let files = [
+                ("/etc/containerd/config.toml", config),
+                ("/etc/containerd/certs.d/_default/hosts.toml", &hosts(at)),
+                ("/etc/docker/daemon.json", &format!("{{\"registry-mirrors\":[\"http://{at}:5050\"]}}")),
+            ];
+            let found = found_with(&format!("[server]\nlisten = [\"{listen}\"]\n"), &files);
+            let is = |about| found.iter().any(|one| one.about == about && one.level == Level::Ok);
+            let expected = leads_here.contains(&at);
+            assert_eq!((is("containerd"), is("docker")), (expected, expected), "{listen} {at}: {found:?}");
+        }
+    }
+}
