@@ -1,7 +1,10 @@
 //! `larder revoke REPOSITORY|--all`: ends rights by hand, in an outage too.
 //!
-//! Asks the running daemon, which has rights in memory as well; where none runs, the store is changed itself.
+//! Asks the running daemon, which has rights in memory as well; where none runs, the store is changed itself, by its
+//! owner alone: the daemon, which has a user of its own, could neither read nor replace what root wrote there.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
@@ -55,13 +58,15 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
 }
 
 fn in_store(settings: &Settings, repository: Option<&Repository>) -> Result<usize, Failure> {
-    if !settings.store.path.is_dir() {
+    let path = &settings.store.path;
+    let Some(store) = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_dir) else {
         return Err(Failure::failed(format!(
             "no daemon listens on {} and there is no store at {}",
             settings.admin.socket.display(),
-            settings.store.path.display()
+            path.display()
         )));
-    }
+    };
+    may_write(path, store.uid(), rustix::process::geteuid().as_raw())?;
     let metrics = store::metrics::Metrics::register(&Registry::new()).map_err(Failure::caused)?;
     let done = run_async(async {
         let store = Store::open(&settings.store, Clock::system(), Arc::new(metrics))?;
@@ -70,4 +75,32 @@ fn in_store(settings: &Settings, repository: Option<&Repository>) -> Result<usiz
         revoked
     })?;
     done.map_err(Failure::caused)
+}
+
+/// Only the owner of a store writes to it.
+fn may_write(store: &Path, owner: u32, user: u32) -> Result<(), Failure> {
+    if owner == user {
+        return Ok(());
+    }
+    Err(Failure::failed(format!(
+        "no daemon runs, and the store at {} belongs to user {owner}, not to the user of this command ({user}), whose files the \
+         daemon could not read: start the daemon (systemctl start larder), then run this again; docs/commands.md has the way \
+         without a start",
+        store.display()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_shell_leaves_no_file_in_a_store_that_the_daemon_could_not_read() {
+        let at = Path::new("/var/lib/larder/store");
+        assert!(may_write(at, 62_000, 62_000).is_ok() && may_write(at, 0, 0).is_ok());
+        for (owner, user) in [(62_000, 0), (0, 62_000)] {
+            let refused = may_write(at, owner, user).unwrap_err();
+            assert!(refused.message().contains("systemctl start larder"), "{refused:?}");
+        }
+    }
 }

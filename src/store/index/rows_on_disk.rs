@@ -169,8 +169,12 @@ impl RowsOnDisk {
         }
         let aside = self.layout.index().join("set-aside");
         let _ = fs::remove_dir_all(&aside);
-        let moved = !existed || layout::publish(&self.path(), &aside).is_ok();
-        if self.failures > FAILURES_MAX || !moved {
+        if existed && let Err(error) = layout::publish(&self.path(), &aside) {
+            let (index, cause) = (self.layout.index(), error.cause());
+            tracing::warn!(%error, cause, index = %index.display(), "the old index cannot be set aside, and the index stays in memory: stop the daemon and remove that directory, from which nothing is lost");
+            return;
+        }
+        if self.failures > FAILURES_MAX {
             return;
         }
         match Database::open(&self.path()) {
