@@ -534,6 +534,65 @@ class Package(unittest.TestCase):
         self.do("cp /root/format /var/lib/larder/store/format; systemctl start larder.socket larder.service")
         self.assertIn("200", self.do("curl -s -o /dev/null -w '%{http_code}' -u : http://127.0.0.1:5050/v2/"))
 
+    def held_for(self):
+        """Asks the port as a runtime does; returns how it ended (curl's exit code) and after how many seconds."""
+        said = self.do("curl -s -o /dev/null -m 60 -w '%{time_total}' http://127.0.0.1:5050/v2/; echo \" $?\"").split()
+        return int(said[-1]), float(said[0])
+
+    def refused(self):
+        """Waits until the port is closed: no request is held for a daemon that cannot start."""
+        until = time.monotonic() + 30
+        while self.held_for()[0] != 7:
+            self.assertLess(time.monotonic(), until, self.log())
+            time.sleep(0.2)
+
+    def test_4aa_a_mistake_in_the_configuration_is_one_message_and_no_request_waits_for_it(self):
+        since = self.do("date '+%Y-%m-%d %H:%M:%S'")
+        self.do("cp /etc/larder/larder.toml /root/larder.toml; echo '[upstreams]' >> /etc/larder/larder.toml; "
+                "systemctl restart larder.service || true")
+        for _ in range(6):
+            code, _ = self.held_for()
+            self.assertEqual(code, 7, "connection refused: the runtime asks the registry itself\n" + self.log())
+            time.sleep(0.5)
+        said = self.do(f"journalctl -u larder --no-pager --since '{since}' | grep -c 'upstreams' || true")
+        self.assertEqual(said, "1", self.log())
+        self.assertEqual(self.do("systemctl is-active larder.service larder.socket || true"), "failed\ninactive", self.log())
+        self.do("cp /root/larder.toml /etc/larder/larder.toml; systemctl start larder")
+        self.assertEqual(self.do("systemctl is-active larder.service larder.socket"), "active\nactive", self.log())
+        self.assertEqual(self.held_for()[0], 0, self.log())
+
+    def test_4ab_a_daemon_that_cannot_start_holds_no_request_and_is_there_again_when_it_can(self):
+        self.do("systemd-run --unit=squatter /usr/bin/python3 -m http.server -b 127.0.0.1 5199 && "
+                "cp /etc/larder/larder.toml /root/larder.toml && "
+                "sed -i 's|^\\[admin\\]$|[admin]\\nlisten = \"127.0.0.1:5199\"|' /etc/larder/larder.toml && larder config check")
+        self.do("until curl -s -o /dev/null http://127.0.0.1:5199/; do sleep 0.1; done; systemctl restart larder.service || true")
+        self.refused()
+        # It is tried again and again; a request that meets a try is ended with it.
+        for _ in range(10):
+            code, seconds = self.held_for()
+            self.assertIn(code, (7, 52, 56), self.log())
+            self.assertLess(seconds, 20, self.log())
+            time.sleep(0.3)
+        self.do("systemctl stop squatter")
+        until = time.monotonic() + 30
+        while self.do("systemctl is-active larder.service larder.socket || true") != "active\nactive":
+            self.assertLess(time.monotonic(), until, self.log())
+            time.sleep(0.2)
+        self.assertEqual(self.held_for()[0], 0, self.log())
+        self.do("cp /root/larder.toml /etc/larder/larder.toml; systemctl restart larder")
+
+    def test_4ac_a_start_that_hangs_holds_requests_for_a_bounded_time(self):
+        drop_in = "/run/systemd/system/larder.service.d/hangs.conf"
+        limit = self.do("systemctl show -p TimeoutStartUSec --value larder")
+        self.assertEqual(limit, "30s")
+        self.do(f"mkdir -p $(dirname {drop_in}) && printf '[Service]\\nExecStart=\\nExecStart=/bin/sleep 1000\\nTimeoutStartSec=2\\n' > {drop_in} && "
+                "systemctl daemon-reload && systemctl --no-block restart larder")
+        self.refused()
+        self.assertLess(self.held_for()[1], 20, self.log())
+        self.do(f"rm {drop_in} && systemctl daemon-reload && systemctl restart larder")
+        self.assertEqual(self.do("systemctl is-active larder.service larder.socket"), "active\nactive", self.log())
+        self.assertEqual(self.held_for()[0], 0, self.log())
+
     def test_4b_an_upgrade_leaves_a_disabled_and_a_masked_unit_as_it_is(self):
         self.do("systemctl disable --now larder.service && dpkg -i /root/larder.deb")
         self.assertEqual(self.do("systemctl is-enabled larder.service || true"), "disabled")
@@ -555,6 +614,17 @@ class Package(unittest.TestCase):
         self.assertEqual(self.do("systemctl is-active larder.service larder.socket"), "active\nactive", self.log())
         self.assertEqual(self.do("larder ls --json"), before)
         self.assertEqual(self.do("readlink /var/lib/larder"), "private/larder")
+
+    def test_4d_a_root_shell_ends_rights_without_a_daemon_and_leaves_nothing_that_the_daemon_cannot_read(self):
+        self.do("systemctl stop larder.socket larder.service")
+        said = self.do("larder revoke --all 2>&1; echo $?")
+        self.assertRegex(said, "(?s)belongs to user .*systemctl start larder.*1$")
+        self.do("systemd-run --wait --pipe -p User=larder -p DynamicUser=yes -p StateDirectory=larder -p StateDirectoryMode=0700 "
+                "larder revoke --all")
+        self.assertEqual(self.do("find /var/lib/private/larder/ -user root"), "")
+        self.do("systemctl start larder")
+        self.assertEqual(self.do("systemctl is-active larder.service larder.socket"), "active\nactive", self.log())
+        self.assertNotIn("set aside", self.do("journalctl -u larder --no-pager -n 30"))
 
     def test_5_it_is_removed_cleanly(self):
         self.do("larder setup containerd && test -e /etc/containerd/certs.d/_default/hosts.toml")

@@ -246,10 +246,35 @@ fn a_store_of_a_newer_format_ends_the_daemon_with_a_code_of_its_own() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert_eq!(done.status.code(), Some(3), "the unit starts it again for every other code: {said}");
+    assert_eq!(done.status.code(), Some(3), "the unit does not start it again for this code: {said}");
     assert_eq!(said.matches("larder store 99").count(), 1, "one message: {said}");
+    assert!(is_final(3), "the unit would start it again");
+}
+
+/// Whether the unit does not start the daemon again after this exit code.
+fn is_final(code: i32) -> bool {
     let unit = include_str!("../../systemd/larder.service");
-    assert!(unit.contains("RestartPreventExitStatus=3\n"), "and does not for this one");
+    let codes = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus="));
+    codes.is_some_and(|codes| codes.split(' ').any(|one| one == code.to_string()))
+}
+
+#[test]
+fn a_mistake_in_the_configuration_ends_the_daemon_for_good_and_what_may_pass_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("larder.toml");
+    let serve = |text: &str| {
+        std::fs::write(&config, format!("{text}[server]\nlisten = []\nstate = {:?}\n", directory.path()))
+            .unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_larder"));
+        command.args(["serve", "--config", config.to_str().unwrap()]).env_clear();
+        let done = command.output().unwrap();
+        (done.status.code().unwrap(), String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    let (code, said) = serve("[upstreams]\n");
+    assert!(code == 2 && is_final(code), "{code}: {said}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let (code, said) = serve(&format!("[admin]\nlisten = \"{}\"\n", taken.unwrap()));
+    assert!(code == 1 && !is_final(code), "{code}: {said}");
 }
 
 #[test]
