@@ -84,6 +84,7 @@ def comparable(objects):
     return found
 
 
+@unittest.skipUnless(shutil.which("kubectl"), "no kubectl here: tests/tools.sh says why")
 class Manifests(unittest.TestCase):
     """What is applied to a cluster."""
 
@@ -220,6 +221,15 @@ class Manifests(unittest.TestCase):
         self.assertEqual(daemon["env"], [{"name": "AWS_REGION", "value": "eu-central-1"}])
         self.assertEqual(daemon["envFrom"], [{"secretRef": {"name": "keys"}}])
 
+    def test_behind_a_proxy_the_daemon_is_told_of_it(self):
+        rendered = self.switched_on("proxy.yaml")
+        proxy = {"HTTPS_PROXY": "http://proxy.example.com:3128", "NO_PROXY": ".example.com"}
+        values = {"env": proxy, "tier": {"env": {"AWS_REGION": "eu-central-1"}}}
+        for objects, more in ((rendered, {}), (templated(values), {"AWS_REGION": "eu-central-1"})):
+            daemon = of_kind(objects, "DaemonSet")["spec"]["template"]["spec"]["containers"][0]
+            found = {each["name"]: each.get("value") for each in daemon["env"] if not each["name"].startswith("LARDER_")}
+            self.assertEqual(found, {**proxy, **more})
+
     def test_the_policy_isolates_no_pod_but_those_of_larder(self):
         for objects in (kustomized(), templated({})):
             selector = of_kind(objects, "NetworkPolicy")["spec"]["podSelector"]
@@ -256,6 +266,7 @@ class Manifests(unittest.TestCase):
             ({"config": config.replace("/run/larder/", "/run/other/")}, "[admin] socket"),
             ({"config": config + '[store]\npath = "/data"\n'}, "[store] path"),
             ({"tier": {"env": {"AWS_REGION": 1}}}, "/tier/env/AWS_REGION"),
+            ({"env": {"NO_PROXY": ["a"]}}, "/env/NO_PROXY"),
         ):
             with self.assertRaises(Exception) as refused:
                 templated(values)
