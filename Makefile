@@ -134,7 +134,8 @@ deb: ## A Debian package in target/deb
 packages: ## deb and rpm in target/packages, for every distribution since glibc 2.31 (PACKAGE_TARGET: the machine)
 	systemd/packages.sh $(PACKAGE_TARGET)
 
-static: ## A static program in target/static (needs musl-gcc: tests/tools.sh --image installs it)
+static: ## A static program in target/static
+	tests/tools.sh --image
 	rustup target add $(STATIC_TARGET)
 	$(CARGO) build --release --locked --bin larder --target $(STATIC_TARGET)
 	install -D target/$(STATIC_TARGET)/release/larder target/static/larder

@@ -9,7 +9,9 @@ cd "$(dirname "$0")/.."
 readonly GLIBC=2.31
 target=${1:-$(uname -m)-unknown-linux-gnu}
 tools=$PWD/target/tools/packaging
-[ -x "$tools/bin/pip" ] || python3 -m venv "$tools" >/dev/null
+# What is missing is said before the build of minutes, and not after it.
+tests/tools.sh --packages
+[ -x "$tools/bin/pip" ] || /usr/bin/python3 -m venv "$tools"
 "$tools/bin/pip" install --quiet --require-hashes -r systemd/packaging.txt
 PATH="$tools/bin:$PATH"
 

@@ -13,7 +13,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# One a line: program, package, use.
+# One a line: program, package, use. python:NAME is a module of the machine's Python.
 for_tests='
 containerd       containerd       the runtime that pulls as kubelet has it pull
 runc             runc             runs what containerd pulled
@@ -37,7 +37,11 @@ systemd-analyze  systemd          boots, and judges the units
 rpmbuild         rpm              builds and reads the RPM package
 readelf          binutils         the C library that a package needs
 /usr/bin/python3 python3          runs the tests
+python:grpc      python3-grpcio   asks containerd as kubelet does
+python:yaml      python3-yaml     reads the Kubernetes manifests
+python:ensurepip python3-venv     installs Helm and SeaweedFS below target/
 '
+# Without it the test of the page is left out, and says so.
 for_long='
 chromium         chromium         shows the status page
 '
@@ -49,11 +53,14 @@ traffic_server   trafficserver    a peer
 wrk              wrk              the load of small requests
 curl             curl             a client of large blobs
 taskset          util-linux       binds the daemon to processors
+/usr/bin/python3 python3          installs drayage and SeaweedFS below target/
+python:ensurepip python3-venv     installs drayage and SeaweedFS below target/
 '
 for_packages='
 rpmbuild         rpm              builds the RPM package
 readelf          binutils         the C library that a package needs
-python3          python3-venv     installs Zig, which links the program
+/usr/bin/python3 python3          installs Zig, which links the program
+python:ensurepip python3-venv     installs Zig, which links the program
 '
 for_image='
 musl-gcc         musl-tools       links the static program
@@ -68,7 +75,7 @@ main() {
   local needed=$for_tests
   case "${1:-}" in
     --as-root) shift; install_packages "$@"; return ;;
-    --long) needed+=$for_long ;;
+    --long) needed+=$(offered "$for_long") ;;
     --bench) needed=$for_bench ;;
     --image) needed=$for_image ;;
     --packages) needed=$for_packages ;;
@@ -81,17 +88,25 @@ main() {
   [[ $needed != *"$for_bench"* ]] || { install_drayage; install_seaweedfs; }
 }
 
+# The rows whose package this distribution has; the others are named.
+offered() {
+  local program package use
+  while read -r program package use; do
+    [ -n "$program" ] || continue
+    if is_here "$program" || apt-cache policy "$package" 2>/dev/null | grep -q 'Candidate: [^(]'; then
+      echo "$program $package $use"
+    else
+      echo "left out: $program ($use), since there is no package $package here" >&2
+    fi
+  done <<<"$1"
+}
+
 install_missing() {
   local program package use missing=()
   while read -r program package use; do
     [ -n "$program" ] || continue
-    command -v "$program" >/dev/null || add "$package" "$program: $use"
+    is_here "$program" || add "$package" "$program: $use"
   done <<<"$1"
-  if [[ $1 == *python3* ]]; then
-    /usr/bin/python3 -c 'import grpc' 2>/dev/null || add python3-grpcio "grpc: asks containerd as kubelet does"
-    /usr/bin/python3 -c 'import yaml' 2>/dev/null || add python3-yaml "yaml: reads the Kubernetes manifests"
-    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || add python3-venv "venv: where Helm is installed"
-  fi
   [ ${#missing[@]} -gt 0 ] || policy_is_left || return 0
   command -v apt-get >/dev/null ||
     fail "there is no apt-get here: install the programs above by hand, then run this again"
@@ -101,6 +116,13 @@ install_missing() {
     as_root=(sudo)
   fi
   "${as_root[@]}" "$BASH" tests/tools.sh --as-root "${missing[@]}"
+}
+
+is_here() {
+  case "$1" in
+    python:*) /usr/bin/python3 -c "import ${1#python:}" 2>/dev/null ;;
+    *) command -v "$1" >/dev/null ;;
+  esac
 }
 
 # Adds a package to `missing`, once, and says why.
@@ -189,7 +211,8 @@ unpack_missing() {
   # Debian 12 and Ubuntu have the client in docker.io. Another client that the machine has may not fit this daemon.
   [ ! -x "$unpacked/usr/sbin/dockerd" ] || [ -x "$unpacked/usr/bin/docker" ] || unpack docker docker-cli
   has docker || unpack docker docker-cli
-  has kubectl || unpack kubectl kubernetes-client
+  # Ubuntu has no such package.
+  has kubectl || unpack_if_offered kubectl kubernetes-client
 }
 
 # Helm's own code as a Python module, below target/. It is on PyPI for some machines only: without it the tests of the
@@ -198,8 +221,9 @@ install_helm() {
   local python=$PWD/target/tools/python
   [ ! -d "$python" ] || ! "$python/bin/python" -c 'import helm_python' 2>/dev/null || return 0
   echo "missing: helm_python (tests/e2e/requirements.txt, installed into target/tools/python)"
-  /usr/bin/python3 -m venv "$python" >/dev/null
-  "$python/bin/pip" install --quiet --require-hashes -r tests/e2e/requirements.txt >"$python/log" 2>&1 ||
+  mkdir -p "$python"
+  { /usr/bin/python3 -m venv "$python" &&
+    "$python/bin/pip" install --quiet --require-hashes -r tests/e2e/requirements.txt; } >"$python/log" 2>&1 ||
     echo "left out: the tests of the Helm chart, since its Python module cannot be installed here"
 }
 
@@ -220,8 +244,9 @@ install_drayage() {
   local peers=$PWD/target/tools/peers
   [ ! -x "$peers/bin/drayage" ] || return 0
   echo "missing: drayage (benches/requirements.txt, installed into target/tools/peers)"
-  /usr/bin/python3 -m venv "$peers" >/dev/null
-  "$peers/bin/pip" install --quiet --require-hashes -r benches/requirements.txt >"$peers/log" 2>&1 ||
+  mkdir -p "$peers"
+  { /usr/bin/python3 -m venv "$peers" &&
+    "$peers/bin/pip" install --quiet --require-hashes -r benches/requirements.txt; } >"$peers/log" 2>&1 ||
     echo "left out: drayage, which cannot be installed here"
 }
 
@@ -230,13 +255,22 @@ has() { path_of "$1" >/dev/null; }
 is_static() { [ -n "$1" ] && ! ldd "$1" 2>/dev/null | grep -q '=>'; }
 
 unpack() {
-  echo "missing: $1 (package $2, unpacked into $unpacked and not installed)"
-  mkdir -p "$unpacked"
-  if ! (cd "$unpacked" && apt-get download -qq "$2" && dpkg-deb -x "$2"_*.deb . && rm "$2"_*.deb &&
-    if [ -d bin ] && [ ! -L bin ]; then mkdir -p usr && cp -a bin usr/ && rm -r bin; fi) >"$unpacked/log" 2>&1 || ! has "$1"; then
+  if ! try_to_unpack "$@"; then
     cat "$unpacked/log" >&2
     fail "cannot unpack $2: run apt-get update as root, then this again"
   fi
+}
+
+# The same, of a package that not every distribution has: the tests that need it are left out, and say so.
+unpack_if_offered() {
+  try_to_unpack "$@" || echo "left out: the tests that need $1, since the package $2 cannot be had here ($unpacked/log)"
+}
+
+try_to_unpack() {
+  echo "missing: $1 (package $2, unpacked into $unpacked and not installed)"
+  mkdir -p "$unpacked"
+  (cd "$unpacked" && apt-get download -qq "$2" && dpkg-deb -x "$2"_*.deb . && rm "$2"_*.deb &&
+    if [ -d bin ] && [ ! -L bin ]; then mkdir -p usr && cp -a bin usr/ && rm -r bin; fi) >"$unpacked/log" 2>&1 && has "$1"
 }
 
 main "$@"
