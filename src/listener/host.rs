@@ -1,4 +1,4 @@
-//! Host names that a request may be addressed to: a pure check against DNS rebinding and browsers gone astray.
+//! Host names that a request may be addressed to: a pure check against DNS rebinding and requests of other web pages.
 //!
 //! A web page can make a browser on the node send requests to a loopback port under a name of the page's choice. Real
 //! clients say `127.0.0.1`, `localhost` or `[::1]` with our port, or a name that the operator configured.

@@ -131,7 +131,7 @@ impl SharedNames {
         });
     }
 
-    /// What a digest is in a repository, as another node shared it no longer ago than an outage is ridden out.
+    /// What a digest is in a repository, as another node shared it within the last `outage_grace`.
     pub(crate) async fn shared_member(&self, repository: &Repository, digest: Digest) -> Option<Member> {
         let record: Dated<MemberFact> = self.record("member", repository, &digest.to_string()).await?;
         if record.at.age_at(self.tier.now()?) >= self.access.known().terms(repository).outage_grace {
