@@ -8,14 +8,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::reference::{Digest, Hasher};
+use crate::store::blocking;
 use crate::store::checked_file::{CheckedFile, Damage};
 use crate::store::crc32c;
 use crate::store::disk_calls::{DiskCalls, HANGS_AFTER};
@@ -24,8 +25,8 @@ use crate::store::in_use::InUseMark;
 use crate::store::integrity::{Checksums, ChecksumsBuilder};
 use crate::store::recent_comparisons::RecentComparisons;
 use crate::store::reserve::Reservation;
+use crate::store::room_for_blob::RoomForBlob;
 use crate::support::body_chunk::BodyChunk;
-use crate::support::sync;
 
 /// A handle to the content of an ingest. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -33,9 +34,7 @@ pub struct GrowingBlob {
     digest: Digest,
     content: Arc<CheckedFile<Mutex<ChecksumsBuilder>>>,
     out_of_order: Arc<Mutex<Ranges>>,
-    /// The bytes of the file, which are on the disk until its last reader is gone. `None` before the first and once the
-    /// blob is counted.
-    reserved: Arc<sync::Mutex<Option<Reservation>>>,
+    room: Arc<RoomForBlob>,
     /// Readers go on with this file after its blob is complete: an eviction would free nothing.
     _in_use: Arc<InUseMark>,
     calls: DiskCalls,
@@ -49,8 +48,14 @@ pub(super) const PIECE_MAX: usize = 256 * 1024;
 struct Ranges {
     /// Bytes before this offset belong to the download, which has hashed them or is about to write them.
     claimed_until: u64,
-    /// Start to end, none adjacent to another.
+    /// Start to end, none adjacent to another, and none of it claimed.
     written: BTreeMap<u64, u64>,
+    /// Bytes of these.
+    bytes: u64,
+    /// Bytes for which room is being made, and that are being written.
+    begun: u64,
+    /// Up to where was written, even if that failed.
+    end: u64,
     /// Start to end, and the checksum that the bytes had when they were received. What several readers wrote is in
     /// none.
     pieces: BTreeMap<u64, (u64, u32)>,
@@ -79,16 +84,37 @@ impl Ranges {
         }
     }
 
+    /// The download has, or is about to have, every byte before `until`.
+    fn claim(&mut self, until: u64) {
+        self.claimed_until = until;
+        while let Some((&start, &end)) = self.written.first_key_value()
+            && start < until
+        {
+            self.written.remove(&start);
+            self.bytes -= end.min(until) - start;
+            if end > until {
+                self.written.insert(until, end);
+            }
+        }
+    }
+
+    /// Bytes that are on the disk, or about to be in order.
+    fn on_disk(&self) -> u64 {
+        self.claimed_until.saturating_add(self.bytes)
+    }
+
     fn add(&mut self, mut start: u64, mut end: u64) {
         // A range that overlaps or is adjacent is merged.
         while let Some((from, to)) = self.written.range(..=end).next_back().map(|(from, to)| (*from, *to))
             && to >= start
         {
             self.written.remove(&from);
+            self.bytes -= to - from;
             start = start.min(from);
             end = end.max(to);
         }
         self.written.insert(start, end);
+        self.bytes += end - start;
     }
 
     fn end_of_range_at(&self, offset: u64) -> Option<u64> {
@@ -97,44 +123,54 @@ impl Ranges {
 }
 
 impl GrowingBlob {
-    /// Content of `digest` that will be written to `file`.
-    pub(super) fn new(digest: Digest, file: Arc<File>, in_use: InUseMark, calls: DiskCalls) -> Self {
+    /// Content of `digest` that will be written to `file`, in `room`.
+    pub(super) fn new(
+        digest: Digest,
+        file: Arc<File>,
+        room: RoomForBlob,
+        in_use: InUseMark,
+        calls: DiskCalls,
+    ) -> Self {
         let content = Arc::new(CheckedFile::new(file, Mutex::default(), calls.clone()));
-        let (out_of_order, reserved) = (Arc::default(), Arc::default());
-        Self { digest, content, out_of_order, reserved, _in_use: Arc::new(in_use), calls }
-    }
-
-    /// Bytes that are reserved for the content.
-    pub(super) fn reserved_bytes(&self) -> u64 {
-        self.reserved.lock().as_ref().map_or(0, Reservation::bytes)
-    }
-
-    /// Adds to what is reserved.
-    pub(super) fn add_reserved(&self, more: Reservation) {
-        match &mut *self.reserved.lock() {
-            Some(reserved) => reserved.merge(more),
-            none => *none = Some(more),
-        }
+        let (out_of_order, room) = (Arc::default(), Arc::new(room));
+        Self { digest, content, out_of_order, room, _in_use: Arc::new(in_use), calls }
     }
 
     /// So many bytes are on the disk.
     pub(super) fn reserved_are_written(&self, bytes: u64) {
-        self.reserved.lock().iter_mut().for_each(|reserved| reserved.written(bytes));
+        self.room.are_written(bytes);
     }
 
-    /// No more will be written: only what the readers keep on the disk stays reserved.
+    /// The download writes no more: only what the readers keep on the disk stays reserved.
     pub(super) fn keep_reserved_for_readers(&self) {
-        self.reserved.lock().iter_mut().for_each(Reservation::keep_written);
+        self.room.keep_for_readers();
     }
 
     /// Hands over what is reserved: the content is a blob now, which is counted by itself.
     pub(super) fn take_reserved(&self) -> Option<Reservation> {
-        self.reserved.lock().take()
+        self.room.take()
     }
 
     /// The download has, or is about to have, every byte before `until`: no other writer may write there any more.
-    pub(super) fn claim(&self, until: u64) {
-        self.out_of_order.lock().claimed_until = until;
+    /// Returns how many bytes are on the disk once it has.
+    ///
+    /// # Errors
+    /// No space for them.
+    pub(super) fn claim(&self, until: u64) -> Result<u64, Error> {
+        let (on_disk, begun) = {
+            let mut ranges = self.out_of_order.lock();
+            ranges.claim(until);
+            (ranges.on_disk(), ranges.begun)
+        };
+        self.room.reserve_up_to(on_disk + begun)?;
+        Ok(on_disk)
+    }
+
+    /// Nothing is written any more. Returns up to where was.
+    pub(super) fn claim_all(&self) -> u64 {
+        let mut ranges = self.out_of_order.lock();
+        ranges.claim(u64::MAX);
+        ranges.end
     }
 
     /// Takes note of the next bytes of the download, which are in the file by now and may be read from here on.
@@ -165,24 +201,42 @@ impl GrowingBlob {
     /// claimed meanwhile are dropped. A reader waits for it, and therefore not for a disk that hangs.
     ///
     /// # Errors
-    /// The disk, or that it hangs; then the range does not count as written.
-    pub async fn write_out_of_order(&self, offset: u64, bytes: Bytes) -> io::Result<()> {
+    /// No space; the disk, or that it hangs; then the range does not count as written.
+    pub async fn write_out_of_order(&self, offset: u64, bytes: Bytes) -> Result<(), Error> {
         if self.calls.is_hanging() {
-            return Err(io::ErrorKind::TimedOut.into());
+            return Err(Error::Hangs);
         }
         let this = self.clone();
-        let write = move || {
-            let _call = this.calls.begin();
-            // Locked during the write: the download must not claim this range meanwhile.
-            let mut ranges = this.out_of_order.lock();
-            if offset >= ranges.claimed_until {
-                this.file().write_all_at(&bytes, offset)?;
-                ranges.add(offset, offset + bytes.len() as u64);
-                ranges.note_pieces(offset, &bytes);
+        let write = blocking::run(move || this.write_ahead(offset, &bytes));
+        tokio::time::timeout(HANGS_AFTER, write).await.unwrap_or(Err(Error::Hangs))
+    }
+
+    /// As [`GrowingBlob::write_out_of_order`]. Blocks.
+    fn write_ahead(&self, offset: u64, bytes: &Bytes) -> Result<(), Error> {
+        let len = bytes.len() as u64;
+        let needed = {
+            let mut ranges = self.out_of_order.lock();
+            if offset < ranges.claimed_until {
+                return Ok(());
             }
-            Ok(())
+            ranges.begun += len;
+            ranges.on_disk() + ranges.begun
         };
-        tokio::time::timeout(HANGS_AFTER, tokio::task::spawn_blocking(write)).await??
+        let reserved = self.room.reserve_up_to(needed);
+        let _call = self.calls.begin();
+        // Locked during the write: the download must not claim this range meanwhile.
+        let mut ranges = self.out_of_order.lock();
+        ranges.begun -= len;
+        reserved?;
+        if offset >= ranges.claimed_until {
+            let written = self.file().write_all_at(bytes, offset);
+            ranges.end = ranges.end.max(offset + len);
+            written.map_err(Error::io("write ahead of a download to", Path::new("ingest")))?;
+            ranges.add(offset, offset + len);
+            ranges.note_pieces(offset, bytes);
+            self.room.are_written(ranges.on_disk());
+        }
+        Ok(())
     }
 
     /// Whether both are the content of one ingest.
@@ -292,7 +346,9 @@ mod tests {
         {
             let digest = Digest::of(b"x");
             let file = Arc::new(tempfile::tempfile().unwrap());
-            GrowingBlob::new(digest, file, InUse::default().mark(digest), DiskCalls::default())
+            let reserve = |_| Err(Error::Full { needed: 1 });
+            let room = RoomForBlob::new(Box::new(reserve), u64::MAX);
+            GrowingBlob::new(digest, file, room, InUse::default().mark(digest), DiskCalls::default())
         }
     }
 

@@ -21,21 +21,14 @@ use crate::store::in_use::InUseMark;
 use crate::store::integrity::Checksums;
 use crate::store::layout::{self, Layout};
 use crate::store::reserve::Reservation;
+use crate::store::room_for_blob::{Reserve, RoomForBlob};
 use crate::store::share::OwnerId;
 
 /// Bytes of one blob at most, whatever upstream declares: 1 TiB.
 const BLOB_BYTES_MAX: u64 = 1 << 40;
-/// Bytes that are reserved with the first that arrive. Then as many again as there are, up to [`STEP_MAX`] at a time:
-/// what is reserved is at most twice what has come, so that a claimed length alone evicts nothing.
-const STEP_MIN: u64 = 256 * 1024;
-/// Bytes that are reserved at a time at most.
-const STEP_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes of a blob up to which its checksums are written without a sync: after a power cut they are made again from so
 /// many bytes in about a millisecond, and a pull has many small blobs.
 const CHECKS_REMADE_MAX: u64 = 1024 * 1024;
-
-/// Reserves bytes within the budget. Blocks.
-pub(super) type Reserve = Box<dyn Fn(u64) -> Result<Reservation, Error> + Send + Sync>;
 
 /// Content being received.
 pub struct Ingest {
@@ -47,7 +40,6 @@ pub struct Ingest {
     hashing: ContentHash,
     path: Temporary,
     owner: OwnerId,
-    reserve: Reserve,
     receiving: Receiving,
 }
 
@@ -103,17 +95,19 @@ impl Ingest {
         let path = layout.temporary(&expected.hex());
         let file = Arc::new(layout::create(&path)?);
         failpoints::reached("ingest begun");
+        let limit = declared.unwrap_or(BLOB_BYTES_MAX);
+        let room = RoomForBlob::new(reserve, limit);
+        let growing = GrowingBlob::new(expected, file, room, in_use, layout.calls().clone());
         Ok(Self {
             layout: layout.clone(),
             expected,
-            limit: declared.unwrap_or(BLOB_BYTES_MAX),
+            limit,
             declared,
             written: 0,
             hashing: ContentHash::new(expected.hasher()),
             path: Temporary(Some(path), layout.clone()),
             owner,
-            reserve,
-            receiving: Receiving(GrowingBlob::new(expected, file, in_use, layout.calls().clone())),
+            receiving: Receiving(growing),
         })
     }
 
@@ -141,16 +135,15 @@ impl Ingest {
             // Its followers could not read it.
             return Err(Error::Hangs);
         }
-        self.reserve_up_to(after)?;
         let growing = &self.receiving.0;
+        let on_disk = growing.claim(after)?;
         {
             let _call = self.layout.calls().begin();
-            growing.claim(after);
             growing.file().write_all_at(bytes, self.written).map_err(self.io("write"))?;
         }
         growing.note_written(bytes);
         failpoints::reached("content written");
-        self.advance(after);
+        self.advance(after, on_disk);
         Ok(after)
     }
 
@@ -178,9 +171,8 @@ impl Ingest {
         if len == 0 {
             return Err(self.io("adopt a range of")(std::io::ErrorKind::NotFound.into()));
         }
-        self.reserve_up_to(self.written + len as u64)?;
         let growing = &self.receiving.0;
-        growing.claim(self.written + len as u64);
+        let on_disk = growing.claim(self.written + len as u64)?;
         let read = piece.map_or(len, |(piece_end, _)| (piece_end - self.written) as usize);
         let mut bytes = vec![0; read];
         growing.file().read_exact_at(&mut bytes, self.written).map_err(self.io("read"))?;
@@ -191,16 +183,8 @@ impl Ingest {
         bytes.truncate(len);
         growing.note_written(&bytes);
         self.hashing.update(&bytes.into());
-        self.advance(self.written + len as u64);
+        self.advance(self.written + len as u64, on_disk);
         Ok(self.written)
-    }
-
-    /// Reserves room for `bytes` that are written out of order before the first byte in order is.
-    ///
-    /// # Errors
-    /// No space.
-    pub(super) fn reserve_for_parts(&mut self, bytes: u64) -> Result<(), Error> {
-        self.reserve_up_to(bytes)
     }
 
     /// Gives up storing: returns the bytes written so far, how many they are, and their running hash, `None` if that
@@ -214,7 +198,7 @@ impl Ingest {
     /// # Errors
     /// Too few bytes, or another digest.
     pub fn verify(self) -> Result<Verified, Error> {
-        self.receiving.0.claim(u64::MAX);
+        self.receiving.0.claim_all();
         if let Some(expected) = self.declared.filter(|&size| size != self.written) {
             return Err(Error::TooShort { digest: self.expected, expected, got: self.written });
         }
@@ -233,21 +217,9 @@ impl Ingest {
         })
     }
 
-    /// Reserves what the first `after` bytes take, and some more where more has been announced or may come.
-    fn reserve_up_to(&mut self, after: u64) -> Result<(), Error> {
-        let reserved = self.receiving.0.reserved_bytes();
-        if after <= reserved {
-            return Ok(());
-        }
-        let step = reserved + reserved.clamp(STEP_MIN, STEP_MAX);
-        let more = (self.reserve)(step.min(self.limit).max(after) - reserved)?;
-        self.receiving.0.add_reserved(more);
-        Ok(())
-    }
-
-    fn advance(&mut self, written: u64) {
+    fn advance(&mut self, written: u64, on_disk: u64) {
         self.written = written;
-        self.receiving.0.reserved_are_written(written);
+        self.receiving.0.reserved_are_written(on_disk);
     }
 
     fn io(&self, what: &'static str) -> impl FnOnce(std::io::Error) -> Error {

@@ -5,7 +5,8 @@ use std::fs;
 use super::*;
 use crate::store::batch::{self, Outcome};
 use crate::store::in_use::InUse;
-use crate::store::reserve::Reservations;
+use crate::store::reserve::{Reservations, Reserved};
+use crate::store::room_for_blob::{STEP_MAX, STEP_MIN};
 use crate::store::share::Owner;
 
 struct World {
@@ -148,6 +149,56 @@ fn a_file_without_a_name_counts_until_its_last_reader_is_gone() {
         drop(last);
         assert_eq!(reserved().bytes, 0, "{why}");
     }
+}
+
+#[tokio::test]
+async fn no_byte_is_written_ahead_of_a_download_for_which_there_is_no_room() {
+    const MIB: u64 = 1024 * 1024;
+    let world = World::new();
+    let reserved = || world.reservations.sum_and(|| ()).0;
+    let piece = || Bytes::from(vec![7; STEP_MIN as usize]);
+    let mut ingest = world.begin(Digest::of(b"x"), None, 2 * MIB - 1).unwrap();
+    let growing = ingest.growing();
+    let far = |n: u64| 1_000 * MIB + n * STEP_MIN;
+    for n in 0..7 {
+        growing.write_out_of_order(far(n), piece()).await.unwrap();
+        assert!(reserved().bytes >= (n + 1) * STEP_MIN, "{n}: {:?}", reserved());
+        assert_eq!(reserved().bytes - reserved().unwritten, (n + 1) * STEP_MIN, "these are on the disk");
+    }
+    let full = growing.write_out_of_order(far(7), piece()).await;
+    assert!(matches!(full, Err(Error::Full { .. })), "{full:?}");
+    assert_eq!(growing.file().metadata().unwrap().len(), far(7), "nothing of it is on the disk");
+    growing.write_out_of_order(far(3), piece()).await.unwrap_err();
+    // What is there ahead is not room for what comes in order.
+    let in_order = ingest.write(&piece());
+    assert!(matches!(in_order, Err(Error::Full { .. })), "{in_order:?}");
+    drop(ingest);
+    assert_eq!(reserved(), Reserved { bytes: 7 * STEP_MIN, unwritten: 0 }, "readers keep it on the disk");
+    assert!(growing.write_out_of_order(far(9), piece()).await.is_err(), "the download has failed");
+    drop(growing);
+    assert_eq!(reserved(), Reserved::default());
+}
+
+#[tokio::test]
+async fn bytes_that_were_written_ahead_are_counted_once_when_the_download_comes_to_them() {
+    let content = vec![7; 4 * STEP_MIN as usize];
+    let (world, digest) = (World::new(), Digest::of(&content));
+    let size = content.len() as u64;
+    let mut ingest = world.begin(digest, Some(size), size).unwrap();
+    let (growing, content) = (ingest.growing(), Bytes::from(content));
+    let piece = |from: u64, to: u64| content.slice(from as usize..to as usize);
+    for (from, to) in [(2 * STEP_MIN, size), (STEP_MIN + 5, 2 * STEP_MIN + 9)] {
+        growing.write_out_of_order(from, piece(from, to)).await.unwrap();
+    }
+    let first = piece(0, STEP_MIN + 10);
+    ingest.write(&first).unwrap();
+    ingest.hash(&first);
+    while ingest.adopt_out_of_order(size).unwrap() < size {}
+    let reserved = world.reservations.sum_and(|| ()).0;
+    assert_eq!(reserved, Reserved { bytes: size, unwritten: 0 });
+    commit(&world.layout, ingest.verify().unwrap()).unwrap();
+    growing.write_out_of_order(size, piece(0, 1)).await.unwrap();
+    assert_eq!(world.reservations.sum_and(|| ()).0, Reserved::default(), "the blob is counted by itself");
 }
 
 #[test]

@@ -59,6 +59,7 @@ mod records;
 mod rehashing;
 mod removals;
 mod reserve;
+mod room_for_blob;
 mod share;
 mod stored_checksums;
 mod sync_pace;

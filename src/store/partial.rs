@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -94,19 +93,8 @@ impl PartialBlob {
     /// No space; the disk. Then they are not kept.
     pub async fn keep(&self, offset: u64, bytes: Bytes) -> Result<bool, Error> {
         let (end, checksum) = (offset + bytes.len() as u64, crc32c::crc32c(&bytes));
-        self.reserve(bytes.len() as u64).await?;
-        let written = self.0.growing.write_out_of_order(offset, bytes).await;
-        written.map_err(Error::io("keep a part in", Path::new("ingest")))?;
+        self.0.growing.write_out_of_order(offset, bytes).await?;
         Ok(self.0.parts.lock().add(offset, end, checksum))
-    }
-
-    async fn reserve(&self, more: u64) -> Result<(), Error> {
-        let this = self.clone();
-        let reserve = move || {
-            let bytes = this.0.parts.lock().bytes + more;
-            this.0.ingest.lock().as_mut().map_or(Ok(()), |ingest| ingest.reserve_for_parts(bytes))
-        };
-        blocking::run_bounded(self.0.growing.calls(), reserve).await
     }
 
     /// The bytes at `offset`, up to `end` at most, if a part has them and the disk gives them. A part that is not what
@@ -150,10 +138,9 @@ impl PartialBlob {
         self.0.parts.lock().bytes
     }
 
-    /// What receives the whole blob, with these parts in it; `None` if it was taken before, or while room for another
-    /// part is being made. Parts can be read as before. Does not block.
+    /// What receives the whole blob, with these parts in it; `None` if it was taken before. Parts can be read as before.
     pub fn take_ingest(&self) -> Option<Ingest> {
-        self.0.ingest.try_lock()?.take()
+        self.0.ingest.lock().take()
     }
 }
 

@@ -91,7 +91,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "records/walk",
                 "write_behind",
             ],
-            &["recent_comparisons"],
+            &["recent_comparisons", "room_for_blob"],
             &["checked_file"],
             &["growing", "pins", "records/grants", "records/members", "records/outages", "records/tags"],
             &["records/aliases", "records/cache", "records/pending_tags"],

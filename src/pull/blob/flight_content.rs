@@ -4,7 +4,6 @@
 //! with the same bytes; it is cut off otherwise. The comparison is made once for all readers, while the new content is
 //! written.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -107,8 +106,8 @@ impl FlightContent {
     /// As [`GrowingBlob::write_out_of_order`].
     ///
     /// # Errors
-    /// The disk; then the range does not count as written.
-    pub(crate) async fn write_out_of_order(&self, offset: u64, bytes: Bytes) -> io::Result<()> {
+    /// No space; the disk; then the range does not count as written.
+    pub(crate) async fn write_out_of_order(&self, offset: u64, bytes: Bytes) -> Result<(), store::Error> {
         self.growing.write_out_of_order(offset, bytes).await
     }
 }
