@@ -35,6 +35,8 @@ struct State {
     failing_downloads: HashMap<Repository, (Arc<Semaphore>, Error)>,
     /// After how many bytes the whole bodies of its blobs wait, and for permits of what.
     held: Option<(usize, Arc<Semaphore>)>,
+    /// So many bytes follow the end of a blob of which the rest was asked for.
+    padding: usize,
     /// How old the tokens are that it accepts.
     token_age: Duration,
     /// How long each manifest takes.
@@ -121,6 +123,11 @@ impl FakeRegistry {
         let gate = Arc::new(Semaphore::new(0));
         self.0.lock().held = Some((bytes, Arc::clone(&gate)));
         gate
+    }
+
+    /// From now on so many bytes follow the end of a blob of which the rest was asked for.
+    pub(crate) fn pad(&self, bytes: usize) {
+        self.0.lock().padding = bytes;
     }
 
     /// Waits until a question that begins like this has been asked.
@@ -329,6 +336,8 @@ impl RegistryClient for FakeRegistry {
                 return Err(Error::RangeNotSatisfiable { host, size: Some(size as u64) });
             }
             let body = bytes.slice(from as usize..until.map_or(size, |until| size.min(until as usize)));
+            let padding = if from > 0 && until.is_none() { self.0.lock().padding } else { 0 };
+            let body = [&body[..], &vec![0; padding]].concat().into();
             let held = self.0.lock().held.clone().filter(|_| from == 0 && until.is_none());
             let value = Download::new(Some(size as u64), from, proof, held_back(chunks(&body), held))
                 .delivered_by(EndpointId::for_test("registry"));

@@ -222,6 +222,21 @@ fn adopted_bytes_are_hashed_like_written_ones() {
     assert_eq!(fs::read(world.layout.blob(&Digest::of(b"0123456789"))).unwrap(), b"0123456789");
 }
 
+#[tokio::test]
+async fn a_blob_is_as_long_as_its_content_whatever_a_reader_was_sent_beyond_its_end() {
+    for declared in [None, Some(10)] {
+        let world = World::new();
+        let mut ingest = world.begin(Digest::of(b"0123456789"), declared, 1_000_000).unwrap();
+        let growing = ingest.growing();
+        growing.write_out_of_order(8, Bytes::from_static(b"89 and more")).await.unwrap();
+        let content = Bytes::from_static(b"0123456789");
+        ingest.write(&content).unwrap();
+        ingest.hash(&content);
+        commit(&world.layout, ingest.verify().unwrap()).unwrap();
+        assert_eq!(fs::read(world.layout.blob(&Digest::of(b"0123456789"))).unwrap(), content);
+    }
+}
+
 #[test]
 fn what_the_disk_damages_before_it_is_adopted_is_an_error_of_the_disk() {
     let world = World::new();

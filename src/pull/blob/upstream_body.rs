@@ -1,6 +1,6 @@
 //! The body of a blob from upstream: it survives being broken off, by resuming where it stopped.
 //!
-//! Promises: bytes come in order and once; a body that upstream cuts off is resumed at the next endpoint, or at the
+//! Promises: bytes come in order and once, and none beyond the size that was declared; a body that upstream cuts off is resumed at the next endpoint, or at the
 //! same one where there is no other (`resume`). A registry that does not answer the rest as a range is asked for a
 //! closed range, then for the whole, of which the bytes that are here are skipped. What comes is unverified: `fill` and
 //! `passthrough` hash it.
@@ -222,10 +222,14 @@ impl UpstreamBody {
         }
         loop {
             let error = match self.download.next().await {
-                Some(Ok(bytes)) => {
+                // What is beyond the end is no part of the blob.
+                Some(Ok(_)) if self.is_at_end() => return None,
+                Some(Ok(mut bytes)) => {
                     if self.is_from_tier() && self.at == self.from {
                         self.record_endpoint();
                     }
+                    let rest = self.size().map_or(u64::MAX, |size| size - self.at);
+                    bytes.truncate(usize::try_from(rest).unwrap_or(usize::MAX));
                     self.at += bytes.len() as u64;
                     return Some(Ok(bytes));
                 }
@@ -241,6 +245,10 @@ impl UpstreamBody {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.size().is_some_and(|size| self.at >= size)
     }
 
     /// Goes on after `error`, at another endpoint if there is one.
