@@ -349,9 +349,19 @@ impl BlobBody {
 
     /// What is asked for a range of a file that `check` checks, if the file does not give it any more.
     fn refetch_for(&mut self, check: Option<Arc<dyn IntegrityCheck>>) -> Arc<dyn Refetch> {
-        match check.filter(|_| !self.is_whole()) {
+        // What a download has not verified may be wrong, and a right end behind it would make a wrong body complete:
+        // only the very bytes that were received may take their place.
+        match check.filter(|_| !self.is_whole() || self.is_unverified()) {
             Some(check) => Arc::new(RefetchOfPart::new(self.refetch(), check)),
             None => self.refetch(),
+        }
+    }
+
+    /// Whether the client has, or is about to get, bytes that are not verified yet.
+    fn is_unverified(&self) -> bool {
+        match &self.source {
+            BodySource::Following(progress, _) => progress.borrow().verified_size().is_none(),
+            _ => self.sent.content().is_some(),
         }
     }
 

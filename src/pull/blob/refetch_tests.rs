@@ -87,6 +87,31 @@ async fn is_cut_off(body: &mut BlobBody) -> bool {
 }
 
 #[tokio::test]
+async fn what_is_lost_of_a_wrong_download_is_not_followed_by_the_right_one_of_another_copy() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    let digest = parts.registry.push(&app, None, &LAYER);
+    static WRONG: [u8; SIZE] = [8; SIZE];
+    parts.registry.damage(&app, digest, &WRONG);
+    let _gate = parts.registry.hold_after(SIZE / 2);
+    let scene = Scene { parts, app, digest };
+    let mut body = scene.body(0).await;
+    let ingest = scene.parts.directory.path().join("store/ingest");
+    let file = std::fs::read_dir(ingest).unwrap().next().unwrap().unwrap();
+    while file.metadata().unwrap().len() < SIZE as u64 / 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let range = loop {
+        if let BodyChunk::File(range) = body.next().await.unwrap().unwrap() {
+            break range;
+        }
+    };
+    scene.parts.registry.damage(&scene.app, scene.digest, &LAYER);
+    assert_eq!(fetched_again(&range).await, None, "the client has wrong bytes before these");
+    scene.parts.registry.damage(&scene.app, scene.digest, &WRONG);
+    assert_eq!(fetched_again(&range).await.unwrap(), WRONG[..range.len]);
+}
+
+#[tokio::test]
 async fn a_wrong_range_in_the_place_of_a_lost_one_is_in_no_complete_body() {
     let scene = Scene::new().await;
     let mut content = vec![7; SIZE];
