@@ -49,6 +49,8 @@ struct State {
     fails: Option<ErrorKind>,
     /// The next requests, so many, of an operation at keys of a kind fail like this.
     fails_at: Option<(Op, &'static str, ErrorKind, usize)>,
+    /// Requests of an operation at keys of a kind are never answered.
+    hangs_at: Option<(Op, &'static str)>,
     asked: Vec<(Op, String)>,
     /// An object that is not there is answered as refused access.
     hides_absence: bool,
@@ -172,6 +174,18 @@ impl FakeObjects {
         self.0.lock().fails_at = Some((op, kind, error, times));
     }
 
+    /// From now on `op` at the objects of a kind is never answered.
+    pub(crate) fn hang_at(&self, op: Op, kind: &'static str) {
+        self.0.lock().hangs_at = Some((op, kind));
+    }
+
+    async fn hang_if_told(&self, op: Op, key: &str) {
+        let hangs = self.0.lock().hangs_at.is_some_and(|(at, kind)| at == op && key.contains(kind));
+        if hangs {
+            std::future::pending().await
+        }
+    }
+
     /// How often `op` was asked for of objects of a kind.
     pub(crate) fn asked(&self, op: Op, kind: &str) -> usize {
         let part = format!("/{kind}/");
@@ -231,6 +245,7 @@ impl Objects for FakeObjects {
     fn put<'a>(&'a self, key: &'a str, content: Bytes, replace: Replace) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.check_at(Op::Put, key)?;
+            self.hang_if_told(Op::Put, key).await;
             self.answers().await;
             let mut state = self.0.lock();
             if replace == Replace::Nothing && !state.creates_twice && state.objects.contains_key(key) {
@@ -244,6 +259,7 @@ impl Objects for FakeObjects {
     fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn Multipart>, Error>> {
         Box::pin(async move {
             self.check_at(Op::Begin, key)?;
+            self.hang_if_told(Op::Begin, key).await;
             let upload = FakeUpload { store: self.clone(), key: key.to_owned(), content: Arc::default() };
             Ok(Box::new(upload) as Box<dyn Multipart>)
         })

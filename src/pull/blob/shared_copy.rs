@@ -85,9 +85,13 @@ impl SharedCopies {
         }
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
         claim.report({
+            // A download whose blob is stored is over, however long its copy takes: others wait for its end.
             let (content, flight, foreground) =
-                (content.clone(), Arc::clone(flight), self.foreground.clone());
-            move || Progress { received: content.written(), yields: foreground.is_yielding(&flight) }
+                (content.clone(), Arc::downgrade(flight), self.foreground.clone());
+            move || {
+                let yields = flight.upgrade().is_some_and(|flight| foreground.is_yielding(&flight));
+                Progress { received: content.written(), yields }
+            }
         });
         let (sender, verified) = oneshot::channel();
         let source = Source { content: content.clone(), registry, digest, claim, needs_claim };

@@ -177,3 +177,17 @@ async fn a_size_that_a_manifest_states_is_told_to_no_client_that_joins() {
     let answer = parts.blobs.find(&for_tests::pull(&app), digest, BlobRange::Whole).await.unwrap();
     assert_eq!(answer.size, Some(LAYER.len() as u64));
 }
+
+#[tokio::test]
+async fn what_is_fetched_ahead_does_not_wait_until_the_tier_has_it() {
+    let (objects, app): (_, Repository) = (FakeObjects::default(), "reg.test/app".parse().unwrap());
+    let parts = Parts::with_tier(objects.tier());
+    let digest = parts.registry.push(&app, None, &LAYER);
+    parts.declare_size(&app, digest, LAYER.len() as u64);
+    objects.hang_at(Op::Put, "/blobs/");
+    let context = for_tests::pull(&app).in_background();
+    let fetched = parts.blobs.fetch_into_store(&context, digest, |_, _| {});
+    let fetched = tokio::time::timeout(Duration::from_secs(30), fetched).await;
+    assert_eq!(fetched.expect("it waits for an upload").unwrap(), (LAYER.len() as u64, true));
+    assert_eq!(objects.keys("leases").len(), 1, "the copy goes on");
+}
