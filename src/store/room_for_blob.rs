@@ -56,8 +56,9 @@ impl RoomForBlob {
         let step = reserved + reserved.clamp(STEP_MIN, STEP_MAX);
         let more = (self.reserve)(step.min(self.limit).max(needed) - reserved)?;
         let mut reserved = self.reserved.lock();
-        match &mut reserved.reservation {
-            _ if reserved.is_counted => {}
+        let Reserved { reservation, is_counted } = &mut *reserved;
+        match reservation {
+            _ if *is_counted => {}
             Some(reservation) => reservation.merge(more),
             none => *none = Some(more),
         }

@@ -330,13 +330,14 @@ impl Filler {
     }
 
     /// Returns once the download of a flight is too slow and no client waits for it or reads it. While it yields to
-    /// others, slowness is not its own.
+    /// others, or waits for another node, slowness is not its own.
     async fn too_slow(&self, flight: &Flight) {
         let mut watch = SlownessWatch::new(Instant::now());
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            let yields = self.foreground.is_yielding(flight);
-            if watch.is_too_slow(Instant::now(), flight.received(), flight.has_client() || yields) {
+            let is_excused =
+                flight.has_client() || flight.waits_for_tier() || self.foreground.is_yielding(flight);
+            if watch.is_too_slow(Instant::now(), flight.received(), is_excused) {
                 return;
             }
         }

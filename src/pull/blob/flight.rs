@@ -107,7 +107,7 @@ impl Flight {
         self.followers() > 0 || self.progress.borrow().has_window_reader()
     }
 
-    /// Bytes that have come so far and may be read, on disk or past it.
+    /// Bytes that have come so far, on disk or past it: also those that are withheld.
     pub(crate) fn received(&self) -> u64 {
         self.progress.borrow().received()
     }
@@ -115,6 +115,11 @@ impl Flight {
     /// Says whether the shared tier delivers it, so that nothing of it comes from its registry.
     pub(crate) fn set_from_tier(&self, from_tier: bool) {
         self.from_tier.store(from_tier, Ordering::Relaxed);
+    }
+
+    /// Whether it waits for what another node writes to the shared tier, which has its own bound.
+    pub(crate) fn waits_for_tier(&self) -> bool {
+        self.from_tier.load(Ordering::Relaxed) && self.received() == 0
     }
 
     /// Whether what is fetched ahead in `other` slows down for it: a client waits for it, and it fills the line that

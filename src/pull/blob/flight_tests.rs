@@ -1,6 +1,8 @@
 //! Who leads, who follows, and how a flight ends.
 
 use super::*;
+use crate::pull::for_tests;
+use crate::store::Owner;
 
 fn flights() -> Flights {
     Flights::new(IntGauge::new("flights", "x").unwrap())
@@ -62,4 +64,18 @@ fn a_background_download_that_a_runtime_joins_is_foreground_from_then_on() {
     // A pod's image that is fetched ahead joins later, and takes nothing back.
     drop(flights.join_or_lead(&context.with_priority(Priority::Ahead), digest, Sharing::All));
     assert!(leader.flight().is_foreground() && !leader.flight().is_ahead());
+}
+
+#[tokio::test]
+async fn what_a_mirror_has_delivered_and_is_withheld_is_not_taken_for_a_slow_download() {
+    let ((store, _clock, _directory), flights) = (for_tests::store(), flights());
+    let Role::Lead(leader) = ask(&flights, "a.test/r") else { panic!() };
+    let owner = Owner::unlimited(&"a.test".parse().unwrap());
+    let mut ingest = store.begin(Digest::of(b"x"), Some(10_000_000), owner).await.unwrap();
+    leader.publish_filling(ingest.growing(), Some(10_000_000), true);
+    leader.flight().set_from_tier(true);
+    assert!(leader.flight().waits_for_tier());
+    ingest.write(&bytes::Bytes::from_static(&[7; 1_000])).unwrap();
+    assert_eq!(leader.flight().received(), 1_000);
+    assert!(!leader.flight().waits_for_tier());
 }

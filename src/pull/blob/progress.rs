@@ -69,10 +69,10 @@ impl Progress {
         matches!(self, Self::Complete { .. } | Self::Detached { .. } | Self::Failed(_))
     }
 
-    /// Bytes that have come so far and may be read, on disk or past it.
+    /// Bytes that have come so far, on disk or past it: also those that are withheld.
     pub(crate) fn received(&self) -> u64 {
         match self {
-            Self::Filling { readable, .. } => *readable,
+            Self::Filling { growing, .. } => growing.written(),
             Self::Detached { window: Some(window), .. } => window.received(),
             Self::Detached { written, .. } => *written,
             Self::Complete { size, .. } => *size,

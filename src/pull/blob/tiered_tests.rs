@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::pull::for_tests::{self, Parts};
+use crate::pull::blob::past_the_disk_tests::as_time_passes;
 use crate::reference::{Child, Repository};
+use crate::tier;
 use crate::tier::for_tests::{FakeObjects, Op};
 use crate::tier::{ErrorKind, Role};
 
@@ -190,4 +192,23 @@ async fn what_is_fetched_ahead_does_not_wait_until_the_tier_has_it() {
     let fetched = tokio::time::timeout(Duration::from_secs(30), fetched).await;
     assert_eq!(fetched.expect("it waits for an upload").unwrap(), (LAYER.len() as u64, true));
     assert_eq!(objects.keys("leases").len(), 1, "the copy goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_that_is_fetched_ahead_and_waits_for_another_node_is_not_thrown_away() {
+    let (objects, app): (_, Repository) = (FakeObjects::default(), "reg.test/app".parse().unwrap());
+    let writer = objects.tier();
+    let parts = Parts::with_tier(objects.tier_with(|config| config.wait_max = Duration::from_secs(240)));
+    let (digest, size) = (parts.registry.push(&app, None, &LAYER), LAYER.len() as u64);
+    parts.declare_size(&app, digest, size);
+    let Role::Writer(claim) = writer.role(app.registry(), digest, size).await else { panic!() };
+    let written = async {
+        tokio::time::sleep(Duration::from_secs(35)).await;
+        assert_eq!(tier::for_tests::write(&writer, &LAYER).await, digest);
+        claim.release();
+    };
+    let context = for_tests::pull(&app);
+    as_time_passes(async { tokio::join!(parts.blobs.prefetch(&context, digest, size), written) }).await;
+    assert!(parts.blobs.has(digest).await);
+    assert_eq!(downloads(&parts), 0);
 }
