@@ -40,7 +40,7 @@ pub(super) async fn read_whole(
     mut body: impl Stream<Item = Result<Bytes, Error>> + Unpin,
     bytes_max: usize,
 ) -> Result<Option<Bytes>, Error> {
-    let mut whole = BytesMut::new();
+    let mut whole = BytesMut::with_capacity(bytes_max);
     while let Some(chunk) = body.next().await {
         let chunk = chunk?;
         if whole.len() + chunk.len() > bytes_max {

@@ -14,6 +14,7 @@ use super::objects::{Chunks, Object, Replace, read_whole};
 use super::pace::{LOST_MAX, is_left};
 use super::recent::TOUCHED_FOR;
 use crate::reference::{Digest, Registry};
+use crate::support::byte_budget::ByteBudget;
 use crate::support::clock::Timestamp;
 
 /// Over this time of waiting a body has to bring [`RATE_MIN`] bytes a second: an object store that is slower is no
@@ -21,6 +22,11 @@ use crate::support::clock::Timestamp;
 const RATE_WINDOW: Duration = Duration::from_secs(5);
 /// A thirtieth of a gigabit link. The time for which the reader itself is slow does not count.
 const RATE_MIN: u64 = 1024 * 1024;
+
+/// Bytes of a manifest that is read without a reservation: few are larger, and the connections are bounded.
+const UNRESERVED_BYTES: usize = 256 * 1024;
+/// The longest wait for the memory of a larger one: then the registry is asked, within the time of one answer.
+const MEMORY_WAIT: Duration = Duration::from_secs(5);
 
 /// Within this time after its use that is recorded.
 const TOUCH_JITTER: Duration = Duration::from_secs(60);
@@ -111,20 +117,38 @@ impl Tier {
     }
 
     /// The bytes of a manifest that a node received from `registry`, of at most `bytes_max` bytes, and when they were
-    /// written. [`Self::record_use`] follows where they are used.
+    /// written. A large one is read into `memory`, shared by the domains of those who own registries; without room there
+    /// it counts as absent. [`Self::record_use`] follows where they are used.
     pub(crate) async fn manifest(
         &self,
         registry: &Registry,
         digest: Digest,
         bytes_max: usize,
+        memory: &ByteBudget<String>,
     ) -> Option<(Bytes, Option<Timestamp>)> {
         let inner = self.reader_of(registry)?;
         let key = inner.layout.manifest(registry, digest);
         let Lookup::Found(Found { size, modified, body }) = inner.look(registry, digest, &key).await else {
             return None;
         };
-        match timeout(inner.config.idle_timeout, read_whole(body, bytes_max)).await {
-            Ok(Ok(Some(whole))) if whole.len() as u64 == size => Some((whole, modified)),
+        let Some(bytes) = usize::try_from(size).ok().filter(|bytes| *bytes <= bytes_max) else {
+            self.record_fault(registry, digest, Fault::Wrong);
+            return None;
+        };
+        let reserved = if bytes > UNRESERVED_BYTES {
+            let owner = registry.owner_domain();
+            Some(timeout(MEMORY_WAIT, memory.reserve(&owner, bytes)).await.ok()?)
+        } else {
+            None
+        };
+        match timeout(inner.config.idle_timeout, read_whole(body, bytes)).await {
+            Ok(Ok(Some(whole))) if whole.len() == bytes => {
+                let whole = match reserved {
+                    Some(reserved) => reserved.hold(whole),
+                    None => whole,
+                };
+                Some((whole, modified))
+            }
             // Too long, or of another length than the store says: no manifest, and none would ever be in its place.
             Ok(Ok(_)) => {
                 self.record_fault(registry, digest, Fault::Wrong);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::for_tests::{FakeObjects, MIB, Op, look, read, registry, send, write};
 use super::{ErrorKind, Fault, Lookup};
+use crate::support::byte_budget::ByteBudget;
 use crate::reference::{Digest, Registry};
 use crate::support::clock::Timestamp;
 
@@ -258,6 +259,34 @@ async fn a_round_trip_names_the_step_that_fails() {
     assert_eq!((step, error.kind), ("look for an object that is not there", ErrorKind::Denied));
 }
 
+/// Room for one large manifest.
+fn memory() -> ByteBudget<String> {
+    ByteBudget::new(MIB, MIB)
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_many_large_manifests_are_asked_for_their_memory_is_bounded() {
+    let (objects, memory) = (FakeObjects::default(), memory());
+    let tier = objects.tier();
+    let mut digests = Vec::new();
+    for first in [1, 2] {
+        let content = Bytes::from(vec![first; MIB]);
+        digests.push(Digest::of(&content));
+        tier.write_manifest(&registry(), Digest::of(&content), content);
+    }
+    tier.finish(Duration::from_secs(1)).await;
+    let tier = objects.tier();
+    let read = |digest| tier.manifest(&registry(), digest, 4 * MIB, &memory);
+    let (first, _) = read(digests[0]).await.unwrap();
+    assert!(read(digests[1]).await.is_none(), "there is memory for one");
+    drop(first);
+    assert!(read(digests[1]).await.is_some());
+    objects.pause_before_chunks(Duration::from_secs(1));
+    let begun = tokio::time::Instant::now();
+    assert!(tier.manifest(&registry(), digests[1], MIB - 1, &memory).await.is_none());
+    assert!(begun.elapsed() < Duration::from_secs(1), "it was read although it is too long");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_manifest_that_is_too_long_does_not_stay_for_ever() {
     let objects = FakeObjects::default();
@@ -269,7 +298,7 @@ async fn a_manifest_that_is_too_long_does_not_stay_for_ever() {
     let key = objects.keys("manifests").remove(0);
     objects.replace(&key, vec![b' '; 5 * MIB]);
     let other = objects.tier();
-    assert!(other.manifest(&registry(), digest, 4 * MIB).await.is_none());
+    assert!(other.manifest(&registry(), digest, 4 * MIB, &memory()).await.is_none());
     other.finish(second).await;
     assert!(objects.content(&key).is_none(), "it is deleted");
     // Where it may not be deleted, it is replaced.

@@ -22,6 +22,7 @@ use crate::reference::{
     is_manifest_of, manifest_digest,
 };
 use crate::store::{Member, Store};
+use crate::support::byte_budget::ByteBudget;
 use crate::support::clock::Timestamp;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
@@ -81,6 +82,8 @@ pub(crate) struct ManifestFetcher {
     store: Store,
     kept: KeptManifests,
     tier: Tier,
+    /// What large manifests of the tier are read into.
+    memory: Arc<ByteBudget<String>>,
     names: SharedNames,
     running: Singleflight<Key, Result<Allowed<FetchedManifest>, Error>>,
     confirmations: Arc<Semaphore>,
@@ -94,14 +97,14 @@ impl ManifestFetcher {
         upstream: Arc<dyn RegistryClient>,
         store: Store,
         kept: KeptManifests,
-        tier: Tier,
+        (tier, memory): (Tier, Arc<ByteBudget<String>>),
         tasks: Tasks,
     ) -> Self {
         let (running, confirmations) =
             (Singleflight::new(tasks.clone()), Arc::new(Semaphore::new(CONFIRMATIONS_MAX)));
         let names = SharedNames::new(tier.clone(), access.clone());
         names.replace_when_closed(store.records(), &tasks);
-        Self { access, upstream, store, kept, tier, names, running, confirmations, tasks }
+        Self { access, upstream, store, kept, tier, memory, names, running, confirmations, tasks }
     }
 
     /// Fetches a manifest. Where the caller has no fresh right, upstream's answer is the proof of one. What a tag names
@@ -259,7 +262,7 @@ impl ManifestFetcher {
         digest: Digest,
     ) -> Option<(Bytes, Option<Timestamp>)> {
         let registry = repository.registry();
-        let (bytes, modified) = self.tier.manifest(registry, digest, MANIFEST_BYTES_MAX).await?;
+        let (bytes, modified) = self.tier.manifest(registry, digest, MANIFEST_BYTES_MAX, &self.memory).await?;
         if !is_manifest_of(&bytes, &digest) {
             self.tier.record_fault(registry, digest, Fault::Wrong);
             return None;

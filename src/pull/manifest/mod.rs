@@ -80,7 +80,7 @@ impl Manifests {
             Arc::clone(&upstream),
             store.clone(),
             kept,
-            tier,
+            (tier, stored.memory()),
             tasks.clone(),
         );
         let tags = Tags::new(

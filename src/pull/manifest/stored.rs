@@ -14,7 +14,7 @@ use crate::support::byte_budget::ByteBudget;
 
 /// Bytes of a manifest that is read without a reservation: few are larger, and the connections are bounded.
 const UNRESERVED_BYTES: u64 = 256 * 1024;
-/// Bytes of large manifests at most that are being served from the store.
+/// Bytes of large manifests at most that are being served from the store or the shared tier.
 const LARGE_BYTES_MAX: usize = 2 * MANIFEST_BYTES_MAX;
 /// The same of one owner of registries, so that none keeps the others from theirs.
 const LARGE_BYTES_OF_ONE_MAX: usize = MANIFEST_BYTES_MAX;
@@ -35,6 +35,11 @@ impl StoredManifests {
     pub(crate) fn new(store: Store, membership: Membership, kept: KeptManifests) -> Self {
         let memory = Arc::new(ByteBudget::new(LARGE_BYTES_MAX, LARGE_BYTES_OF_ONE_MAX));
         Self { store, membership, kept, memory }
+    }
+
+    /// The memory that large manifests are read into, from the store and from the shared tier.
+    pub(crate) fn memory(&self) -> Arc<ByteBudget<String>> {
+        Arc::clone(&self.memory)
     }
 
     /// A manifest that is here, sound, and a member of `repository`.
