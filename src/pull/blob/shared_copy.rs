@@ -38,13 +38,27 @@ pub(crate) struct SharedCopies {
     tasks: Tasks,
 }
 
-/// A copy under way. Dropped, it is thrown away.
-pub(crate) struct SharedCopy(oneshot::Sender<u64>);
+/// A copy under way. Dropped, it is thrown away, and the lease is given back at once: this node's next try, or another
+/// node, would wait for it as long as a part takes.
+pub(crate) struct SharedCopy {
+    verified: Option<oneshot::Sender<u64>>,
+    claim: ClaimSlot,
+}
 
 impl SharedCopy {
     /// The content of `size` bytes is verified, and may be shared.
-    pub(crate) fn complete(self, size: u64) {
-        let _ = self.0.send(size);
+    pub(crate) fn complete(mut self, size: u64) {
+        if let Some(verified) = self.verified.take() {
+            let _ = verified.send(size);
+        }
+    }
+}
+
+impl Drop for SharedCopy {
+    fn drop(&mut self) {
+        if self.verified.is_some() {
+            self.claim.release();
+        }
     }
 }
 
@@ -94,6 +108,7 @@ impl SharedCopies {
             }
         });
         let (sender, verified) = oneshot::channel();
+        let copy = SharedCopy { verified: Some(sender), claim: claim.clone() };
         let source = Source { content: content.clone(), registry, digest, claim, needs_claim };
         let tier = self.tier.clone();
         self.tasks.spawn_detached(async move {
@@ -101,7 +116,7 @@ impl SharedCopies {
             source.claim.release();
             drop(place);
         });
-        Some(SharedCopy(sender))
+        Some(copy)
     }
 }
 

@@ -212,3 +212,33 @@ async fn a_layer_that_is_fetched_ahead_and_waits_for_another_node_is_not_thrown_
     assert!(parts.blobs.has(digest).await);
     assert_eq!(downloads(&parts), 0);
 }
+
+#[tokio::test]
+async fn a_download_that_fails_leaves_no_lease_for_the_length_of_an_upload() {
+    static LARGE: [u8; 20_000_000] = [6; 20_000_000];
+    let (objects, app): (_, Repository) = (FakeObjects::default(), "reg.test/app".parse().unwrap());
+    let parts = Parts::with_tier(objects.tier());
+    let digest = parts.registry.push(&app, None, &LARGE);
+    let mut wrong = LARGE.to_vec();
+    wrong[5] ^= 1;
+    parts.registry.damage(&app, digest, wrong.leak());
+    parts.declare_size(&app, digest, LARGE.len() as u64);
+    objects.hang_at(Op::Begin, "/blobs/");
+    // Until the first part is on its way.
+    let gate = parts.registry.hold_after(12_000_000);
+    let context = for_tests::pull(&app);
+    let mut body = parts.blobs.find(&context, digest, BlobRange::Whole).await.unwrap().body;
+    while objects.asked(Op::Begin, "blobs") == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(objects.keys("leases").len(), 1);
+    gate.add_permits(100_000);
+    while let Some(Ok(_)) = body.next().await {}
+    for _ in 0..500 {
+        if objects.keys("leases").is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("its lease stays until the upload has noticed");
+}
