@@ -49,6 +49,8 @@ struct State {
     fails: Option<ErrorKind>,
     /// The next requests, so many, of an operation at keys of a kind fail like this.
     fails_at: Option<(Op, &'static str, ErrorKind, usize)>,
+    /// What is deleted stays, although it is answered as deleted.
+    keeps_deleted: bool,
     /// Requests of an operation at keys of a kind are never answered.
     hangs_at: Option<(Op, &'static str)>,
     asked: Vec<(Op, String)>,
@@ -174,6 +176,11 @@ impl FakeObjects {
         self.0.lock().fails_at = Some((op, kind, error, times));
     }
 
+    /// From now on what is deleted stays, although it is answered as deleted.
+    pub(crate) fn keep_deleted(&self) {
+        self.0.lock().keeps_deleted = true;
+    }
+
     /// From now on `op` at the objects of a kind is never answered.
     pub(crate) fn hang_at(&self, op: Op, kind: &'static str) {
         self.0.lock().hangs_at = Some((op, kind));
@@ -268,7 +275,10 @@ impl Objects for FakeObjects {
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.check_at(Op::Delete, key)?;
-            self.0.lock().objects.remove(key);
+            let mut state = self.0.lock();
+            if !state.keeps_deleted {
+                state.objects.remove(key);
+            }
             Ok(())
         })
     }

@@ -306,3 +306,16 @@ async fn a_tier_that_is_slow_to_answer_each_request_costs_a_layer_no_more_than_o
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert!(objects.requests() <= 3, "{}", objects.requests());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_deletes_nothing_makes_no_node_wait_for_a_dead_lease_for_ever() {
+    let objects = FakeObjects::default();
+    let digest = Digest::of(b"content");
+    left_behind(&objects, digest).await;
+    objects.keep_deleted();
+    let (wait_max, tier) = (Duration::from_secs(40), objects.tier());
+    let waited = tokio::time::timeout(wait_max * 3, wait_of(&tier, digest)).await;
+    let (read, slot, took) = waited.expect("it waits on");
+    assert_eq!((read, slot.is_held()), (Err(ErrorKind::GaveUp), false));
+    assert!(took >= wait_max, "{took:?}");
+}

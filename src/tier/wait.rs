@@ -122,6 +122,11 @@ async fn wait(
                 inner.silent.note_once((key.clone(), lease.nonce, lease.renewals));
                 match take_over(inner, registry, digest, size, (&seen.bytes, slot)).await {
                     TakenOver::Ended(found) => return found,
+                    // It does not succeed: another node is always faster, or the store deletes nothing.
+                    TakenOver::Renewed if begun.elapsed() >= inner.config.wait_max => {
+                        inner.note_vain(registry, lease, true);
+                        return None;
+                    }
                     TakenOver::Renewed => {}
                 }
             }
