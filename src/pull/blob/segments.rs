@@ -94,6 +94,8 @@ pub(crate) fn worth_skipping(growing: &GrowingBlob, at: u64, size: Option<u64>) 
 /// One connection with its segment.
 struct Segment {
     received: mpsc::UnboundedReceiver<Result<Received, Error>>,
+    /// One past its last byte.
+    until: u64,
     task: Option<AbortHandle>,
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -122,14 +124,14 @@ impl Segment {
                 let _ = out.send(Err(error));
             }
         });
-        Self { received, task: Some(task.abort_handle()), _permit: permit }
+        Self { received, until, task: Some(task.abort_handle()), _permit: permit }
     }
 
     /// Bytes that are in the file already.
     fn in_file(until: u64) -> Self {
         let (out, received) = mpsc::unbounded_channel();
         let _ = out.send(Ok(Received::InFile(until)));
-        Self { received, task: None, _permit: None }
+        Self { received, until, task: None, _permit: None }
     }
 }
 
@@ -264,6 +266,12 @@ impl<'a> SegmentedDownload<'a> {
                     self.next = self.at;
                     break;
                 }
+                // Its task panicked, or the runtime stops: what comes next would be at the wrong offset.
+                None if self.at < segment.until => {
+                    tracing::error!(digest = %self.digest, at = self.at, "one of several connections ended early");
+                    self.next = self.at;
+                    break;
+                }
                 None => drop(self.running.pop_front()),
             }
             let (since, before) = window;
@@ -328,3 +336,7 @@ impl<'a> SegmentedDownload<'a> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "segments_tests.rs"]
+mod tests;

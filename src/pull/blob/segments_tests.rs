@@ -1,0 +1,60 @@
+//! Segments whose tasks end badly, or whose bytes are not taken.
+
+use std::time::Duration;
+
+use super::*;
+use crate::pull::blob::flight::{Flights, Role, Sharing};
+use crate::pull::for_tests::{self, Parts};
+use crate::reference::Repository;
+use crate::store::Owner;
+use crate::support::metrics::IntGauge;
+
+static LAYER: [u8; 3_000_000] = [7; 3_000_000];
+const SIZE: u64 = LAYER.len() as u64;
+const MIDDLE: u64 = 1_000_000;
+
+struct Scene {
+    parts: Parts,
+    app: Repository,
+    digest: Digest,
+    segments: Segments,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+        let digest = parts.registry.push(&app, None, &LAYER);
+        let blobs = parts.blobs.upstream.clone();
+        let segments = Segments::new(blobs, Tasks::default(), for_tests::metrics());
+        Self { parts, app, digest, segments }
+    }
+
+    async fn body(&self, from: u64, until: Option<u64>) -> UpstreamBody {
+        let context = for_tests::pull(&self.app);
+        self.parts.blobs.upstream.open(&context, self.digest, from, until).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_segment_that_ends_early_is_not_followed_by_the_bytes_of_the_next_one() {
+    let scene = Scene::new();
+    let context = for_tests::pull(&scene.app);
+    let owner = Owner::unlimited(scene.app.registry());
+    let growing = scene.parts.store.begin(scene.digest, Some(SIZE), owner).await.unwrap().growing();
+    let (first, second) = (scene.body(0, None).await, scene.body(MIDDLE, Some(MIDDLE + SEGMENT)).await);
+    let begun = Begun { first, rate: 1e6, second, permit: scene.segments.permit() };
+    let mut download = SegmentedDownload::new(&scene.segments, &context, scene.digest, &growing, begun);
+    let task = download.running[0].task.take().unwrap();
+    task.abort();
+    let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
+    let Role::Lead(leader) = flights.join_or_lead(&context, scene.digest, Sharing::All) else { panic!() };
+    let foreground = Foreground::new(flights);
+    let (queue, mut received) = mpsc::channel(1_000);
+    download.run(&queue, Yielding { foreground: &foreground, flight: leader.flight() }).await.unwrap();
+    drop(queue);
+    let mut bytes = 0;
+    while let Some(Received::Bytes(more)) = received.recv().await {
+        bytes += more.len() as u64;
+    }
+    assert_eq!(bytes, SIZE);
+}
