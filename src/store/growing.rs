@@ -239,6 +239,12 @@ impl GrowingBlob {
         Ok(())
     }
 
+    /// As long as this lives, a reader writes ahead of the download.
+    #[cfg(test)]
+    pub(crate) fn hold_writes_ahead(&self) -> impl Sized + '_ {
+        self.out_of_order.lock()
+    }
+
     /// Whether both are the content of one ingest.
     pub fn is_same_file(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.content, &other.content)

@@ -125,10 +125,17 @@ pub(super) fn write(
 ) -> Result<Written, store::Error> {
     while let Some(piece) = received.blocking_recv() {
         let taken = match &piece {
-            Received::End => return ingest.verify().map(|verified| Written::Verified(Box::new(verified))),
+            Received::End => {
+                // It waits for a reader that writes ahead of the download: also for one whose call hangs.
+                writing.take_in_hand(piece, received);
+                let verified = ingest.verify();
+                let is_own = writing.put_down().is_some();
+                return if is_own { Ok(Written::Verified(Box::new(verified?))) } else { Ok(Written::TakenOver) };
+            }
             Received::Bytes(bytes) => {
                 writing.take_in_hand(piece.clone(), received);
-                ingest.write(bytes)
+                let written = ingest.write(bytes);
+                written.inspect(|written| writing.content.compare(written - bytes.len() as u64, bytes))
             }
             Received::InFile(until) => {
                 writing.take_in_hand(piece.clone(), received);
@@ -143,7 +150,6 @@ pub(super) fn write(
         match taken {
             Ok(written) => {
                 if let Received::Bytes(bytes) = &piece {
-                    writing.content.compare(written - bytes.len() as u64, bytes);
                     leader.publish_readable(writing.withheld.readable(written));
                     ingest.hash(bytes);
                 }
@@ -169,4 +175,53 @@ fn hash_in_file(ingest: &mut Ingest, until: u64, mut publish: impl FnMut(u64)) -
         publish(written);
     }
     Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::pull::blob::flight::{Flights, Role, Sharing};
+    use crate::pull::blob::rest::Next;
+    use crate::pull::for_tests;
+    use crate::reference::Digest;
+    use crate::store::Owner;
+    use crate::support::metrics::IntGauge;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_at_the_end_of_a_blob_keeps_no_reader_of_its_tail_waiting() {
+        let (store, _clock, _directory) = for_tests::store();
+        let (content, owner) = (Bytes::from_static(&[7; 1_000]), Owner::unlimited(&"reg.test".parse().unwrap()));
+        let digest = Digest::of(&content);
+        let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
+        let context = for_tests::pull(&"reg.test/app".parse().unwrap());
+        let Role::Lead(leader) = flights.join_or_lead(&context, digest, Sharing::All) else { panic!() };
+        let ingest = store.begin(digest, Some(1_000), owner).await.unwrap();
+        let (growing, trail) = (ingest.growing(), Trail::default());
+        let filling = leader.publish_filling(growing.clone(), Some(1_000), false);
+        let writing = Arc::new(Writing::new(&ingest, filling, Withheld::of(Some(1_000), &trail), trail));
+        let (queue, received) = mpsc::channel(8);
+        queue.send(Received::Bytes(content)).await.unwrap();
+        // Not one of the runtime's: time goes on while it blocks.
+        let (runtime, its_writing) = (tokio::runtime::Handle::current(), Arc::clone(&writing));
+        let writer = std::thread::spawn(move || {
+            let _entered = runtime.enter();
+            write(ingest, received, &its_writing, &leader)
+        });
+        while growing.written() < 1_000 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let held = growing.hold_writes_ahead();
+        queue.send(Received::End).await.unwrap();
+        let noticed = tokio::time::timeout(Duration::from_secs(60), writing.hangs()).await;
+        noticed.expect("nothing notices that it hangs");
+        let mut taken = writing.take_over().expect("what is left is taken from it");
+        assert!(matches!(taken.rest.next().await, Ok(Next::End)));
+        assert_eq!(taken.written, 1_000);
+        drop(held);
+        assert!(matches!(writer.join().unwrap(), Ok(Written::TakenOver)));
+    }
 }
