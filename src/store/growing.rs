@@ -331,6 +331,8 @@ mod tests {
 
     use super::*;
     use crate::store::in_use::InUse;
+    use crate::store::reserve::Reservations;
+    use crate::store::share::Owner;
 
     #[test]
     fn adjacent_ranges_are_merged() {
@@ -352,7 +354,9 @@ mod tests {
         {
             let digest = Digest::of(b"x");
             let file = Arc::new(tempfile::tempfile().unwrap());
-            let reserve = |_| Err(Error::Full { needed: 1 });
+            let reservations = Reservations::default();
+            let owner = Owner::unlimited(&"reg.test".parse().unwrap());
+            let reserve = move |bytes| Ok(reservations.reserve(owner, bytes));
             let room = RoomForBlob::new(Box::new(reserve), u64::MAX);
             GrowingBlob::new(digest, file, room, InUse::default().mark(digest), DiskCalls::default())
         }
@@ -388,13 +392,13 @@ mod tests {
             content
         };
         growing.file().write_all_at(b"rightright", 0).unwrap();
-        growing.claim(5);
+        growing.claim(5).unwrap();
         for offset in [0, 4, 5] {
             growing.write_out_of_order(offset, Bytes::from_static(b"wrong")).await.unwrap();
         }
         assert_eq!(&content(), b"rightwrong");
         assert_eq!((growing.out_of_order_until(5), growing.out_of_order_until(4)), (Some(10), None));
-        growing.claim(u64::MAX);
+        growing.claim_all();
         growing.write_out_of_order(7, Bytes::from_static(b"x")).await.unwrap();
         assert_eq!(&content(), b"rightwrong", "a finished blob takes no more writes");
     }

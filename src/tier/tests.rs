@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::for_tests::{FakeObjects, MIB, Op, look, read, registry, send, write};
 use super::{ErrorKind, Fault, Lookup};
-use crate::support::byte_budget::ByteBudget;
 use crate::reference::{Digest, Registry};
+use crate::support::byte_budget::ByteBudget;
 use crate::support::clock::Timestamp;
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 //! know nothing of segments. How many connections there are is decided in [`super::concurrency`].
 //!
 //! Promises: at most [`EXTRA_MAX`] connections more than one for all blobs together; at most [`SEGMENT`] bytes of
-//! memory for each; no byte is asked for twice, except what is on its way when the first connection is given up.
+//! memory for each of these, and [`CHUNKS_OF_FIRST`] chunks for the one that each blob has in any case; no byte is asked for twice, except what is on its way when the first connection is given up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,6 +30,9 @@ use crate::support::tasks::Tasks;
 
 /// Connections beside the first, for all blobs together.
 const EXTRA_MAX: usize = 16;
+/// Chunks of a segment without a permit that wait in memory: there may be one for each download, and it is the next to
+/// be handed on.
+const CHUNKS_OF_FIRST: usize = 8;
 /// Bytes that readers have fetched out of order must be this many: skipping them costs a new connection.
 const SKIP_MIN: u64 = 1024 * 1024;
 
@@ -93,7 +96,7 @@ pub(crate) fn worth_skipping(growing: &GrowingBlob, at: u64, size: Option<u64>) 
 
 /// One connection with its segment.
 struct Segment {
-    received: mpsc::UnboundedReceiver<Result<Received, Error>>,
+    received: mpsc::Receiver<Result<Received, Error>>,
     /// One past its last byte.
     until: u64,
     task: Option<AbortHandle>,
@@ -109,7 +112,8 @@ impl Drop for Segment {
 }
 
 impl Segment {
-    /// What `body` brings up to `until`. What waits in memory is bounded by the segment.
+    /// What `body` brings up to `until`. What waits in memory is bounded by the segment, and without a permit by
+    /// [`CHUNKS_OF_FIRST`].
     fn download(
         body: impl Future<Output = Result<UpstreamBody, Error>> + Send + 'static,
         until: u64,
@@ -117,11 +121,13 @@ impl Segment {
         permit: Option<OwnedSemaphorePermit>,
         tasks: &Tasks,
     ) -> Self {
-        let (out, received) = mpsc::unbounded_channel();
+        // No chunk is empty: all of a segment with a permit may wait.
+        let chunks = if permit.is_some() { SEGMENT as usize } else { CHUNKS_OF_FIRST };
+        let (out, received) = mpsc::channel(chunks);
         let count = Arc::clone(count);
         let task = tasks.spawn(async move {
             if let Err(error) = carry(body, until, &out, &count).await {
-                let _ = out.send(Err(error));
+                let _ = out.send(Err(error)).await;
             }
         });
         Self { received, until, task: Some(task.abort_handle()), _permit: permit }
@@ -129,8 +135,8 @@ impl Segment {
 
     /// Bytes that are in the file already.
     fn in_file(until: u64) -> Self {
-        let (out, received) = mpsc::unbounded_channel();
-        let _ = out.send(Ok(Received::InFile(until)));
+        let (out, received) = mpsc::channel(1);
+        let _ = out.try_send(Ok(Received::InFile(until)));
         Self { received, until, task: None, _permit: None }
     }
 }
@@ -138,7 +144,7 @@ impl Segment {
 async fn carry(
     body: impl Future<Output = Result<UpstreamBody, Error>>,
     until: u64,
-    out: &mpsc::UnboundedSender<Result<Received, Error>>,
+    out: &mpsc::Sender<Result<Received, Error>>,
     count: &AtomicU64,
 ) -> Result<(), Error> {
     let mut body = body.await?;
@@ -148,7 +154,7 @@ async fn carry(
         bytes.truncate(usize::try_from(until - at).unwrap_or(usize::MAX));
         at += bytes.len() as u64;
         count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if out.send(Ok(Received::Bytes(bytes))).is_err() {
+        if out.send(Ok(Received::Bytes(bytes))).await.is_err() {
             break;
         }
     }

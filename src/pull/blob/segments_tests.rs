@@ -58,3 +58,18 @@ async fn a_segment_that_ends_early_is_not_followed_by_the_bytes_of_the_next_one(
     }
     assert_eq!(bytes, SIZE);
 }
+
+#[tokio::test(start_paused = true)]
+async fn downloads_whose_writers_stand_still_keep_no_segment_in_memory_without_a_permit() {
+    let scene = Scene::new();
+    let received = async |permit| {
+        let (count, body) = (Arc::new(AtomicU64::new(0)), scene.body(0, None).await);
+        let _segment = Segment::download(async { Ok(body) }, SIZE, &count, permit, scene.segments.tasks());
+        // Time goes on once nothing else does.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        count.load(Ordering::Relaxed)
+    };
+    // A chunk of this registry has 10,000 bytes; one more is in hand.
+    assert_eq!(received(None).await, (CHUNKS_OF_FIRST as u64 + 1) * 10_000);
+    assert_eq!(received(scene.segments.permit()).await, SIZE);
+}

@@ -1,8 +1,8 @@
 //! Blobs from a shared tier that does what the test says.
 
 use super::*;
-use crate::pull::for_tests::{self, Parts};
 use crate::pull::blob::past_the_disk_tests::as_time_passes;
+use crate::pull::for_tests::{self, Parts};
 use crate::reference::{Child, Repository};
 use crate::tier;
 use crate::tier::for_tests::{FakeObjects, Op};

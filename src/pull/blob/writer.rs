@@ -130,7 +130,11 @@ pub(super) fn write(
                 writing.take_in_hand(piece, received);
                 let verified = ingest.verify();
                 let is_own = writing.put_down().is_some();
-                return if is_own { Ok(Written::Verified(Box::new(verified?))) } else { Ok(Written::TakenOver) };
+                return if is_own {
+                    Ok(Written::Verified(Box::new(verified?)))
+                } else {
+                    Ok(Written::TakenOver)
+                };
             }
             Received::Bytes(bytes) => {
                 writing.take_in_hand(piece.clone(), received);
@@ -194,7 +198,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_disk_that_hangs_at_the_end_of_a_blob_keeps_no_reader_of_its_tail_waiting() {
         let (store, _clock, _directory) = for_tests::store();
-        let (content, owner) = (Bytes::from_static(&[7; 1_000]), Owner::unlimited(&"reg.test".parse().unwrap()));
+        let (content, owner) =
+            (Bytes::from_static(&[7; 1_000]), Owner::unlimited(&"reg.test".parse().unwrap()));
         let digest = Digest::of(&content);
         let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
         let context = for_tests::pull(&"reg.test/app".parse().unwrap());

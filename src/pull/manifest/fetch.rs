@@ -262,7 +262,8 @@ impl ManifestFetcher {
         digest: Digest,
     ) -> Option<(Bytes, Option<Timestamp>)> {
         let registry = repository.registry();
-        let (bytes, modified) = self.tier.manifest(registry, digest, MANIFEST_BYTES_MAX, &self.memory).await?;
+        let (bytes, modified) =
+            self.tier.manifest(registry, digest, MANIFEST_BYTES_MAX, &self.memory).await?;
         if !is_manifest_of(&bytes, &digest) {
             self.tier.record_fault(registry, digest, Fault::Wrong);
             return None;
