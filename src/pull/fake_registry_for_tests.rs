@@ -337,7 +337,7 @@ impl RegistryClient for FakeRegistry {
             }
             let body = bytes.slice(from as usize..until.map_or(size, |until| size.min(until as usize)));
             let padding = if from > 0 && until.is_none() { self.0.lock().padding } else { 0 };
-            let body: Bytes = [&body[..], &vec![0; padding]].concat().into();
+            let body: Bytes = [&body[..], &vec![0; padding][..]].concat().into();
             let held = self.0.lock().held.clone().filter(|_| from == 0 && until.is_none());
             let value = Download::new(Some(size as u64), from, proof, held_back(chunks(&body), held))
                 .delivered_by(EndpointId::for_test("registry"));

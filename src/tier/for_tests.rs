@@ -181,7 +181,7 @@ impl FakeObjects {
         self.0.lock().keeps_deleted = true;
     }
 
-    /// From now on `op` at the objects of a kind is never answered.
+    /// From now on `op` at the objects of a kind is never answered: for [`Op::Put`] also one of their parts.
     pub(crate) fn hang_at(&self, op: Op, kind: &'static str) {
         self.0.lock().hangs_at = Some((op, kind));
     }
@@ -266,7 +266,6 @@ impl Objects for FakeObjects {
     fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn Multipart>, Error>> {
         Box::pin(async move {
             self.check_at(Op::Begin, key)?;
-            self.hang_if_told(Op::Begin, key).await;
             let upload = FakeUpload { store: self.clone(), key: key.to_owned(), content: Arc::default() };
             Ok(Box::new(upload) as Box<dyn Multipart>)
         })
@@ -305,9 +304,10 @@ struct FakeUpload {
 
 impl Multipart for FakeUpload {
     fn part(&mut self, content: Bytes) -> BoxFuture<'static, Result<(), Error>> {
-        let (store, whole) = (self.store.clone(), Arc::clone(&self.content));
+        let (store, key, whole) = (self.store.clone(), self.key.clone(), Arc::clone(&self.content));
         Box::pin(async move {
             store.check()?;
+            store.hang_if_told(Op::Put, &key).await;
             store.0.lock().parts.push(content.len());
             whole.lock().extend_from_slice(&content);
             Ok(())

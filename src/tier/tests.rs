@@ -266,24 +266,24 @@ fn memory() -> ByteBudget<String> {
 
 #[tokio::test(start_paused = true)]
 async fn however_many_large_manifests_are_asked_for_their_memory_is_bounded() {
-    let (objects, memory) = (FakeObjects::default(), memory());
+    let (objects, memory, registry) = (FakeObjects::default(), memory(), registry());
     let tier = objects.tier();
     let mut digests = Vec::new();
-    for first in [1, 2] {
+    for first in [1_u8, 2] {
         let content = Bytes::from(vec![first; MIB]);
         digests.push(Digest::of(&content));
-        tier.write_manifest(&registry(), Digest::of(&content), content);
+        tier.write_manifest(&registry, Digest::of(&content), content);
     }
     tier.finish(Duration::from_secs(1)).await;
     let tier = objects.tier();
-    let read = |digest| tier.manifest(&registry(), digest, 4 * MIB, &memory);
+    let read = |digest| tier.manifest(&registry, digest, 4 * MIB, &memory);
     let (first, _) = read(digests[0]).await.unwrap();
     assert!(read(digests[1]).await.is_none(), "there is memory for one");
     drop(first);
     assert!(read(digests[1]).await.is_some());
     objects.pause_before_chunks(Duration::from_secs(1));
     let begun = tokio::time::Instant::now();
-    assert!(tier.manifest(&registry(), digests[1], MIB - 1, &memory).await.is_none());
+    assert!(tier.manifest(&registry, digests[1], MIB - 1, &memory).await.is_none());
     assert!(begun.elapsed() < Duration::from_secs(1), "it was read although it is too long");
 }
 

@@ -96,7 +96,8 @@ async fn what_is_lost_of_a_wrong_download_is_not_followed_by_the_right_one_of_an
     let scene = Scene { parts, app, digest };
     let mut body = scene.body(0).await;
     let ingest = scene.parts.directory.path().join("store/ingest");
-    let file = std::fs::read_dir(ingest).unwrap().next().unwrap().unwrap();
+    let mut files = std::fs::read_dir(ingest).unwrap().map(|file| file.unwrap().path());
+    let file = files.find(|path| path.is_file()).unwrap();
     while file.metadata().unwrap().len() < SIZE as u64 / 2 {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }

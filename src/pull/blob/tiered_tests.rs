@@ -223,7 +223,7 @@ async fn a_download_that_fails_leaves_no_lease_for_the_length_of_an_upload() {
     wrong[5] ^= 1;
     parts.registry.damage(&app, digest, wrong.leak());
     parts.declare_size(&app, digest, LARGE.len() as u64);
-    objects.hang_at(Op::Begin, "/blobs/");
+    objects.hang_at(Op::Put, "/blobs/");
     // Until the first part is on its way.
     let gate = parts.registry.hold_after(12_000_000);
     let context = for_tests::pull(&app);

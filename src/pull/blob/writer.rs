@@ -221,6 +221,14 @@ mod tests {
         }
         let held = growing.hold_writes_ahead();
         queue.send(Received::End).await.unwrap();
+        let is_at_end = || matches!(&*writing.in_hand.lock(), InHand::Piece { piece: Received::End, .. });
+        // In real time: that of the test goes on as soon as it waits.
+        for _ in 0..2_000 {
+            if is_at_end() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let noticed = tokio::time::timeout(Duration::from_secs(60), writing.hangs()).await;
         noticed.expect("nothing notices that it hangs");
         let mut taken = writing.take_over().expect("what is left is taken from it");
