@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::error::{Error, ErrorKind};
 use super::handle::Inner;
 use super::lease::{BYTES_MAX, Lease, RENEW_EVERY};
-use super::objects::{Replace, read_whole};
+use super::objects::Replace;
 use crate::reference::{Digest, Registry};
 
 /// This node's lease for a blob that it downloads and writes.
@@ -84,9 +84,9 @@ impl Inner {
         if self.writing.is_left_alone(Instant::now()) {
             return Err(Error::new(ErrorKind::GaveUp, "it does not take what it is given"));
         }
-        let key = self.layout.lease(registry, digest);
+        let key = self.bucket.layout.lease(registry, digest);
         let lease = Lease { nonce: fastrand::u64(1..), size, ..Lease::default() };
-        self.bounded(self.objects.put(&key, written(lease), Replace::Nothing)).await?;
+        self.bucket.put(&key, written(lease), Replace::Nothing).await?;
         let report = Arc::clone(&slot.report);
         let renewing = tokio::spawn(renew(Arc::clone(self), key.clone(), lease, report));
         Ok(Claim { inner: Arc::clone(self), key, nonce: lease.nonce, renewing })
@@ -103,9 +103,7 @@ impl Inner {
         if self.is_own(key, nonce).await != Some(true) {
             return;
         }
-        if let Err(error) = self.bounded(self.objects.delete(key)).await
-            && error.kind != ErrorKind::NotFound
-        {
+        if let Err(error) = self.bucket.ensure_absent(key).await {
             tracing::debug!(%error, "a lease in the shared tier could not be deleted; it counts for seconds more");
         }
     }
@@ -113,16 +111,9 @@ impl Inner {
     /// The lease that is there, and its bytes, by which a change is noticed. What is no lease counts as one that says
     /// nothing.
     pub(super) async fn lease_at(&self, key: &str) -> Result<Option<(Lease, Bytes)>, Error> {
-        let reading = async {
-            let object = self.objects.get(key).await?;
-            let whole = read_whole(object.body, BYTES_MAX).await?.unwrap_or_default();
-            Ok((serde_json::from_slice(&whole).unwrap_or_default(), whole))
-        };
-        match self.bounded(reading).await {
-            Ok(found) => Ok(Some(found)),
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let found = self.bucket.get_whole(key, BYTES_MAX).await.map(Option::unwrap_or_default);
+        let found = found.map(|whole| (serde_json::from_slice(&whole).unwrap_or_default(), whole));
+        found.map(Some).or_else(Error::absent)
     }
 }
 
@@ -158,8 +149,7 @@ async fn renew(inner: Arc<Inner>, key: String, mut lease: Lease, report: Arc<Mut
         };
         lease.progressed(done, (begun.elapsed(), stated.elapsed()), complete_for);
         stated = Instant::now();
-        let put = inner.objects.put(&key, written(lease), Replace::Anything);
-        if let Err(error) = inner.bounded(put).await {
+        if let Err(error) = inner.bucket.put(&key, written(lease), Replace::Anything).await {
             tracing::debug!(%error, "a lease in the shared tier could not be renewed");
         }
     }
@@ -169,6 +159,6 @@ impl Drop for Claim {
     fn drop(&mut self) {
         self.renewing.abort();
         let (inner, key, nonce) = (Arc::clone(&self.inner), std::mem::take(&mut self.key), self.nonce);
-        self.inner.tasks.spawn_detached(async move { inner.give_back(&key, nonce).await });
+        self.inner.bucket.tasks.spawn_detached(async move { inner.give_back(&key, nonce).await });
     }
 }

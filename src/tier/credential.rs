@@ -19,7 +19,7 @@ impl Tier {
         let Some(inner) = &self.0 else { return };
         let keep = async {
             let mut fails = false;
-            while let Some(fetched) = inner.objects.credential() {
+            while let Some(fetched) = inner.bucket.objects.credential() {
                 match fetched.await {
                     Ok(()) if std::mem::take(&mut fails) => inner.has_credential(),
                     Ok(()) => {}
@@ -41,7 +41,7 @@ impl Tier {
     /// How long the credential took to be here; `None` where none has to be fetched.
     pub(super) async fn fetch_credential(&self) -> Option<Result<Duration, Error>> {
         let (inner, begun) = (self.0.as_ref()?, Instant::now());
-        let fetched = inner.objects.credential()?.await;
+        let fetched = inner.bucket.objects.credential()?.await;
         Some(fetched.map(|()| begun.elapsed()))
     }
 }

@@ -11,8 +11,9 @@ use futures_util::StreamExt;
 use serde::Serialize;
 use tokio::time::timeout;
 
+use super::bucket::Bucket;
 use super::error::{Error, ErrorKind};
-use super::handle::{Inner, Tier};
+use super::handle::Tier;
 use super::objects::{Listed, Replace};
 use crate::support::clock::Timestamp;
 
@@ -50,31 +51,31 @@ impl Tier {
     pub async fn collect(&self, older_than: Duration) -> Result<Collected, Error> {
         let denied = |why: &str| Error::new(ErrorKind::Denied, why);
         let inner = self.writer().ok_or_else(|| denied("[tier] write is false, or there is no tier"))?;
-        let now = inner.now().await?;
+        let bucket = &inner.bucket;
+        let now = bucket.now().await?;
         let mut collected = Collected::default();
         for algorithm in ["sha256", "sha512"] {
             for directory in 0..DIRECTORIES {
                 let below = format!("{algorithm}/{directory:02x}");
-                inner.collect_below(&below, older_than, now, &mut collected).await?;
+                bucket.collect_below(&below, older_than, now, &mut collected).await?;
             }
         }
         for directory in 0..DIRECTORIES {
-            inner
-                .delete_older(&inner.layout.directory("names", &format!("{directory:02x}")), older_than, now)
-                .await?;
+            let names = bucket.layout.directory("names", &format!("{directory:02x}"));
+            bucket.delete_older(&names, older_than, now).await?;
         }
-        inner.delete_older(&inner.layout.probes(), ORPHAN_AGE_MAX, now).await?;
+        bucket.delete_older(&bucket.layout.probes(), ORPHAN_AGE_MAX, now).await?;
         Ok(collected)
     }
 }
 
-impl Inner {
+impl Bucket {
     /// The time by the clock of the store: that of an object written just now.
     async fn now(&self) -> Result<Timestamp, Error> {
         let key = self.layout.probe();
-        self.bounded(self.objects.put(&key, Bytes::new(), Replace::Anything)).await?;
-        let written = self.bounded(self.objects.get(&key)).await;
-        let _ = self.bounded(self.objects.delete(&key)).await;
+        self.put(&key, Bytes::new(), Replace::Anything).await?;
+        let written = self.get(&key).await;
+        let _ = self.delete(&key).await;
         Ok(written?.modified)
     }
 
@@ -104,13 +105,13 @@ impl Inner {
                     collected.kept_bytes += size;
                     continue;
                 }
-                match self.bounded(self.objects.delete(&key)).await {
+                match self.delete(&key).await {
                     Ok(()) => {
                         collected.deleted += 1;
                         collected.deleted_bytes += size;
                         if mark.is_some() {
                             let mark = format!("{root_of_marks}{name}");
-                            let _ = self.bounded(self.objects.delete(&mark)).await;
+                            let _ = self.delete(&mark).await;
                         }
                     }
                     Err(error) => {
@@ -122,7 +123,7 @@ impl Inner {
         }
         for (name, modified) in used {
             if modified.age_at(now) > ORPHAN_AGE_MAX {
-                let _ = self.bounded(self.objects.delete(&format!("{root_of_marks}{name}"))).await;
+                let _ = self.delete(&format!("{root_of_marks}{name}")).await;
             }
         }
         self.delete_older(&self.layout.directory("leases", below), LEASE_AGE_MAX, now).await
@@ -134,7 +135,7 @@ impl Inner {
         let mut objects = self.objects.list(directory);
         while let Some(Listed { key, modified, .. }) = next(&mut objects).await? {
             if modified.age_at(now) > age_max {
-                let _ = self.bounded(self.objects.delete(&key)).await;
+                let _ = self.delete(&key).await;
             }
         }
         Ok(())

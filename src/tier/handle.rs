@@ -9,9 +9,10 @@ use tokio::time::Instant;
 
 #[cfg(feature = "tier")]
 use super::backend;
+use super::bucket::Bucket;
 use super::config::Config;
 use super::counts::Counts;
-use super::error::{BuildError, Error, ErrorKind};
+use super::error::BuildError;
 use super::health::Health;
 use super::layout::Layout;
 use super::metrics::Metrics;
@@ -47,13 +48,11 @@ pub(crate) enum Fault {
 
 pub(super) struct Inner {
     pub(super) config: Config,
-    pub(super) layout: Layout,
-    pub(super) objects: Arc<dyn Objects>,
+    pub(super) bucket: Arc<Bucket>,
     /// Of which registries content is shared, as the configuration says now.
     pub(super) registries: Live<Registries>,
     /// What names are sealed with, if they are shared.
     pub(super) key: Option<ClusterKey>,
-    pub(super) clock: Clock,
     pub(super) reading: Health,
     pub(super) writing: Health,
     /// Leases. They are small: that they work says nothing of uploads.
@@ -85,8 +84,6 @@ pub(super) struct Inner {
     /// Bytes of manifests that are written or wait for their permit.
     pub(super) queued: Arc<Semaphore>,
     pub(super) counts: Counts,
-    pub(super) metrics: Metrics,
-    pub(super) tasks: Tasks,
 }
 
 impl Tier {
@@ -118,12 +115,18 @@ impl Tier {
         clock: Clock,
         metrics: Metrics,
     ) -> Self {
-        Self(Some(Arc::new(Inner {
+        let bucket = Bucket {
             layout: Layout::new(config.location.prefix()),
-            registries: Live::new(config.registries.clone()),
             objects,
-            key,
+            head_timeout: config.head_timeout,
             clock,
+            metrics,
+            tasks: Tasks::default(),
+        };
+        Self(Some(Arc::new(Inner {
+            bucket: Arc::new(bucket),
+            registries: Live::new(config.registries.clone()),
+            key,
             reading: Health::default(),
             writing: Health::default(),
             leasing: Health::default(),
@@ -141,8 +144,6 @@ impl Tier {
             slower: Recent::new(PASSED_BY_FOR),
             queued: Arc::new(Semaphore::new(QUEUED_BYTES_MAX)),
             counts: Counts::default(),
-            metrics,
-            tasks: Tasks::default(),
             config,
         })))
     }
@@ -193,10 +194,10 @@ impl Tier {
         inner.avoided.note(registry, digest);
         inner.present.forget(registry, digest);
         match fault {
-            Fault::BrokenOff => inner.metrics.reads.with_label_values(&["broken_off"]).inc(),
+            Fault::BrokenOff => inner.bucket.metrics.reads.with_label_values(&["broken_off"]).inc(),
             Fault::Wrong => {
                 inner.counts.bad_objects.fetch_add(1, Ordering::Relaxed);
-                inner.metrics.bad_objects.inc();
+                inner.bucket.metrics.bad_objects.inc();
                 tracing::error!(%registry, %digest, "an object of the shared tier is not the content of its digest; it is deleted where this node may write");
                 if inner.config.write {
                     inner.delete_in_background(registry, digest);
@@ -221,13 +222,13 @@ impl Tier {
 
     /// The time by the clock of this node; `None` without a tier.
     pub(crate) fn now(&self) -> Option<Timestamp> {
-        self.0.as_ref().map(|inner| inner.clock.now())
+        self.0.as_ref().map(|inner| inner.bucket.clock.now())
     }
 
     /// Waits until what goes on in the background is over, but no longer than `wait`.
     pub async fn finish(&self, wait: Duration) {
         if let Some(inner) = &self.0 {
-            inner.tasks.finish(wait).await;
+            inner.bucket.tasks.finish(wait).await;
         }
     }
 }
@@ -237,33 +238,16 @@ impl Inner {
         self.registries.current().include(registry)
     }
 
-    fn delete_in_background(self: &Arc<Self>, registry: &Registry, digest: Digest) {
-        let (inner, registry) = (Arc::clone(self), registry.clone());
-        self.tasks.spawn_detached(async move {
-            for key in [inner.layout.blob(&registry, digest), inner.layout.manifest(&registry, digest)] {
-                if let Err(error) = inner.bounded(inner.objects.delete(&key)).await
-                    && error.kind != ErrorKind::NotFound
-                {
+    fn delete_in_background(&self, registry: &Registry, digest: Digest) {
+        let bucket = Arc::clone(&self.bucket);
+        let keys = [bucket.layout.blob(registry, digest), bucket.layout.manifest(registry, digest)];
+        self.bucket.tasks.spawn_detached(async move {
+            for key in keys {
+                if let Err(error) = bucket.ensure_absent(&key).await {
                     tracing::warn!(%digest, %error, "a wrong object of the shared tier could not be deleted");
                 }
             }
         });
-    }
-
-    /// A request that is answered within the time that a head may take.
-    pub(super) async fn bounded<T>(
-        &self,
-        request: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
-        let answered = tokio::time::timeout(self.config.head_timeout, request).await;
-        let result = answered.unwrap_or_else(|_| Err(Error::timed_out(self.config.head_timeout)));
-        if let Err(error) = &result
-            && error.kind != ErrorKind::NotFound
-            && error.kind != ErrorKind::Exists
-        {
-            self.metrics.errors.with_label_values(&[error.kind.label()]).inc();
-        }
-        result
     }
 }
 

@@ -8,6 +8,7 @@
 //! objects   what is asked of an object store, as a trait
 //!   backend   that trait over the crate object_store: S3, Google Cloud Storage, Azure Blob, a directory (http: its
 //!             requests)
+//! bucket    requests for objects, bounded in time
 //! health    when the tier is left alone because it fails (pure, by a given time)
 //! handle    what it is built from, what is remembered of its objects (recent)
 //! reading   blobs and manifests from the tier, bounded in time
@@ -30,6 +31,7 @@
 
 #[cfg(feature = "tier")]
 mod backend;
+mod bucket;
 mod claim;
 mod config;
 mod counts;

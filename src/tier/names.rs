@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::error::{Error, ErrorKind};
 use super::handle::{Inner, Tier};
-use super::objects::{Replace, read_whole};
+use super::objects::Replace;
 use crate::reference::Registry;
 use crate::support::clock::Timestamp;
 
@@ -73,7 +73,7 @@ impl Tier {
             return;
         }
         let inner = Arc::clone(inner);
-        let tasks = inner.tasks.clone();
+        let tasks = inner.bucket.tasks.clone();
         tasks.spawn_detached(async move {
             if let Err(error) = inner.share(&borrowed(&parts), Dated { at, fact }).await {
                 // The next proof is shared.
@@ -159,17 +159,13 @@ impl Inner {
     /// The record about `parts`; `None` for one that is none, or is of the future.
     async fn record<T: DeserializeOwned>(&self, parts: &[&str]) -> Result<Option<Dated<T>>, Error> {
         let Some(key) = &self.key else { return Ok(None) };
-        let at = self.layout.name(&key.name(parts));
-        let reading = async {
-            let object = self.objects.get(&at).await?;
-            read_whole(object.body, RECORD_BYTES_MAX).await
-        };
-        let Some(sealed) = self.bounded(reading).await? else { return Ok(None) };
+        let at = self.bucket.layout.name(&key.name(parts));
+        let Some(sealed) = self.bucket.get_whole(&at, RECORD_BYTES_MAX).await? else { return Ok(None) };
         let opened = key.open(parts, &sealed).and_then(|plain| serde_json::from_slice(&plain).ok());
         if opened.is_none() {
-            self.metrics.errors.with_label_values(&["bad_record"]).inc();
+            self.bucket.metrics.errors.with_label_values(&["bad_record"]).inc();
         }
-        let now = self.clock.now();
+        let now = self.bucket.clock.now();
         Ok(opened.filter(|dated: &Dated<T>| dated.at.0 <= now.0 + AHEAD_SECONDS_MAX))
     }
 
@@ -177,8 +173,8 @@ impl Inner {
         let Some(key) = &self.key else { return Ok(()) };
         let plain = serde_json::to_vec(dated).unwrap_or_default();
         let Some(sealed) = key.seal(parts, &plain) else { return Ok(()) };
-        let at = self.layout.name(&key.name(parts));
-        let written = self.bounded(self.objects.put(&at, Bytes::from(sealed), Replace::Anything)).await;
+        let at = self.bucket.layout.name(&key.name(parts));
+        let written = self.bucket.put(&at, Bytes::from(sealed), Replace::Anything).await;
         match &written {
             Ok(()) => self.writing.succeeded(),
             Err(error) if error.kind.is_trouble() => self.writing.failed(error.kind, Instant::now()),

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::time::{Instant, timeout};
 
+use super::bucket::Bucket;
 use super::error::{Error, ErrorKind};
-use super::handle::{Inner, Tier};
+use super::handle::Tier;
 use super::objects::Replace;
 
 /// How long each step may take: longer than a pull waits, so that it is said how slow it is.
@@ -40,19 +41,20 @@ impl Tier {
             Ok(took) => took,
             Err(error) => return Err(("get a credential", error)),
         };
-        if inner.config.read {
+        let (bucket, config) = (&inner.bucket, &inner.config);
+        if config.read {
             // A store that hides what is absent would be left alone after every miss.
-            let absent = inner.layout.probe();
-            match step("look for an object that is not there", inner.objects.get(&absent)).await {
+            let absent = bucket.layout.probe();
+            match step("look for an object that is not there", bucket.objects.get(&absent)).await {
                 Err((_, error)) if error.kind == ErrorKind::NotFound => {}
                 Err(failed) => return Err(failed),
                 Ok(_) => {}
             }
         }
         // From here on: a connection is there, as it is for pulls.
-        let (key, begun) = (inner.layout.probe(), Instant::now());
-        if !inner.config.write {
-            return match step("read", inner.objects.get(&key)).await {
+        let (key, begun) = (bucket.layout.probe(), Instant::now());
+        if !config.write {
+            return match step("read", bucket.objects.get(&key)).await {
                 Err((_, error)) if error.kind == ErrorKind::NotFound => {
                     Ok(Probed { credential, took: begun.elapsed(), creates_once: true })
                 }
@@ -61,22 +63,23 @@ impl Tier {
             };
         }
         let content = Bytes::from_static(CONTENT);
-        step("write", inner.objects.put(&key, content.clone(), Replace::Anything)).await?;
-        let probed = inner.probe_written(&key, content, begun).await;
-        let deleted = step("delete", inner.objects.delete(&key)).await;
+        step("write", bucket.objects.put(&key, content.clone(), Replace::Anything)).await?;
+        let probed = bucket.probe_written(&key, content, begun, config.read).await;
+        let deleted = step("delete", bucket.objects.delete(&key)).await;
         let probed = probed?;
         deleted.map(|()| Probed { credential, ..probed })
     }
 }
 
-impl Inner {
+impl Bucket {
     async fn probe_written(
         &self,
         key: &str,
         content: Bytes,
         begun: Instant,
+        is_read: bool,
     ) -> Result<Probed, (&'static str, Error)> {
-        if self.config.read {
+        if is_read {
             let mut object = step("read", self.objects.get(key)).await?;
             let read = step("read", async { object.body.next().await.transpose() }).await?;
             if read.as_deref() != Some(CONTENT) {

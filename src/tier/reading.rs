@@ -82,7 +82,7 @@ impl Tier {
             || inner.reading.is_left_alone(now)
             || inner.bodies.is_left_alone(now);
         if is_left_alone {
-            inner.metrics.reads.with_label_values(&["left_alone"]).inc();
+            inner.bucket.metrics.reads.with_label_values(&["left_alone"]).inc();
             return Prospect::LeftAlone;
         }
         Prospect::Look
@@ -92,7 +92,7 @@ impl Tier {
     pub(crate) async fn blob(&self, registry: &Registry, digest: Digest) -> Lookup {
         match (self.prospect(registry, digest), &self.0) {
             (Prospect::Look, Some(inner)) => {
-                inner.look(registry, digest, &inner.layout.blob(registry, digest)).await
+                inner.look(registry, digest, &inner.bucket.layout.blob(registry, digest)).await
             }
             (Prospect::WriteOnly, _) => Lookup::Absent,
             _ => Lookup::Unavailable,
@@ -102,7 +102,7 @@ impl Tier {
     /// Counts content that is not looked for, since its registry does not confirm in time what it has.
     pub(crate) fn record_unconfirmed(&self) {
         if let Some(inner) = &self.0 {
-            inner.metrics.reads.with_label_values(&["unconfirmed"]).inc();
+            inner.bucket.metrics.reads.with_label_values(&["unconfirmed"]).inc();
         }
     }
 
@@ -110,7 +110,7 @@ impl Tier {
     pub(crate) fn record_use(&self, registry: &Registry, digest: Digest, modified: Option<Timestamp>) {
         let Some(inner) = &self.0 else { return };
         inner.counts.hits.fetch_add(1, Ordering::Relaxed);
-        inner.metrics.reads.with_label_values(&["hit"]).inc();
+        inner.bucket.metrics.reads.with_label_values(&["hit"]).inc();
         if let Some(modified) = modified {
             inner.note_use(registry, digest, modified);
         }
@@ -127,7 +127,7 @@ impl Tier {
         memory: &ByteBudget<String>,
     ) -> Option<(Bytes, Option<Timestamp>)> {
         let inner = self.reader_of(registry)?;
-        let key = inner.layout.manifest(registry, digest);
+        let key = inner.bucket.layout.manifest(registry, digest);
         let Lookup::Found(Found { size, modified, body }) = inner.look(registry, digest, &key).await else {
             return None;
         };
@@ -177,7 +177,7 @@ impl Tier {
     pub async fn has_manifest(&self, registry: &Registry, digest: Digest) -> Option<bool> {
         let inner = self.reader_of(registry)?;
         // For people: nothing is counted, and no use is recorded.
-        match inner.bounded(inner.objects.get(&inner.layout.manifest(registry, digest))).await {
+        match inner.bucket.get(&inner.bucket.layout.manifest(registry, digest)).await {
             Ok(_) => Some(true),
             Err(error) if error.kind == ErrorKind::NotFound => Some(false),
             Err(_) => None,
@@ -190,7 +190,7 @@ impl Inner {
         if self.avoided.has(registry, digest) {
             return Lookup::Absent;
         }
-        let count = |result: &str| self.metrics.reads.with_label_values(&[result]).inc();
+        let count = |result: &str| self.bucket.metrics.reads.with_label_values(&[result]).inc();
         let now = Instant::now();
         // A miss says nothing of bodies, and does not take their test.
         if self.bodies.is_left_alone(now) || !self.reading.admits(now) {
@@ -198,8 +198,8 @@ impl Inner {
             return Lookup::Unavailable;
         }
         let begun = Instant::now();
-        let answer = self.bounded(self.objects.get(key)).await;
-        self.metrics.seconds.with_label_values(&["get"]).observe(begun.elapsed().as_secs_f64());
+        let answer = self.bucket.get(key).await;
+        self.bucket.metrics.seconds.with_label_values(&["get"]).observe(begun.elapsed().as_secs_f64());
         match answer {
             Ok(object) => {
                 self.reading.succeeded();
@@ -230,24 +230,23 @@ impl Inner {
 
     /// Records that an object is used, which was written at `modified`: in the background, about once a day in all
     /// nodes together. A wrong clock costs a few requests.
-    fn note_use(self: &Arc<Self>, registry: &Registry, digest: Digest, modified: Timestamp) {
-        let is_old = |written: Timestamp| written.age_at(self.clock.now()) > TOUCHED_FOR;
+    fn note_use(&self, registry: &Registry, digest: Digest, modified: Timestamp) {
+        let is_old = |written: Timestamp| written.age_at(self.bucket.clock.now()) > TOUCHED_FOR;
         if !self.config.write || !is_old(modified) || self.touched.has(registry, digest) {
             return;
         }
         self.touched.note(registry, digest);
-        let (inner, key) = (Arc::clone(self), self.layout.used(registry, digest));
-        self.tasks.spawn_detached(async move {
+        let (bucket, key) = (Arc::clone(&self.bucket), self.bucket.layout.used(registry, digest));
+        self.bucket.tasks.spawn_detached(async move {
             // Not all nodes at once: the first one spares the others the write.
             tokio::time::sleep(TOUCH_JITTER.mul_f64(fastrand::f64())).await;
-            let written = match inner.bounded(inner.objects.get(&key)).await {
+            let written = match bucket.get(&key).await {
                 Ok(object) => Some(object.modified),
                 Err(error) if error.kind == ErrorKind::NotFound => None,
                 Err(_) => return,
             };
-            if written.is_none_or(|written| written.age_at(inner.clock.now()) > TOUCHED_FOR) {
-                let put = inner.objects.put(&key, Bytes::new(), Replace::Anything);
-                if let Err(error) = inner.bounded(put).await {
+            if written.is_none_or(|written| written.age_at(bucket.clock.now()) > TOUCHED_FOR) {
+                if let Err(error) = bucket.put(&key, Bytes::new(), Replace::Anything).await {
                     tracing::debug!(%error, "the use of an object of the shared tier could not be recorded");
                 }
             }
@@ -268,7 +267,7 @@ impl Inner {
             Ok(chunk) => {
                 let bytes = chunk.len() as u64;
                 inner.counts.read_bytes.fetch_add(bytes, Ordering::Relaxed);
-                inner.metrics.read_bytes.inc_by(bytes);
+                inner.bucket.metrics.read_bytes.inc_by(bytes);
                 received += bytes;
                 if received == size {
                     inner.bodies.succeeded_with(size, Instant::now());

@@ -57,7 +57,7 @@ impl Tier {
 impl Inner {
     async fn role(self: &Arc<Self>, registry: &Registry, digest: Digest, size: u64) -> Role {
         let (inner, slot) = (self, ClaimSlot::default());
-        let key = inner.layout.lease(registry, digest);
+        let key = inner.bucket.layout.lease(registry, digest);
         let mut found = match inner.lease_at(&key).await {
             Ok(found) => found,
             Err(error) => return inner.alone(&error),
@@ -67,14 +67,14 @@ impl Inner {
                 Ok(claim) => {
                     inner.leasing.succeeded();
                     // The writer before may have completed the object and given its lease back since this node looked.
-                    let blob = inner.layout.blob(registry, digest);
+                    let blob = inner.bucket.layout.blob(registry, digest);
                     if let Lookup::Found(found) = inner.look(registry, digest, &blob).await
                         && found.size == size
                     {
                         return Role::Waiter(found, slot);
                     }
                     slot.hold(claim);
-                    inner.metrics.count_lease("claimed");
+                    inner.bucket.metrics.count_lease("claimed");
                     return Role::Writer(slot);
                 }
                 Err(error) if error.kind == ErrorKind::Exists => {
@@ -95,7 +95,7 @@ impl Inner {
             Some((lease, _)) if !inner.config.write && inner.is_silent(&key, lease) => return Role::Alone,
             Some(_) => {}
         }
-        inner.metrics.count_lease("waited");
+        inner.bucket.metrics.count_lease("waited");
         let body = waiting(Arc::clone(inner), registry.clone(), digest, size, slot.clone());
         Role::Waiter(Found { size, modified: None, body }, slot)
     }

@@ -89,9 +89,9 @@ impl Tier {
     ) -> Option<Upload> {
         let inner = self.writer_of(registry)?;
         let part = part_of(size)?;
-        let key = inner.layout.blob(registry, digest);
+        let key = inner.bucket.layout.blob(registry, digest);
         if !inner.config.read
-            && let Ok(there) = inner.bounded(inner.objects.get(&key)).await
+            && let Ok(there) = inner.bucket.get(&key).await
             && there.size == size
         {
             inner.present.note(registry, digest);
@@ -132,19 +132,19 @@ impl Tier {
             return;
         }
         let (inner, registry) = (Arc::clone(inner), registry.clone());
-        let tasks = inner.tasks.clone();
+        let tasks = inner.bucket.tasks.clone();
         tasks.spawn_detached(async move {
             let permit = timeout(PERMIT_WAIT, inner.singles.acquire()).await;
             let Ok(Ok(_permit)) = permit else { return inner.count_write("skipped") };
-            let key = inner.layout.manifest(&registry, digest);
+            let key = inner.bucket.layout.manifest(&registry, digest);
             let bytes = content.len();
             // What was wrong is replaced; a node that does not read cannot tell whether it is.
             let is_doubtful = !inner.config.read || inner.avoided.has(&registry, digest);
             let replace = if is_doubtful { Replace::Anything } else { Replace::Nothing };
-            let mut written = inner.bounded(inner.objects.put(&key, content.clone(), replace)).await;
+            let mut written = inner.bucket.put(&key, content.clone(), replace).await;
             // A store that knows no conditions.
             if written.as_ref().is_err_and(|error| error.kind == ErrorKind::Unsupported) {
-                written = inner.bounded(inner.objects.put(&key, content, Replace::Anything)).await;
+                written = inner.bucket.put(&key, content, Replace::Anything).await;
             }
             let _ = inner.note_written(&registry, digest, bytes, written);
             drop(queued);
@@ -193,11 +193,11 @@ impl Upload {
         let content = self.frozen(content);
         let parts = match &mut self.parts {
             Some(parts) => parts,
-            none => none.insert(inner.bounded(inner.objects.begin(&self.key)).await?),
+            none => none.insert(inner.bucket.begin(&self.key).await?),
         };
         let begun = Instant::now();
-        let sent = inner.within(PART_WAIT, parts.part(content)).await;
-        inner.metrics.seconds.with_label_values(&["put"]).observe(begun.elapsed().as_secs_f64());
+        let sent = inner.bucket.within(PART_WAIT, parts.part(content)).await;
+        inner.bucket.metrics.seconds.with_label_values(&["put"]).observe(begun.elapsed().as_secs_f64());
         sent?;
         self.sent += bytes;
         inner.count_bytes(bytes);
@@ -226,10 +226,11 @@ impl Upload {
         if self.parts.is_some() {
             self.send(content, permit).await?;
             let Some(parts) = &mut self.parts else { return Ok(()) };
-            return inner.within(PART_WAIT, parts.complete()).await;
+            return inner.bucket.within(PART_WAIT, parts.complete()).await;
         }
         let (whole, bytes) = (self.frozen(content), self.size);
-        let written = inner.within(PART_WAIT, inner.objects.put(&self.key, whole, Replace::Anything)).await;
+        let put = inner.bucket.objects.put(&self.key, whole, Replace::Anything);
+        let written = inner.bucket.within(PART_WAIT, put).await;
         drop(permit);
         written.inspect(|()| inner.count_bytes(bytes))
     }
@@ -248,9 +249,9 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         let Some(mut parts) = self.parts.take() else { return };
-        let inner = Arc::clone(&self.inner);
-        self.inner.tasks.spawn_detached(async move {
-            if let Err(error) = inner.bounded(parts.abort()).await {
+        let bucket = Arc::clone(&self.inner.bucket);
+        self.inner.bucket.tasks.spawn_detached(async move {
+            if let Err(error) = bucket.bounded(parts.abort()).await {
                 tracing::debug!(%error, "an unfinished upload to the shared tier could not be thrown away");
             }
         });
@@ -260,24 +261,11 @@ impl Drop for Upload {
 impl Inner {
     fn count_bytes(&self, bytes: u64) {
         self.counts.written_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.metrics.written_bytes.inc_by(bytes);
+        self.bucket.metrics.written_bytes.inc_by(bytes);
     }
 
     fn count_write(&self, result: &str) {
-        self.metrics.writes.with_label_values(&[result]).inc();
-    }
-
-    /// A request that may take as long as a part.
-    async fn within<T>(
-        &self,
-        wait: Duration,
-        request: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
-        let result = timeout(wait, request).await.unwrap_or_else(|_| Err(Error::timed_out(wait)));
-        if let Err(error) = &result {
-            self.metrics.errors.with_label_values(&[error.kind.label()]).inc();
-        }
-        result
+        self.bucket.metrics.writes.with_label_values(&[result]).inc();
     }
 
     fn note_written(

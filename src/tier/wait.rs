@@ -40,7 +40,7 @@ pub(super) fn waiting(
             None if slot.is_held() => "took_over",
             None => "gave_up",
         };
-        inner.metrics.wait_seconds.with_label_values(&[result]).observe(seconds);
+        inner.bucket.metrics.wait_seconds.with_label_values(&[result]).observe(seconds);
         let why = "another node did not write the blob in time";
         found.map(|found| found.body).ok_or_else(|| Error::new(ErrorKind::GaveUp, why))
     };
@@ -55,7 +55,7 @@ async fn wait(
     size: u64,
     slot: &ClaimSlot,
 ) -> Option<Found> {
-    let (key, begun) = (inner.layout.lease(registry, digest), Instant::now());
+    let (key, begun) = (inner.bucket.layout.lease(registry, digest), Instant::now());
     let mut seen: Option<Seen> = None;
     let (mut pause, mut failed) = (first_pause(), 0);
     loop {
@@ -168,7 +168,7 @@ impl Inner {
     }
 
     async fn written(self: &Arc<Self>, registry: &Registry, digest: Digest, size: u64) -> Written {
-        match self.look(registry, digest, &self.layout.blob(registry, digest)).await {
+        match self.look(registry, digest, &self.bucket.layout.blob(registry, digest)).await {
             Lookup::Found(found) if found.size == size => Written::Yes(found),
             Lookup::Absent => Written::No,
             Lookup::Found(_) | Lookup::Unavailable => Written::Unusable,
@@ -184,7 +184,7 @@ async fn take_over(
     size: u64,
     (seen, slot): (&Bytes, &ClaimSlot),
 ) -> TakenOver {
-    let key = inner.layout.lease(registry, digest);
+    let key = inner.bucket.layout.lease(registry, digest);
     // Its writer may be done, and not have been able to delete its lease.
     match inner.written(registry, digest, size).await {
         Written::Yes(found) => return TakenOver::Ended(Some(found)),
@@ -197,9 +197,7 @@ async fn take_over(
         Ok(_) => return TakenOver::Renewed,
         Err(_) => return TakenOver::Ended(None),
     }
-    if let Err(error) = inner.bounded(inner.objects.delete(&key)).await
-        && error.kind != ErrorKind::NotFound
-    {
+    if inner.bucket.ensure_absent(&key).await.is_err() {
         return TakenOver::Ended(None);
     }
     match inner.claim(registry, digest, size, slot).await {

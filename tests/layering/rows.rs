@@ -260,6 +260,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["backend/store"],
             &["backend/platform"],
             &["backend"],
+            &["bucket"],
             &["handle"],
             &["credential", "gc", "names", "reading", "status"],
             &["probe"],
