@@ -81,7 +81,7 @@ impl Inner {
         size: u64,
         slot: &ClaimSlot,
     ) -> Result<Claim, Error> {
-        if self.writing.is_left_alone(Instant::now()) {
+        if self.health.writing.is_left_alone(Instant::now()) {
             return Err(Error::new(ErrorKind::GaveUp, "it does not take what it is given"));
         }
         let key = self.bucket.layout.lease(registry, digest);

@@ -21,7 +21,7 @@ impl Tier {
             let mut fails = false;
             while let Some(fetched) = inner.bucket.objects.credential() {
                 match fetched.await {
-                    Ok(()) if std::mem::take(&mut fails) => inner.has_credential(),
+                    Ok(()) if std::mem::take(&mut fails) => inner.credential_came(),
                     Ok(()) => {}
                     Err(error) => {
                         if !std::mem::replace(&mut fails, true) {
@@ -47,10 +47,8 @@ impl Tier {
 }
 
 impl Inner {
-    fn has_credential(&self) {
-        for health in [&self.reading, &self.writing, &self.leasing, &self.bodies] {
-            health.forgive(ErrorKind::NoCredential);
-        }
+    fn credential_came(&self) {
+        self.health.forgive_all(ErrorKind::NoCredential);
         tracing::info!("the shared tier has its credential");
     }
 }

@@ -13,7 +13,7 @@ use super::bucket::Bucket;
 use super::config::Config;
 use super::counts::Counts;
 use super::error::BuildError;
-use super::health::Health;
+use super::health::Healths;
 use super::layout::Layout;
 use super::metrics::Metrics;
 use super::objects::Objects;
@@ -53,12 +53,7 @@ pub(super) struct Inner {
     pub(super) registries: Live<Registries>,
     /// What names are sealed with, if they are shared.
     pub(super) key: Option<ClusterKey>,
-    pub(super) reading: Health,
-    pub(super) writing: Health,
-    /// Leases. They are small: that they work says nothing of uploads.
-    pub(super) leasing: Health,
-    /// Bodies. That a small object is read says nothing of large ones.
-    pub(super) bodies: Health,
+    pub(super) health: Healths,
     /// Objects that are not read for a while, because they were wrong or their transfer broke off.
     pub(super) avoided: Recent,
     /// Objects that this node wrote, or found, a moment ago.
@@ -127,10 +122,7 @@ impl Tier {
             bucket: Arc::new(bucket),
             registries: Live::new(config.registries.clone()),
             key,
-            reading: Health::default(),
-            writing: Health::default(),
-            leasing: Health::default(),
-            bodies: Health::default(),
+            health: Healths::default(),
             avoided: Recent::new(recent::AVOIDED_FOR),
             present: Recent::new(recent::PRESENT_FOR),
             touched: Recent::new(recent::TOUCHED_FOR),

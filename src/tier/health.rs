@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::error::ErrorKind;
+use super::error::{Error, ErrorKind};
 
 /// After the first failure.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -21,17 +21,55 @@ const DENIED_PAUSE: Duration = Duration::from_secs(300);
 /// Bytes of a body from which on its success counts as one of bodies.
 const BODY_BYTES_MIN: u64 = 1024 * 1024;
 
+/// Whether the tier answers, by kind of access.
+#[derive(Debug, Default)]
+pub(super) struct Healths {
+    /// Looks for objects.
+    pub(super) reading: Health,
+    /// Bodies. That a small object is read says nothing of large ones.
+    pub(super) bodies: Health,
+    /// Content and records that are written.
+    pub(super) writing: Health,
+    /// Leases. They are small: that they work says nothing of uploads.
+    pub(super) leasing: Health,
+}
+
+impl Healths {
+    /// Whether no blob would be looked for now; takes the place of no request that tests it.
+    pub(super) fn is_reading_left_alone(&self, now: Instant) -> bool {
+        self.reading.is_left_alone(now) || self.bodies.is_left_alone(now)
+    }
+
+    /// Why it is not read; `None` while it answers.
+    pub(super) fn reading_trouble(&self, now: Instant) -> Option<Trouble> {
+        self.reading.trouble(now).or(self.bodies.trouble(now))
+    }
+
+    /// Why it is not written; `None` while it takes what it is given.
+    pub(super) fn writing_trouble(&self, now: Instant) -> Option<Trouble> {
+        self.writing.trouble(now).or(self.leasing.trouble(now))
+    }
+
+    /// What made it fail with `kind` is mended, for every kind of access.
+    pub(super) fn forgive_all(&self, kind: ErrorKind) {
+        for health in [&self.reading, &self.bodies, &self.writing, &self.leasing] {
+            health.forgive(kind);
+        }
+    }
+}
+
 /// Whether the tier answers, for one kind of access.
 #[derive(Debug, Default)]
-pub(super) struct Health(Mutex<State>);
+pub(super) struct Health(Mutex<Option<Failing>>);
 
-#[derive(Debug, Default)]
-struct State {
+/// What is known since the first of the failures in a row.
+#[derive(Debug)]
+struct Failing {
     failures: u32,
-    alone_until: Option<Instant>,
-    failing_since: Option<Instant>,
-    failed_at: Option<Instant>,
-    last: Option<ErrorKind>,
+    since: Instant,
+    last_at: Instant,
+    kind: ErrorKind,
+    alone_until: Instant,
 }
 
 /// What is known of a tier that fails.
@@ -44,12 +82,11 @@ pub(crate) struct Trouble {
 impl Health {
     /// Whether a request may be sent at `now`. After a pause the first one may, and the others once it succeeded.
     pub(super) fn admits(&self, now: Instant) -> bool {
-        let mut state = self.0.lock();
-        match state.alone_until {
+        match self.0.lock().as_mut() {
             None => true,
-            Some(until) if now < until => false,
-            Some(_) => {
-                state.alone_until = Some(now + state.pause());
+            Some(failing) if now < failing.alone_until => false,
+            Some(failing) => {
+                failing.alone_until = now + failing.pause();
                 true
             }
         }
@@ -57,56 +94,71 @@ impl Health {
 
     /// Whether no request would be admitted now; takes the place of none.
     pub(super) fn is_left_alone(&self, now: Instant) -> bool {
-        self.0.lock().alone_until.is_some_and(|until| now < until)
+        self.0.lock().as_ref().is_some_and(|failing| now < failing.alone_until)
+    }
+
+    /// Takes note of what came of a request. That an object is absent, or is there already, is an answer; what
+    /// concerns one object alone says nothing of the tier.
+    pub(super) fn record<T>(&self, result: &Result<T, Error>, now: Instant) {
+        match result {
+            Ok(_) => self.succeeded(),
+            Err(error) => self.record_error(error, now),
+        }
+    }
+
+    /// The same for a request that failed.
+    pub(super) fn record_error(&self, error: &Error, now: Instant) {
+        if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Exists) {
+            self.succeeded();
+        } else if error.kind.is_trouble() {
+            self.failed(error.kind, now);
+        }
     }
 
     /// The tier answered.
     pub(super) fn succeeded(&self) {
-        *self.0.lock() = State::default();
+        *self.0.lock() = None;
     }
 
     /// What made it fail with `kind` is mended: it is not left alone for that any longer.
-    pub(super) fn forgive(&self, kind: ErrorKind) {
-        let mut state = self.0.lock();
-        if state.last == Some(kind) {
-            *state = State::default();
-        }
+    fn forgive(&self, kind: ErrorKind) {
+        self.0.lock().take_if(|failing| failing.kind == kind);
     }
 
     /// A body of `bytes` bytes came whole. A small one says little of large ones, and counts once there was no failure
     /// for as long as the longest pause.
     pub(super) fn succeeded_with(&self, bytes: u64, now: Instant) {
-        let mut state = self.0.lock();
-        let is_long_ago = state.failed_at.is_none_or(|at| now.saturating_duration_since(at) >= PAUSE_MAX);
-        if bytes >= BODY_BYTES_MIN || is_long_ago {
-            *state = State::default();
-        }
+        let is_long_ago = |failing: &mut Failing| now.saturating_duration_since(failing.last_at) >= PAUSE_MAX;
+        self.0.lock().take_if(|failing| bytes >= BODY_BYTES_MIN || is_long_ago(failing));
     }
 
     /// A request failed, at `now`, in a way that concerns the tier as a whole.
     pub(super) fn failed(&self, kind: ErrorKind, now: Instant) {
         let mut state = self.0.lock();
-        state.failures = state.failures.saturating_add(1);
-        state.last = Some(kind);
-        state.failing_since.get_or_insert(now);
-        state.failed_at = Some(now);
-        let pause = state.pause();
+        let first = Failing { failures: 0, since: now, last_at: now, kind, alone_until: now };
+        let failing = state.get_or_insert(first);
+        failing.failures = failing.failures.saturating_add(1);
+        failing.kind = kind;
+        failing.last_at = now;
+        let pause = failing.pause();
         // The nodes of a fleet do not all come back at once.
         let jitter = pause.mul_f64(0.25 * fastrand::f64());
-        state.alone_until = Some(now + pause + jitter);
+        failing.alone_until = now + pause + jitter;
     }
 
     /// Why it is left alone; `None` while it answers.
-    pub(crate) fn trouble(&self, now: Instant) -> Option<Trouble> {
-        let state = self.0.lock();
-        let (since, kind) = (state.failing_since?, state.last?);
-        Some(Trouble { lasts: now.saturating_duration_since(since), kind })
+    fn trouble(&self, now: Instant) -> Option<Trouble> {
+        let trouble = |failing: &Failing| Trouble {
+            lasts: now.saturating_duration_since(failing.since),
+            kind: failing.kind,
+        };
+        self.0.lock().as_ref().map(trouble)
     }
 }
 
-impl State {
+impl Failing {
     fn pause(&self) -> Duration {
-        if self.last == Some(ErrorKind::Denied) {
+        if self.kind == ErrorKind::Denied {
             return DENIED_PAUSE;
         }
         let doublings = self.failures.saturating_sub(1).min(16);
@@ -156,5 +208,22 @@ mod tests {
         health.failed(ErrorKind::Denied, start);
         assert!(!health.admits(start + Duration::from_secs(290)));
         assert!(health.admits(start + Duration::from_secs(400)));
+    }
+
+    #[test]
+    fn what_concerns_one_object_does_not_count_as_a_tier_that_fails() {
+        let (health, start) = (Health::default(), Instant::now());
+        let record = |kind| health.record_error(&Error::new(kind, "as the test says"), start);
+        for kind in [ErrorKind::Changed, ErrorKind::Unsupported, ErrorKind::Slower, ErrorKind::GaveUp] {
+            record(kind);
+            assert!(health.trouble(start).is_none(), "{kind:?}");
+        }
+        for answered in [ErrorKind::NotFound, ErrorKind::Exists] {
+            record(ErrorKind::Throttled);
+            record(ErrorKind::Changed);
+            assert_eq!(health.trouble(start).unwrap().kind, ErrorKind::Throttled, "nothing was answered");
+            record(answered);
+            assert!(health.trouble(start).is_none(), "{answered:?}");
+        }
     }
 }

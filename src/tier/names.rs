@@ -69,7 +69,7 @@ impl Tier {
         let Some(name) = inner.key.as_ref().map(|key| key.name(&borrowed(&parts))) else { return };
         // Another fact about the same is shared at once.
         let shared = format!("{name} {}", serde_json::to_string(&fact).unwrap_or_default());
-        if inner.writing.is_left_alone(Instant::now()) || !inner.shared.note_once(shared.clone()) {
+        if inner.health.writing.is_left_alone(Instant::now()) || !inner.shared.note_once(shared.clone()) {
             return;
         }
         let inner = Arc::clone(inner);
@@ -136,7 +136,7 @@ impl Inner {
         if stays {
             return Ok(());
         }
-        if !self.writing.admits(Instant::now()) {
+        if !self.health.writing.admits(Instant::now()) {
             return Err(Error::new(ErrorKind::GaveUp, "it does not take what it is given"));
         }
         self.write_record(parts, &record).await
@@ -144,15 +144,11 @@ impl Inner {
 
     /// The record about `parts`, unless the tier is left alone.
     async fn record_in_turn<T: DeserializeOwned>(&self, parts: &[&str]) -> Result<Option<Dated<T>>, Error> {
-        if !self.reading.admits(Instant::now()) {
+        if !self.health.reading.admits(Instant::now()) {
             return Err(Error::new(ErrorKind::GaveUp, "it is left alone for a while"));
         }
         let found = self.record(parts).await.or_else(Error::absent);
-        match &found {
-            Ok(_) => self.reading.succeeded(),
-            Err(error) if error.kind.is_trouble() => self.reading.failed(error.kind, Instant::now()),
-            Err(_) => {}
-        }
+        self.health.reading.record(&found, Instant::now());
         found
     }
 
@@ -175,11 +171,7 @@ impl Inner {
         let Some(sealed) = key.seal(parts, &plain) else { return Ok(()) };
         let at = self.bucket.layout.name(&key.name(parts));
         let written = self.bucket.put(&at, Bytes::from(sealed), Replace::Anything).await;
-        match &written {
-            Ok(()) => self.writing.succeeded(),
-            Err(error) if error.kind.is_trouble() => self.writing.failed(error.kind, Instant::now()),
-            Err(_) => {}
-        }
+        self.health.writing.record(&written, Instant::now());
         written
     }
 }

@@ -78,10 +78,7 @@ impl Tier {
         }
         let now = Instant::now();
         // Manifests are still asked for where the registry is faster: they are small, and registries count them.
-        let is_left_alone = inner.slower.is_noted(registry)
-            || inner.reading.is_left_alone(now)
-            || inner.bodies.is_left_alone(now);
-        if is_left_alone {
+        if inner.slower.is_noted(registry) || inner.health.is_reading_left_alone(now) {
             inner.bucket.metrics.reads.with_label_values(&["left_alone"]).inc();
             return Prospect::LeftAlone;
         }
@@ -166,8 +163,7 @@ impl Tier {
     pub(crate) fn is_readable(&self, registry: &Registry, digest: Digest) -> bool {
         let now = Instant::now();
         self.reader_of(registry).is_some_and(|inner| {
-            let is_left_alone = inner.reading.is_left_alone(now) || inner.bodies.is_left_alone(now);
-            !is_left_alone && !inner.avoided.has(registry, digest)
+            !inner.health.is_reading_left_alone(now) && !inner.avoided.has(registry, digest)
         })
     }
 }
@@ -193,18 +189,18 @@ impl Inner {
         let count = |result: &str| self.bucket.metrics.reads.with_label_values(&[result]).inc();
         let now = Instant::now();
         // A miss says nothing of bodies, and does not take their test.
-        if self.bodies.is_left_alone(now) || !self.reading.admits(now) {
+        if self.health.bodies.is_left_alone(now) || !self.health.reading.admits(now) {
             count("left_alone");
             return Lookup::Unavailable;
         }
         let begun = Instant::now();
         let answer = self.bucket.get(key).await;
         self.bucket.metrics.seconds.with_label_values(&["get"]).observe(begun.elapsed().as_secs_f64());
+        self.health.reading.record(&answer, Instant::now());
         match answer {
             Ok(object) => {
-                self.reading.succeeded();
                 self.present.note(registry, digest);
-                if !self.bodies.admits(Instant::now()) {
+                if !self.health.bodies.admits(Instant::now()) {
                     count("left_alone");
                     return Lookup::Unavailable;
                 }
@@ -212,16 +208,12 @@ impl Inner {
                 Lookup::Found(Found { size, modified, body: self.body(registry, object) })
             }
             Err(error) if error.kind == ErrorKind::NotFound => {
-                self.reading.succeeded();
                 self.counts.misses.fetch_add(1, Ordering::Relaxed);
                 count("miss");
                 Lookup::Absent
             }
             Err(error) => {
                 count("error");
-                if error.kind.is_trouble() {
-                    self.reading.failed(error.kind, Instant::now());
-                }
                 tracing::warn!(%error, "the shared tier is left alone for a while; registries are asked instead");
                 Lookup::Unavailable
             }
@@ -270,7 +262,7 @@ impl Inner {
                 inner.bucket.metrics.read_bytes.inc_by(bytes);
                 received += bytes;
                 if received == size {
-                    inner.bodies.succeeded_with(size, Instant::now());
+                    inner.health.bodies.succeeded_with(size, Instant::now());
                 }
             }
             // Beside another registry it may be fast.
@@ -278,7 +270,7 @@ impl Inner {
                 inner.slower.note_once(registry.clone());
                 tracing::info!(%registry, "the shared tier is slower than the registry, which delivers for some minutes");
             }
-            Err(error) => inner.bodies.failed(error.kind, Instant::now()),
+            Err(error) => inner.health.bodies.failed(error.kind, Instant::now()),
         }))
     }
 }

@@ -43,7 +43,7 @@ impl Tier {
     pub(crate) async fn role(&self, registry: &Registry, digest: Digest, size: u64) -> Role {
         let Some(inner) = self.reader_of(registry) else { return Role::Alone };
         tokio::time::sleep(LOOK_JITTER.mul_f64(fastrand::f64())).await;
-        if !inner.leasing.admits(Instant::now()) {
+        if !inner.health.leasing.admits(Instant::now()) {
             return Role::Alone;
         }
         let wait = inner.config.head_timeout;
@@ -65,7 +65,7 @@ impl Inner {
         if found.is_none() && inner.config.write {
             match inner.claim(registry, digest, size, &slot).await {
                 Ok(claim) => {
-                    inner.leasing.succeeded();
+                    inner.health.leasing.succeeded();
                     // The writer before may have completed the object and given its lease back since this node looked.
                     let blob = inner.bucket.layout.blob(registry, digest);
                     if let Lookup::Found(found) = inner.look(registry, digest, &blob).await
@@ -88,7 +88,7 @@ impl Inner {
                 Err(error) => return inner.alone(&error),
             }
         }
-        inner.leasing.succeeded();
+        inner.health.leasing.succeeded();
         match found {
             None => return Role::Alone,
             // Only a node that may write takes it over.
@@ -101,9 +101,7 @@ impl Inner {
     }
 
     fn alone(&self, error: &Error) -> Role {
-        if error.kind.is_trouble() {
-            self.leasing.failed(error.kind, Instant::now());
-        }
+        self.health.leasing.record_error(error, Instant::now());
         tracing::debug!(%error, "no lease in the shared tier: each node downloads for itself");
         Role::Alone
     }

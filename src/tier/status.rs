@@ -57,8 +57,8 @@ impl Tier {
             written: of(&counts.written),
             written_bytes: of(&counts.written_bytes),
             bad_objects: of(&counts.bad_objects),
-            reading_fails: inner.reading.trouble(now).or(inner.bodies.trouble(now)).map(shown),
-            writing_fails: inner.writing.trouble(now).or(inner.leasing.trouble(now)).map(shown),
+            reading_fails: inner.health.reading_trouble(now).map(shown),
+            writing_fails: inner.health.writing_trouble(now).map(shown),
         })
     }
 }

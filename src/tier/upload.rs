@@ -75,7 +75,7 @@ impl Tier {
         self.writer_of(registry).is_some_and(|inner| {
             part_of(size).is_some()
                 && !inner.present.has(registry, digest)
-                && !inner.writing.is_left_alone(Instant::now())
+                && !inner.health.writing.is_left_alone(Instant::now())
         })
     }
 
@@ -99,7 +99,7 @@ impl Tier {
             return None;
         }
         // One upload tests a tier that failed; what is only wanted tests nothing.
-        if !inner.writing.admits(Instant::now()) {
+        if !inner.health.writing.admits(Instant::now()) {
             return None;
         }
         let permits = if size < LEASED_MIN { &inner.singles } else { &inner.uploads };
@@ -128,7 +128,7 @@ impl Tier {
             inner.count_write("skipped");
             return;
         };
-        if !inner.writing.admits(Instant::now()) {
+        if !inner.health.writing.admits(Instant::now()) {
             return;
         }
         let (inner, registry) = (Arc::clone(inner), registry.clone());
@@ -275,24 +275,20 @@ impl Inner {
         bytes: usize,
         written: Result<(), Error>,
     ) -> Result<(), Error> {
+        self.health.writing.record(&written, Instant::now());
         match &written {
             Ok(()) => {
-                self.writing.succeeded();
                 self.count_bytes(bytes as u64);
                 self.counts.written.fetch_add(1, Ordering::Relaxed);
                 self.count_write("written");
                 self.present.note(registry, digest);
             }
             Err(error) if error.kind == ErrorKind::Exists => {
-                self.writing.succeeded();
                 self.count_write("present");
                 self.present.note(registry, digest);
             }
             Err(error) => {
                 self.count_write("failed");
-                if error.kind.is_trouble() {
-                    self.writing.failed(error.kind, Instant::now());
-                }
                 tracing::warn!(%error, "content could not be written to the shared tier");
             }
         }
