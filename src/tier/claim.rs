@@ -1,4 +1,4 @@
-//! Claims: the effects of [`super::lease`] for the node that writes.
+//! Leases in the tier, and claims: the effects of [`super::lease`] for the node that writes.
 //!
 //! A claim is this node's lease; it is renewed while it is held and deleted when it is dropped.
 //!
@@ -12,15 +12,25 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::error::{Error, ErrorKind};
-use super::handle::Inner;
+use super::bucket::Bucket;
+use super::error::Error;
 use super::lease::{BYTES_MAX, Lease, RENEW_EVERY};
 use super::objects::Replace;
+use super::recent::{Recent, SILENT_FOR, VAIN_FOR};
 use crate::reference::{Digest, Registry};
+
+/// The leases of all nodes, and what this node found out about them.
+pub(super) struct Leases {
+    bucket: Arc<Bucket>,
+    /// Leases, by key, nonce and number of renewals, that were silent for too long.
+    silent: Recent<(String, u64, u64)>,
+    /// Registries of whose blobs one was waited for in vain a while ago.
+    vain: Recent<Registry>,
+}
 
 /// This node's lease for a blob that it downloads and writes.
 pub(crate) struct Claim {
-    inner: Arc<Inner>,
+    leases: Arc<Leases>,
     key: String,
     nonce: u64,
     renewing: JoinHandle<()>,
@@ -66,10 +76,29 @@ impl ClaimSlot {
     }
 }
 
-impl Inner {
+impl Leases {
+    pub(super) fn new(bucket: Arc<Bucket>) -> Self {
+        Self { bucket, silent: Recent::new(SILENT_FOR), vain: Recent::new(VAIN_FOR) }
+    }
+
     /// Whether this lease was silent before, and was not renewed since.
     pub(super) fn is_silent(&self, key: &str, lease: Lease) -> bool {
         self.silent.is_noted(&(key.to_owned(), lease.nonce, lease.renewals))
+    }
+
+    /// Takes note that nothing renews this lease.
+    pub(super) fn note_silent(&self, key: &str, lease: Lease) {
+        self.silent.note_once((key.to_owned(), lease.nonce, lease.renewals));
+    }
+
+    /// Whether a blob of `registry` was waited for in vain a while ago.
+    pub(super) fn is_vain(&self, registry: &Registry) -> bool {
+        self.vain.is_noted(registry)
+    }
+
+    /// Takes note that a blob of `registry` was waited for in vain.
+    pub(super) fn note_vain(&self, registry: &Registry) {
+        self.vain.note_once(registry.clone());
     }
 
     /// Creates a lease, and renews it from then on: whatever else this node writes, since parts of all blobs are sent
@@ -81,15 +110,12 @@ impl Inner {
         size: u64,
         slot: &ClaimSlot,
     ) -> Result<Claim, Error> {
-        if self.health.writing.is_left_alone(Instant::now()) {
-            return Err(Error::new(ErrorKind::GaveUp, "it does not take what it is given"));
-        }
         let key = self.bucket.layout.lease(registry, digest);
         let lease = Lease { nonce: fastrand::u64(1..), size, ..Lease::default() };
         self.bucket.put(&key, written(lease), Replace::Nothing).await?;
         let report = Arc::clone(&slot.report);
         let renewing = tokio::spawn(renew(Arc::clone(self), key.clone(), lease, report));
-        Ok(Claim { inner: Arc::clone(self), key, nonce: lease.nonce, renewing })
+        Ok(Claim { leases: Arc::clone(self), key, nonce: lease.nonce, renewing })
     }
 
     /// Whether the lease that is there is the one of `nonce`. What cannot be read is not this node's to change.
@@ -124,13 +150,13 @@ fn written(lease: Lease) -> Bytes {
 /// Writes the lease again until it is aborted, or the lease is another node's. The lease of a download that has made
 /// way for others of this node from one renewal to the next is given back: another node may need the blob now, and
 /// would wait for what this node puts off.
-async fn renew(inner: Arc<Inner>, key: String, mut lease: Lease, report: Arc<Mutex<Option<Report>>>) {
+async fn renew(leases: Arc<Leases>, key: String, mut lease: Lease, report: Arc<Mutex<Option<Report>>>) {
     let (begun, mut complete_since, mut yielded) = (Instant::now(), None, false);
     // When the lease was told what it states.
     let mut stated = begun;
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
-        match inner.is_own(&key, lease.nonce).await {
+        match leases.is_own(&key, lease.nonce).await {
             Some(true) => {}
             Some(false) => return,
             None => continue,
@@ -139,7 +165,7 @@ async fn renew(inner: Arc<Inner>, key: String, mut lease: Lease, report: Arc<Mut
             report.lock().as_ref().map(|report| report()).unwrap_or_default();
         let yields = yields && done < lease.size;
         if yields && yielded {
-            return inner.give_back(&key, lease.nonce).await;
+            return leases.give_back(&key, lease.nonce).await;
         }
         yielded = yields;
         lease.renewals += 1;
@@ -149,7 +175,7 @@ async fn renew(inner: Arc<Inner>, key: String, mut lease: Lease, report: Arc<Mut
         };
         lease.progressed(done, (begun.elapsed(), stated.elapsed()), complete_for);
         stated = Instant::now();
-        if let Err(error) = inner.bucket.put(&key, written(lease), Replace::Anything).await {
+        if let Err(error) = leases.bucket.put(&key, written(lease), Replace::Anything).await {
             tracing::debug!(%error, "a lease in the shared tier could not be renewed");
         }
     }
@@ -158,7 +184,7 @@ async fn renew(inner: Arc<Inner>, key: String, mut lease: Lease, report: Arc<Mut
 impl Drop for Claim {
     fn drop(&mut self) {
         self.renewing.abort();
-        let (inner, key, nonce) = (Arc::clone(&self.inner), std::mem::take(&mut self.key), self.nonce);
-        self.inner.bucket.tasks.spawn_detached(async move { inner.give_back(&key, nonce).await });
+        let (leases, key, nonce) = (Arc::clone(&self.leases), std::mem::take(&mut self.key), self.nonce);
+        self.leases.bucket.tasks.spawn_detached(async move { leases.give_back(&key, nonce).await });
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 #[cfg(feature = "tier")]
 use super::backend;
 use super::bucket::Bucket;
+use super::claim::Leases;
 use super::config::Config;
 use super::counts::Counts;
 use super::error::BuildError;
@@ -62,10 +63,7 @@ pub(super) struct Inner {
     pub(super) touched: Recent,
     /// Names that were shared, or found to be shared, a while ago.
     pub(super) shared: Recent<String>,
-    /// Leases, by key, nonce and number of renewals, that were silent for too long.
-    pub(super) silent: Recent<(String, u64, u64)>,
-    /// Registries of whose blobs one was waited for in vain a while ago.
-    pub(super) vain: Recent<Registry>,
+    pub(super) leases: Arc<Leases>,
     /// Permits for the parts of layers.
     pub(super) uploads: Arc<Semaphore>,
     /// What the bytes of parts are read into.
@@ -118,8 +116,8 @@ impl Tier {
             metrics,
             tasks: Tasks::default(),
         };
+        let bucket = Arc::new(bucket);
         Self(Some(Arc::new(Inner {
-            bucket: Arc::new(bucket),
             registries: Live::new(config.registries.clone()),
             key,
             health: Healths::default(),
@@ -127,8 +125,7 @@ impl Tier {
             present: Recent::new(recent::PRESENT_FOR),
             touched: Recent::new(recent::TOUCHED_FOR),
             shared: Recent::new(recent::SHARED_FOR),
-            silent: Recent::new(recent::SILENT_FOR),
-            vain: Recent::new(recent::VAIN_FOR),
+            leases: Arc::new(Leases::new(Arc::clone(&bucket))),
             uploads: Arc::new(Semaphore::new(config.uploads as usize)),
             part_memory: SharedPartMemory::default(),
             singles: Arc::new(Semaphore::new(SINGLES)),
@@ -136,6 +133,7 @@ impl Tier {
             slower: Recent::new(PASSED_BY_FOR),
             queued: Arc::new(Semaphore::new(QUEUED_BYTES_MAX)),
             counts: Counts::default(),
+            bucket,
             config,
         })))
     }

@@ -58,7 +58,7 @@ impl Inner {
     async fn role(self: &Arc<Self>, registry: &Registry, digest: Digest, size: u64) -> Role {
         let (inner, slot) = (self, ClaimSlot::default());
         let key = inner.bucket.layout.lease(registry, digest);
-        let mut found = match inner.lease_at(&key).await {
+        let mut found = match inner.leases.lease_at(&key).await {
             Ok(found) => found,
             Err(error) => return inner.alone(&error),
         };
@@ -81,7 +81,7 @@ impl Inner {
                     found = Some((Lease::default(), Bytes::new()));
                 }
                 // Another node may have been the reason.
-                Err(error) if error.kind == ErrorKind::Throttled => match inner.lease_at(&key).await {
+                Err(error) if error.kind == ErrorKind::Throttled => match inner.leases.lease_at(&key).await {
                     Ok(Some(lease)) => found = Some(lease),
                     Ok(None) | Err(_) => return inner.alone(&error),
                 },
@@ -92,7 +92,9 @@ impl Inner {
         match found {
             None => return Role::Alone,
             // Only a node that may write takes it over.
-            Some((lease, _)) if !inner.config.write && inner.is_silent(&key, lease) => return Role::Alone,
+            Some((lease, _)) if !inner.config.write && inner.leases.is_silent(&key, lease) => {
+                return Role::Alone;
+            }
             Some(_) => {}
         }
         inner.bucket.metrics.count_lease("waited");

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{TryStreamExt, stream};
 use tokio::time::Instant;
 
-use super::claim::ClaimSlot;
+use super::claim::{Claim, ClaimSlot};
 use super::error::{Error, ErrorKind};
 use super::handle::Inner;
 use super::lease::{Decision, Lease, RENEW_EVERY, SILENT_MAX, decide, first_pause, longer};
@@ -62,7 +62,7 @@ async fn wait(
         // Not all nodes at once.
         tokio::time::sleep(pause.mul_f64(0.7 + 0.6 * fastrand::f64())).await;
         let is_over = begun.elapsed() >= inner.config.wait_max;
-        let lease = match inner.lease_at(&key).await {
+        let lease = match inner.leases.lease_at(&key).await {
             Ok(lease) => lease,
             // One failure says little: the writer goes on.
             Err(error) => {
@@ -100,10 +100,10 @@ async fn wait(
             seen = Some(Seen { bytes, since: now, looked: false });
         }
         let Some(seen) = &mut seen else { continue };
-        let silent = if inner.is_silent(&key, lease) { SILENT_MAX } else { now - seen.since };
+        let silent = if inner.leases.is_silent(&key, lease) { SILENT_MAX } else { now - seen.since };
         match decide(lease, begun.elapsed(), silent, inner.config.wait_max) {
             // It would be the next wait for nothing.
-            Decision::Wait(_) if inner.vain.is_noted(registry) => return None,
+            Decision::Wait(_) if inner.leases.is_vain(registry) => return None,
             Decision::Wait(next) => {
                 pause = next;
                 if silent >= LOOK_AFTER && !std::mem::replace(&mut seen.looked, true) {
@@ -119,7 +119,7 @@ async fn wait(
                 return None;
             }
             Decision::TakeOver => {
-                inner.silent.note_once((key.clone(), lease.nonce, lease.renewals));
+                inner.leases.note_silent(&key, lease);
                 match take_over(inner, registry, digest, size, (&seen.bytes, slot)).await {
                     TakenOver::Ended(found) => return found,
                     // It does not succeed: another node is always faster, or the store deletes nothing.
@@ -159,11 +159,25 @@ enum TakenOver {
 }
 
 impl Inner {
+    /// Creates this node's lease, unless the tier does not take what this node writes.
+    pub(super) async fn claim(
+        &self,
+        registry: &Registry,
+        digest: Digest,
+        size: u64,
+        slot: &ClaimSlot,
+    ) -> Result<Claim, Error> {
+        if self.health.writing.is_left_alone(Instant::now()) {
+            return Err(Error::new(ErrorKind::GaveUp, "it does not take what it is given"));
+        }
+        self.leases.claim(registry, digest, size, slot).await
+    }
+
     /// Takes note of a wait that ended without the object, if the next one might, too: after an estimate alone it might
     /// not.
     fn note_vain(&self, registry: &Registry, lease: Lease, is_over: bool) {
         if lease.complete_for > 0 || is_over {
-            self.vain.note_once(registry.clone());
+            self.leases.note_vain(registry);
         }
     }
 
@@ -192,7 +206,7 @@ async fn take_over(
         Written::No | Written::Unusable => return TakenOver::Ended(None),
     }
     // Another one may have been faster.
-    match inner.lease_at(&key).await {
+    match inner.leases.lease_at(&key).await {
         Ok(now) if now.as_ref().is_none_or(|(_, now)| now == seen) => {}
         Ok(_) => return TakenOver::Renewed,
         Err(_) => return TakenOver::Ended(None),
