@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 #[cfg(feature = "tier")]
@@ -18,21 +17,13 @@ use super::health::Healths;
 use super::layout::Layout;
 use super::metrics::Metrics;
 use super::objects::Objects;
-use super::pace::{PASSED_BY_FOR, Paces};
-use super::part_memory::SharedPartMemory;
-use super::recent::{self, Recent};
 use super::registries::Registries;
+use super::remembered::{Names, Reads, Writes};
 use crate::credentials::ClusterKey;
 use crate::reference::{Digest, Registry};
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
-
-/// Manifests and small blobs that are written at the same time. They have permits of their own: parts of layers are
-/// larger, and would be before them.
-const SINGLES: usize = 3;
-/// Bytes of the manifests that wait for one of those permits, or have it. One more is not written.
-const QUEUED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The shared tier, or none. Cheap to clone.
 #[derive(Clone, Default)]
@@ -49,33 +40,14 @@ pub(crate) enum Fault {
 
 pub(super) struct Inner {
     pub(super) config: Config,
-    pub(super) bucket: Arc<Bucket>,
     /// Of which registries content is shared, as the configuration says now.
     pub(super) registries: Live<Registries>,
-    /// What names are sealed with, if they are shared.
-    pub(super) key: Option<ClusterKey>,
+    pub(super) bucket: Arc<Bucket>,
     pub(super) health: Healths,
-    /// Objects that are not read for a while, because they were wrong or their transfer broke off.
-    pub(super) avoided: Recent,
-    /// Objects that this node wrote, or found, a moment ago.
-    pub(super) present: Recent,
-    /// Objects whose last use was recorded a while ago.
-    pub(super) touched: Recent,
-    /// Names that were shared, or found to be shared, a while ago.
-    pub(super) shared: Recent<String>,
+    pub(super) reads: Reads,
+    pub(super) writes: Writes,
     pub(super) leases: Arc<Leases>,
-    /// Permits for the parts of layers.
-    pub(super) uploads: Arc<Semaphore>,
-    /// What the bytes of parts are read into.
-    pub(super) part_memory: SharedPartMemory,
-    /// Permits for manifests and small blobs.
-    pub(super) singles: Arc<Semaphore>,
-    /// How fast registries deliver.
-    pub(super) paces: Paces,
-    /// Registries that were faster than the tier a while ago.
-    pub(super) slower: Recent<Registry>,
-    /// Bytes of manifests that are written or wait for their permit.
-    pub(super) queued: Arc<Semaphore>,
+    pub(super) names: Names,
     pub(super) counts: Counts,
 }
 
@@ -119,19 +91,11 @@ impl Tier {
         let bucket = Arc::new(bucket);
         Self(Some(Arc::new(Inner {
             registries: Live::new(config.registries.clone()),
-            key,
             health: Healths::default(),
-            avoided: Recent::new(recent::AVOIDED_FOR),
-            present: Recent::new(recent::PRESENT_FOR),
-            touched: Recent::new(recent::TOUCHED_FOR),
-            shared: Recent::new(recent::SHARED_FOR),
+            reads: Reads::default(),
+            writes: Writes::new(config.uploads as usize),
             leases: Arc::new(Leases::new(Arc::clone(&bucket))),
-            uploads: Arc::new(Semaphore::new(config.uploads as usize)),
-            part_memory: SharedPartMemory::default(),
-            singles: Arc::new(Semaphore::new(SINGLES)),
-            paces: Paces::default(),
-            slower: Recent::new(PASSED_BY_FOR),
-            queued: Arc::new(Semaphore::new(QUEUED_BYTES_MAX)),
+            names: Names::new(key),
             counts: Counts::default(),
             bucket,
             config,
@@ -181,8 +145,8 @@ impl Tier {
     /// Records that an object did not deliver the content of `digest`. One that is wrong is deleted.
     pub(crate) fn record_fault(&self, registry: &Registry, digest: Digest, fault: Fault) {
         let Some(inner) = &self.0 else { return };
-        inner.avoided.note(registry, digest);
-        inner.present.forget(registry, digest);
+        inner.reads.avoided.note(registry, digest);
+        inner.writes.present.forget(registry, digest);
         match fault {
             Fault::BrokenOff => inner.bucket.metrics.reads.with_label_values(&["broken_off"]).inc(),
             Fault::Wrong => {
@@ -199,14 +163,14 @@ impl Tier {
     /// What is there is written again once the content is here: it may be wrong.
     pub(crate) fn forget_present(&self, registry: &Registry, digest: Digest) {
         if let Some(inner) = &self.0 {
-            inner.present.forget(registry, digest);
+            inner.writes.present.forget(registry, digest);
         }
     }
 
     /// Records that a registry delivered a body of `bytes` bytes, which was waited for as long as `waited`.
     pub(crate) fn record_pace(&self, registry: &Registry, bytes: u64, waited: Duration) {
         if let Some(inner) = &self.0 {
-            inner.paces.record(registry, bytes, waited, Instant::now());
+            inner.reads.paces.record(registry, bytes, waited, Instant::now());
         }
     }
 

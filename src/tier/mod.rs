@@ -10,7 +10,8 @@
 //!             requests)
 //! bucket    requests for objects, bounded in time
 //! health    when the tier is left alone because it fails (pure, by a given time)
-//! handle    what it is built from, what is remembered of its objects (recent)
+//! remembered  what is kept from one request to the next (recent)
+//! handle    what it is built from
 //! reading   blobs and manifests from the tier, bounded in time
 //! pace      whether it is slower than the registry of a blob (pure, from measured rates)
 //! lease     which node writes a blob, and how long others wait (pure); claim, wait: its effects; role: which one a
@@ -56,6 +57,7 @@ mod probe;
 mod reading;
 mod recent;
 mod registries;
+mod remembered;
 mod role;
 mod status;
 mod upload;

@@ -38,7 +38,7 @@ pub(crate) struct Dated<T> {
 impl Tier {
     /// Whether names are shared.
     pub(crate) fn shares_names(&self) -> bool {
-        self.0.as_ref().is_some_and(|inner| inner.key.is_some())
+        self.0.as_ref().is_some_and(|inner| inner.names.key.is_some())
     }
 
     /// Whether those of `registry` are.
@@ -65,11 +65,12 @@ impl Tier {
     where
         T: Serialize + DeserializeOwned + PartialEq + Send + Sync + 'static,
     {
-        let Some(inner) = self.writer().filter(|inner| inner.key.is_some()) else { return };
-        let Some(name) = inner.key.as_ref().map(|key| key.name(&borrowed(&parts))) else { return };
+        let Some(inner) = self.writer().filter(|inner| inner.names.key.is_some()) else { return };
+        let Some(name) = inner.names.key.as_ref().map(|key| key.name(&borrowed(&parts))) else { return };
         // Another fact about the same is shared at once.
         let shared = format!("{name} {}", serde_json::to_string(&fact).unwrap_or_default());
-        if inner.health.writing.is_left_alone(Instant::now()) || !inner.shared.note_once(shared.clone()) {
+        if inner.health.writing.is_left_alone(Instant::now()) || !inner.names.shared.note_once(shared.clone())
+        {
             return;
         }
         let inner = Arc::clone(inner);
@@ -77,7 +78,7 @@ impl Tier {
         tasks.spawn_detached(async move {
             if let Err(error) = inner.share(&borrowed(&parts), Dated { at, fact }).await {
                 // The next proof is shared.
-                inner.shared.forget_key(&shared);
+                inner.names.shared.forget_key(&shared);
                 tracing::debug!(%error, "a name could not be shared in the tier");
             }
         });
@@ -154,7 +155,7 @@ impl Inner {
 
     /// The record about `parts`; `None` for one that is none, or is of the future.
     async fn record<T: DeserializeOwned>(&self, parts: &[&str]) -> Result<Option<Dated<T>>, Error> {
-        let Some(key) = &self.key else { return Ok(None) };
+        let Some(key) = &self.names.key else { return Ok(None) };
         let at = self.bucket.layout.name(&key.name(parts));
         let Some(sealed) = self.bucket.get_whole(&at, RECORD_BYTES_MAX).await? else { return Ok(None) };
         let opened = key.open(parts, &sealed).and_then(|plain| serde_json::from_slice(&plain).ok());
@@ -166,7 +167,7 @@ impl Inner {
     }
 
     async fn write_record<T: Serialize>(&self, parts: &[&str], dated: &Dated<T>) -> Result<(), Error> {
-        let Some(key) = &self.key else { return Ok(()) };
+        let Some(key) = &self.names.key else { return Ok(()) };
         let plain = serde_json::to_vec(dated).unwrap_or_default();
         let Some(sealed) = key.seal(parts, &plain) else { return Ok(()) };
         let at = self.bucket.layout.name(&key.name(parts));

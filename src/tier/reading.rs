@@ -73,12 +73,12 @@ impl Tier {
             };
         };
         // What was wrong is to be replaced: it counts as absent, whatever else the tier does.
-        if inner.avoided.has(registry, digest) {
+        if inner.reads.avoided.has(registry, digest) {
             return Prospect::Look;
         }
         let now = Instant::now();
         // Manifests are still asked for where the registry is faster: they are small, and registries count them.
-        if inner.slower.is_noted(registry) || inner.health.is_reading_left_alone(now) {
+        if inner.reads.slower.is_noted(registry) || inner.health.is_reading_left_alone(now) {
             inner.bucket.metrics.reads.with_label_values(&["left_alone"]).inc();
             return Prospect::LeftAlone;
         }
@@ -152,8 +152,8 @@ impl Tier {
                 None
             }
             Ok(Err(_)) | Err(_) => {
-                inner.avoided.note(registry, digest);
-                inner.present.forget(registry, digest);
+                inner.reads.avoided.note(registry, digest);
+                inner.writes.present.forget(registry, digest);
                 None
             }
         }
@@ -163,7 +163,7 @@ impl Tier {
     pub(crate) fn is_readable(&self, registry: &Registry, digest: Digest) -> bool {
         let now = Instant::now();
         self.reader_of(registry).is_some_and(|inner| {
-            !inner.health.is_reading_left_alone(now) && !inner.avoided.has(registry, digest)
+            !inner.health.is_reading_left_alone(now) && !inner.reads.avoided.has(registry, digest)
         })
     }
 }
@@ -183,7 +183,7 @@ impl Tier {
 
 impl Inner {
     pub(super) async fn look(self: &Arc<Self>, registry: &Registry, digest: Digest, key: &str) -> Lookup {
-        if self.avoided.has(registry, digest) {
+        if self.reads.avoided.has(registry, digest) {
             return Lookup::Absent;
         }
         let count = |result: &str| self.bucket.metrics.reads.with_label_values(&[result]).inc();
@@ -199,7 +199,7 @@ impl Inner {
         self.health.reading.record(&answer, Instant::now());
         match answer {
             Ok(object) => {
-                self.present.note(registry, digest);
+                self.writes.present.note(registry, digest);
                 if !self.health.bodies.admits(Instant::now()) {
                     count("left_alone");
                     return Lookup::Unavailable;
@@ -224,10 +224,10 @@ impl Inner {
     /// nodes together. A wrong clock costs a few requests.
     fn note_use(&self, registry: &Registry, digest: Digest, modified: Timestamp) {
         let is_old = |written: Timestamp| written.age_at(self.bucket.clock.now()) > TOUCHED_FOR;
-        if !self.config.write || !is_old(modified) || self.touched.has(registry, digest) {
+        if !self.config.write || !is_old(modified) || self.reads.touched.has(registry, digest) {
             return;
         }
-        self.touched.note(registry, digest);
+        self.reads.touched.note(registry, digest);
         let (bucket, key) = (Arc::clone(&self.bucket), self.bucket.layout.used(registry, digest));
         self.bucket.tasks.spawn_detached(async move {
             // Not all nodes at once: the first one spares the others the write.
@@ -237,10 +237,10 @@ impl Inner {
                 Err(error) if error.kind == ErrorKind::NotFound => None,
                 Err(_) => return,
             };
-            if written.is_none_or(|written| written.age_at(bucket.clock.now()) > TOUCHED_FOR) {
-                if let Err(error) = bucket.put(&key, Bytes::new(), Replace::Anything).await {
-                    tracing::debug!(%error, "the use of an object of the shared tier could not be recorded");
-                }
+            if written.is_none_or(|written| written.age_at(bucket.clock.now()) > TOUCHED_FOR)
+                && let Err(error) = bucket.put(&key, Bytes::new(), Replace::Anything).await
+            {
+                tracing::debug!(%error, "the use of an object of the shared tier could not be recorded");
             }
         });
     }
@@ -249,7 +249,7 @@ impl Inner {
         let bounds = Bounds {
             idle: self.config.idle_timeout,
             size: object.size,
-            pace: self.paces.of(registry, Instant::now()),
+            pace: self.reads.paces.of(registry, Instant::now()),
             window: Received::default(),
             whole: Received::default(),
         };
@@ -267,7 +267,7 @@ impl Inner {
             }
             // Beside another registry it may be fast.
             Err(error) if error.kind == ErrorKind::Slower => {
-                inner.slower.note_once(registry.clone());
+                inner.reads.slower.note_once(registry.clone());
                 tracing::info!(%registry, "the shared tier is slower than the registry, which delivers for some minutes");
             }
             Err(error) => inner.health.bodies.failed(error.kind, Instant::now()),

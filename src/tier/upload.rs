@@ -74,7 +74,7 @@ impl Tier {
     pub(crate) fn wants(&self, registry: &Registry, digest: Digest, size: u64) -> bool {
         self.writer_of(registry).is_some_and(|inner| {
             part_of(size).is_some()
-                && !inner.present.has(registry, digest)
+                && !inner.writes.present.has(registry, digest)
                 && !inner.health.writing.is_left_alone(Instant::now())
         })
     }
@@ -94,7 +94,7 @@ impl Tier {
             && let Ok(there) = inner.bucket.get(&key).await
             && there.size == size
         {
-            inner.present.note(registry, digest);
+            inner.writes.present.note(registry, digest);
             inner.count_write("present");
             return None;
         }
@@ -102,7 +102,7 @@ impl Tier {
         if !inner.health.writing.admits(Instant::now()) {
             return None;
         }
-        let permits = if size < LEASED_MIN { &inner.singles } else { &inner.uploads };
+        let permits = if size < LEASED_MIN { &inner.writes.singles } else { &inner.writes.uploads };
         Some(Upload {
             registry: registry.clone(),
             digest,
@@ -112,7 +112,7 @@ impl Tier {
             sent: 0,
             parts: None,
             permits: Arc::clone(permits),
-            memory: inner.part_memory.join(),
+            memory: inner.writes.part_memory.join(),
             inner: Arc::clone(inner),
         })
     }
@@ -120,11 +120,11 @@ impl Tier {
     /// Writes a manifest, in the background.
     pub(crate) fn write_manifest(&self, registry: &Registry, digest: Digest, content: Bytes) {
         let Some(inner) = self.writer_of(registry) else { return };
-        if inner.present.has(registry, digest) {
+        if inner.writes.present.has(registry, digest) {
             return;
         }
         let bytes = u32::try_from(content.len()).unwrap_or(u32::MAX);
-        let Ok(queued) = Arc::clone(&inner.queued).try_acquire_many_owned(bytes) else {
+        let Ok(queued) = Arc::clone(&inner.writes.queued).try_acquire_many_owned(bytes) else {
             inner.count_write("skipped");
             return;
         };
@@ -134,12 +134,12 @@ impl Tier {
         let (inner, registry) = (Arc::clone(inner), registry.clone());
         let tasks = inner.bucket.tasks.clone();
         tasks.spawn_detached(async move {
-            let permit = timeout(PERMIT_WAIT, inner.singles.acquire()).await;
+            let permit = timeout(PERMIT_WAIT, inner.writes.singles.acquire()).await;
             let Ok(Ok(_permit)) = permit else { return inner.count_write("skipped") };
             let key = inner.bucket.layout.manifest(&registry, digest);
             let bytes = content.len();
             // What was wrong is replaced; a node that does not read cannot tell whether it is.
-            let is_doubtful = !inner.config.read || inner.avoided.has(&registry, digest);
+            let is_doubtful = !inner.config.read || inner.reads.avoided.has(&registry, digest);
             let replace = if is_doubtful { Replace::Anything } else { Replace::Nothing };
             let mut written = inner.bucket.put(&key, content.clone(), replace).await;
             // A store that knows no conditions.
@@ -281,11 +281,11 @@ impl Inner {
                 self.count_bytes(bytes as u64);
                 self.counts.written.fetch_add(1, Ordering::Relaxed);
                 self.count_write("written");
-                self.present.note(registry, digest);
+                self.writes.present.note(registry, digest);
             }
             Err(error) if error.kind == ErrorKind::Exists => {
                 self.count_write("present");
-                self.present.note(registry, digest);
+                self.writes.present.note(registry, digest);
             }
             Err(error) => {
                 self.count_write("failed");

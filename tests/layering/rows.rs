@@ -261,7 +261,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["backend/platform"],
             &["backend"],
             &["bucket"],
-            &["claim"],
+            &["claim", "remembered"],
             &["handle"],
             &["credential", "gc", "names", "reading", "status"],
             &["probe"],
