@@ -56,8 +56,8 @@ impl InEffect {
     }
 }
 
-/// The addresses under which a socket that listens at `address` is reached from its own machine. `[::]` is every address
-/// of IPv4 too.
+/// The addresses under which a socket that listens at `address` is reached from its own machine. `[::]` is every
+/// address of IPv4 too.
 fn reached(address: SocketAddr) -> Vec<SocketAddr> {
     let ips: Vec<IpAddr> = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into()],

@@ -138,7 +138,8 @@ impl PartialBlob {
         self.0.parts.lock().bytes
     }
 
-    /// What receives the whole blob, with these parts in it; `None` if it was taken before. Parts can be read as before.
+    /// What receives the whole blob, with these parts in it; `None` if it was taken before. Parts can be read as
+    /// before.
     pub fn take_ingest(&self) -> Option<Ingest> {
         self.0.ingest.lock().take()
     }

@@ -70,7 +70,8 @@ impl RoomForBlob {
         self.reserved.lock().reservation.iter_mut().for_each(|reservation| reservation.written(bytes));
     }
 
-    /// No more will be written in order: what is not on the disk is given back, the rest stays reserved for the readers.
+    /// No more will be written in order: what is not on the disk is given back, the rest stays reserved for the
+    /// readers.
     pub(super) fn keep_for_readers(&self) {
         self.reserved.lock().reservation.iter_mut().for_each(Reservation::keep_written);
     }

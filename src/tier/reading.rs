@@ -114,8 +114,8 @@ impl Tier {
     }
 
     /// The bytes of a manifest that a node received from `registry`, of at most `bytes_max` bytes, and when they were
-    /// written. A large one is read into `memory`, shared by the domains of those who own registries; without room there
-    /// it counts as absent. [`Self::record_use`] follows where they are used.
+    /// written. A large one is read into `memory`, shared by the domains of those who own registries; without room
+    /// there it counts as absent. [`Self::record_use`] follows where they are used.
     pub(crate) async fn manifest(
         &self,
         registry: &Registry,

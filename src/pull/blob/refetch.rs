@@ -5,8 +5,8 @@
 //! handed over and for what follows them, and verified like every whole body, its end withheld until then. Where the
 //! end was handed over already, nothing is given before all of it is verified. For a client that gets a part of it, or
 //! follows a download that is not verified yet, the bytes alone are fetched, in whole chunks, and compared with the
-//! checksums that the file's had. Promises: no whole body that is wrong is complete; no more memory than [`KEPT_BYTES`] a body; no more bodies, bytes and time than
-//! [`super::refetch_places`] says, beyond which the body ends short.
+//! checksums that the file's had. Promises: no whole body that is wrong is complete; no more memory than [`KEPT_BYTES`]
+//! a body; no more bodies, bytes and time than [`super::refetch_places`] says, beyond which the body ends short.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

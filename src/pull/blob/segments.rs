@@ -4,7 +4,8 @@
 //! know nothing of segments. How many connections there are is decided in [`super::concurrency`].
 //!
 //! Promises: at most [`EXTRA_MAX`] connections more than one for all blobs together; at most [`SEGMENT`] bytes of
-//! memory for each of these, and [`CHUNKS_OF_FIRST`] chunks for the one that each blob has in any case; no byte is asked for twice, except what is on its way when the first connection is given up.
+//! memory for each of these, and [`CHUNKS_OF_FIRST`] chunks for the one that each blob has in any case; no byte is
+//! asked for twice, except what is on its way when the first connection is given up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

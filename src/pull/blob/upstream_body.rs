@@ -1,9 +1,9 @@
 //! The body of a blob from upstream: it survives being broken off, by resuming where it stopped.
 //!
-//! Promises: bytes come in order and once, and none beyond the size that was declared; a body that upstream cuts off is resumed at the next endpoint, or at the
-//! same one where there is no other (`resume`). A registry that does not answer the rest as a range is asked for a
-//! closed range, then for the whole, of which the bytes that are here are skipped. What comes is unverified: `fill` and
-//! `passthrough` hash it.
+//! Promises: bytes come in order and once, and none beyond the size that was declared; a body that upstream cuts off is
+//! resumed at the next endpoint, or at the same one where there is no other (`resume`). A registry that does not answer
+//! the rest as a range is asked for a closed range, then for the whole, of which the bytes that are here are skipped.
+//! What comes is unverified: `fill` and `passthrough` hash it.
 
 use bytes::Bytes;
 
