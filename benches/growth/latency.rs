@@ -50,9 +50,9 @@ pub(crate) fn measure(extent: Extent) -> Part {
         assert_eq!(daemon.connect().get(&warm.manifest_path(TAG)).0, 200);
         assert_eq!(daemon.connect().get(&cold.manifest_path(TAG)).0, 200);
         daemon.settle();
-        let before = registry.sent();
+        let (before, begun) = (registry.sent(), Instant::now());
         let mut times = times(&daemon, &warm, &cold, Duration::from_secs(seconds as u64));
-        let rate = (registry.sent() - before) as f64 / 1e6 / seconds as f64;
+        let rate = (registry.sent() - before) as f64 / 1e6 / begun.elapsed().as_secs_f64();
         let count = times.len() as f64;
         let mut at = |share| quantile(&mut times, share);
         part.add("manifests", rate as usize, vec![count, at(0.5), at(0.99), at(0.999)]);

@@ -13,7 +13,9 @@ use crate::support::congestion::{self, Congestion};
 
 /// How often each row is measured; the median counts.
 const ROUNDS: usize = 5;
+/// Readers that stop, and how many of them connect at a time.
 const SLOW_READERS: usize = 1_000;
+const CONNECTING: usize = 50;
 
 /// A large blob that is in the page cache, read by one and by four clients that compare every byte.
 pub(crate) fn readers(servers: &mut Servers, table: &mut Table) {
@@ -98,8 +100,8 @@ pub(crate) fn slow_readers(servers: &mut Servers, table: &mut Table) {
     let [memory, sockets] = in_turns("slow readers", rounds(1), &servers.warm(), |_, kind| {
         let server = servers.of(kind);
         let (path, before) = (server.blob_path(&servers.large.digest), socket_mib());
-        let held =
-            (0..SLOW_READERS).map(|_| client::begin(server, &path)).collect::<Result<Vec<_>, Failure>>()?;
+        let some = |_| (0..SLOW_READERS / CONNECTING).map(|_| client::begin(server, &path)).collect();
+        let held: Vec<Vec<_>> = client::at_once(CONNECTING, some)?;
         std::thread::sleep(Duration::from_secs(2));
         let figures = [server.anonymous_mib(), socket_mib() - before];
         drop(held);

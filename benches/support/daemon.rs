@@ -129,7 +129,7 @@ impl Daemon {
 
     /// Processor seconds since the start.
     pub(crate) fn cpu_seconds(&self) -> f64 {
-        processor::seconds(self.process.id()).expect("the daemon runs")
+        processor::seconds(self.process.id()).unwrap()
     }
 
     /// Anonymous memory, bytes.
