@@ -98,14 +98,14 @@ impl<C: Content> Server<C> {
         };
         let total = bytes.len();
         let (status, Range { start, end }) = match range {
-            Some((start, last)) => {
+            Some((start, last)) if start < total => {
                 let end = last.map_or(total, |last| total.min(last + 1));
                 (
                     format!("206 Partial Content\r\nContent-Range: bytes {start}-{}/{total}", end - 1),
                     start..end,
                 )
             }
-            None => ("200 OK".to_owned(), 0..total),
+            _ => ("200 OK".to_owned(), 0..total),
         };
         // In one write: a head by itself would be a packet by itself.
         let mut out = format!(
