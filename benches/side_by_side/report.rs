@@ -187,10 +187,10 @@ impl Table {
             .filter_map(|row| row.ratio().map(|(ratio, of)| (row.title(), ratio, of)))
             .collect();
         let height = 60 + 26 * rows.len() as u32;
-        let area = SVGBackend::new(path, (1_100, height)).into_drawing_area();
+        let area = SVGBackend::new(path, (1_290, height)).into_drawing_area();
         area.fill(&WHITE).unwrap();
         let most = rows.iter().map(|(_, ratio, _)| *ratio).fold(1.0, f64::max) * 1.05;
-        let x = |ratio: f64| 470 + (ratio / most * 380.0) as i32;
+        let x = |ratio: f64| 590 + (ratio / most * 430.0) as i32;
         let style = ("sans-serif", 14).into_font().color(&BLACK);
         let title = "Larder against the best peer of each row (right of the line is better)";
         area.draw(&Text::new(title, (20, 12), style.clone())).unwrap();
