@@ -197,7 +197,8 @@ impl Table {
         for (n, (what, ratio, of)) in rows.iter().enumerate() {
             let top = 44 + 26 * n as i32;
             area.draw(&Text::new(what.as_str(), (20, top + 1), style.clone())).unwrap();
-            let color = if *ratio >= 1.0 { RGBColor(46, 125, 50) } else { RGBColor(198, 120, 40) };
+            // As it is written, with two digits.
+            let color = if *ratio >= 0.995 { RGBColor(46, 125, 50) } else { RGBColor(198, 120, 40) };
             area.draw(&Rectangle::new([(x(0.0), top), (x(*ratio), top + 17)], color.filled())).unwrap();
             let text = format!("{ratio:.2} of {}", of.name());
             area.draw(&Text::new(text, (x(*ratio) + 6, top + 1), style.clone())).unwrap();
