@@ -5,8 +5,9 @@
 //! `docs/metrics.md`, which a test holds equal to [`Registry::described`]. Label values come from enums or from a
 //! bounded set of names (`upstream::RegistryLabels`); never from a name that a client sent.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, MetricFamily, MetricType};
 use prometheus::{Encoder, HistogramOpts, Opts, TextEncoder};
@@ -40,6 +41,8 @@ pub struct Described {
     pub kind: &'static str,
     /// Label names, in order.
     pub labels: Vec<String>,
+    /// Every value of the label, where an enum has them.
+    pub values: Vec<&'static str>,
 }
 
 impl Registry {
@@ -143,14 +146,22 @@ impl Registry {
     ) -> Result<C, MetricsError> {
         self.inner.register(Box::new(metric.clone()))?;
         let labels = labels.iter().map(|&l| l.to_owned()).collect();
-        let mut described = self.described.lock().unwrap_or_else(PoisonError::into_inner);
-        described.push(Described { name, kind, labels });
+        let mut described = self.described.lock();
+        described.push(Described { name, kind, labels, values: Vec::new() });
         Ok(metric)
+    }
+
+    /// The values of the label of `name`, which is registered.
+    pub(super) fn describe_values(&self, name: &str, values: Vec<&'static str>) {
+        let mut described = self.described.lock();
+        if let Some(metric) = described.iter_mut().find(|metric| metric.name == full(name)) {
+            metric.values = values;
+        }
     }
 
     /// What is registered, sorted by name.
     pub fn described(&self) -> Vec<Described> {
-        let mut all = self.described.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut all = self.described.lock().clone();
         all.sort();
         all
     }

@@ -12,6 +12,7 @@ pub mod go_json;
 pub mod host;
 pub mod live;
 pub mod loopback;
+pub mod metric_labels;
 pub mod metrics;
 #[cfg(feature = "model")]
 pub(crate) mod model_channel;

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::error::{Error, ErrorKind};
 use super::layout::Layout;
-use super::metrics::Metrics;
+use super::metrics::{Failure, Metrics};
 use super::objects::{Multipart, Object, Objects, Replace, read_whole};
 use crate::support::clock::Clock;
 use crate::support::tasks::Tasks;
@@ -95,6 +95,6 @@ impl Bucket {
     }
 
     fn count_error(&self, error: &Error) {
-        self.metrics.errors.with_label_values(&[error.kind.label()]).inc();
+        self.metrics.errors.count(Failure::Request(error.kind));
     }
 }

@@ -15,7 +15,7 @@ use super::counts::Counts;
 use super::error::BuildError;
 use super::health::Healths;
 use super::layout::Layout;
-use super::metrics::Metrics;
+use super::metrics::{Metrics, Read};
 use super::objects::Objects;
 use super::registries::Registries;
 use super::remembered::{Names, Reads, Writes};
@@ -148,7 +148,7 @@ impl Tier {
         inner.reads.avoided.note(registry, digest);
         inner.writes.present.forget(registry, digest);
         match fault {
-            Fault::BrokenOff => inner.bucket.metrics.reads.with_label_values(&["broken_off"]).inc(),
+            Fault::BrokenOff => inner.bucket.metrics.reads.count(Read::BrokenOff),
             Fault::Wrong => {
                 inner.counts.bad_objects.fetch_add(1, Ordering::Relaxed);
                 inner.bucket.metrics.bad_objects.inc();

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::error::{Error, ErrorKind};
 use super::handle::{Inner, Tier};
+use super::metrics::Failure;
 use super::objects::Replace;
 use crate::reference::Registry;
 use crate::support::clock::Timestamp;
@@ -160,7 +161,7 @@ impl Inner {
         let Some(sealed) = self.bucket.get_whole(&at, RECORD_BYTES_MAX).await? else { return Ok(None) };
         let opened = key.open(parts, &sealed).and_then(|plain| serde_json::from_slice(&plain).ok());
         if opened.is_none() {
-            self.bucket.metrics.errors.with_label_values(&["bad_record"]).inc();
+            self.bucket.metrics.errors.count(Failure::BadRecord);
         }
         let now = self.bucket.clock.now();
         Ok(opened.filter(|dated: &Dated<T>| dated.at.0 <= now.0 + AHEAD_SECONDS_MAX))

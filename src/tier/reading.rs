@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::error::{Error, ErrorKind};
 use super::handle::{Fault, Inner, Tier};
+use super::metrics::{Operation, Read};
 use super::objects::{Chunks, Object, Replace, read_whole};
 use super::pace::{LOST_MAX, is_left};
 use super::recent::TOUCHED_FOR;
@@ -79,7 +80,7 @@ impl Tier {
         let now = Instant::now();
         // Manifests are still asked for where the registry is faster: they are small, and registries count them.
         if inner.reads.slower.is_noted(registry) || inner.health.is_reading_left_alone(now) {
-            inner.bucket.metrics.reads.with_label_values(&["left_alone"]).inc();
+            inner.bucket.metrics.reads.count(Read::LeftAlone);
             return Prospect::LeftAlone;
         }
         Prospect::Look
@@ -99,7 +100,7 @@ impl Tier {
     /// Counts content that is not looked for, since its registry does not confirm in time what it has.
     pub(crate) fn record_unconfirmed(&self) {
         if let Some(inner) = &self.0 {
-            inner.bucket.metrics.reads.with_label_values(&["unconfirmed"]).inc();
+            inner.bucket.metrics.reads.count(Read::Unconfirmed);
         }
     }
 
@@ -107,7 +108,7 @@ impl Tier {
     pub(crate) fn record_use(&self, registry: &Registry, digest: Digest, modified: Option<Timestamp>) {
         let Some(inner) = &self.0 else { return };
         inner.counts.hits.fetch_add(1, Ordering::Relaxed);
-        inner.bucket.metrics.reads.with_label_values(&["hit"]).inc();
+        inner.bucket.metrics.reads.count(Read::Hit);
         if let Some(modified) = modified {
             inner.note_use(registry, digest, modified);
         }
@@ -186,22 +187,22 @@ impl Inner {
         if self.reads.avoided.has(registry, digest) {
             return Lookup::Absent;
         }
-        let count = |result: &str| self.bucket.metrics.reads.with_label_values(&[result]).inc();
+        let metrics = &self.bucket.metrics;
         let now = Instant::now();
         // A miss says nothing of bodies, and does not take their test.
         if self.health.bodies.is_left_alone(now) || !self.health.reading.admits(now) {
-            count("left_alone");
+            metrics.reads.count(Read::LeftAlone);
             return Lookup::Unavailable;
         }
         let begun = Instant::now();
         let answer = self.bucket.get(key).await;
-        self.bucket.metrics.seconds.with_label_values(&["get"]).observe(begun.elapsed().as_secs_f64());
+        metrics.seconds.observe(Operation::Get, begun.elapsed());
         self.health.reading.record(&answer, Instant::now());
         match answer {
             Ok(object) => {
                 self.writes.present.note(registry, digest);
                 if !self.health.bodies.admits(Instant::now()) {
-                    count("left_alone");
+                    metrics.reads.count(Read::LeftAlone);
                     return Lookup::Unavailable;
                 }
                 let (size, modified) = (object.size, Some(object.modified));
@@ -209,11 +210,11 @@ impl Inner {
             }
             Err(error) if error.kind == ErrorKind::NotFound => {
                 self.counts.misses.fetch_add(1, Ordering::Relaxed);
-                count("miss");
+                metrics.reads.count(Read::Miss);
                 Lookup::Absent
             }
             Err(error) => {
-                count("error");
+                metrics.reads.count(Read::Error);
                 tracing::warn!(%error, "the shared tier is left alone for a while; registries are asked instead");
                 Lookup::Unavailable
             }
@@ -302,7 +303,7 @@ impl Received {
 }
 
 impl Bounds {
-    fn count(&mut self, bytes: usize, waited: Duration) -> Result<(), Error> {
+    fn record_chunk(&mut self, bytes: usize, waited: Duration) -> Result<(), Error> {
         self.window.add(bytes as u64, waited);
         self.whole.add(bytes as u64, waited);
         let Received { bytes, waited } = self.whole;
@@ -332,7 +333,8 @@ fn bounded(body: Chunks, bounds: Bounds) -> impl Stream<Item = Result<Bytes, Err
             return Some((Err(Error::new(ErrorKind::TimedOut, why)), None));
         };
         let chunk = next?;
-        let checked = chunk.and_then(|bytes| bounds.count(bytes.len(), begun.elapsed()).map(|()| bytes));
+        let checked =
+            chunk.and_then(|bytes| bounds.record_chunk(bytes.len(), begun.elapsed()).map(|()| bytes));
         let state = checked.is_ok().then_some((body, bounds));
         Some((checked, state))
     })

@@ -12,6 +12,7 @@ use super::claim::ClaimSlot;
 use super::error::{Error, ErrorKind};
 use super::handle::{Inner, Tier};
 use super::lease::{LEASED_MIN, Lease};
+use super::metrics::Leased;
 use super::reading::{Found, Lookup};
 use super::wait::waiting;
 use crate::reference::{Digest, Registry};
@@ -74,7 +75,7 @@ impl Inner {
                         return Role::Waiter(found, slot);
                     }
                     slot.hold(claim);
-                    inner.bucket.metrics.count_lease("claimed");
+                    inner.bucket.metrics.leases.count(Leased::Claimed);
                     return Role::Writer(slot);
                 }
                 Err(error) if error.kind == ErrorKind::Exists => {
@@ -97,7 +98,7 @@ impl Inner {
             }
             Some(_) => {}
         }
-        inner.bucket.metrics.count_lease("waited");
+        inner.bucket.metrics.leases.count(Leased::Waited);
         let body = waiting(Arc::clone(inner), registry.clone(), digest, size, slot.clone());
         Role::Waiter(Found { size, modified: None, body }, slot)
     }

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::error::{Error, ErrorKind};
 use super::handle::{Inner, Tier};
 use super::lease::LEASED_MIN;
+use super::metrics::{Operation, Write};
 use super::objects::{Multipart, Replace};
 use super::part_memory::PartMemory;
 use crate::reference::{Digest, Registry};
@@ -95,7 +96,7 @@ impl Tier {
             && there.size == size
         {
             inner.writes.present.note(registry, digest);
-            inner.count_write("present");
+            inner.count_write(Write::Present);
             return None;
         }
         // One upload tests a tier that failed; what is only wanted tests nothing.
@@ -125,7 +126,7 @@ impl Tier {
         }
         let bytes = u32::try_from(content.len()).unwrap_or(u32::MAX);
         let Ok(queued) = Arc::clone(&inner.writes.queued).try_acquire_many_owned(bytes) else {
-            inner.count_write("skipped");
+            inner.count_write(Write::Skipped);
             return;
         };
         if !inner.health.writing.admits(Instant::now()) {
@@ -135,7 +136,7 @@ impl Tier {
         let tasks = inner.bucket.tasks.clone();
         tasks.spawn_detached(async move {
             let permit = timeout(PERMIT_WAIT, inner.writes.singles.acquire()).await;
-            let Ok(Ok(_permit)) = permit else { return inner.count_write("skipped") };
+            let Ok(Ok(_permit)) = permit else { return inner.count_write(Write::Skipped) };
             let key = inner.bucket.layout.manifest(&registry, digest);
             let bytes = content.len();
             // What was wrong is replaced; a node that does not read cannot tell whether it is.
@@ -176,7 +177,7 @@ impl Upload {
             match timeout(PERMIT_WAIT, permits.acquire_owned()).await {
                 Ok(Ok(permit)) => Some(PartPermit { memory: memory.take(), _permit: permit }),
                 Ok(Err(_)) | Err(_) => {
-                    inner.count_write("skipped");
+                    inner.count_write(Write::Skipped);
                     None
                 }
             }
@@ -197,7 +198,7 @@ impl Upload {
         };
         let begun = Instant::now();
         let sent = inner.bucket.within(PART_WAIT, parts.part(content)).await;
-        inner.bucket.metrics.seconds.with_label_values(&["put"]).observe(begun.elapsed().as_secs_f64());
+        inner.bucket.metrics.seconds.observe(Operation::Put, begun.elapsed());
         sent?;
         self.sent += bytes;
         inner.count_bytes(bytes);
@@ -242,7 +243,7 @@ impl Upload {
 
     /// Throws away what was written: the download failed.
     pub(crate) fn abort(self) {
-        self.inner.count_write("aborted");
+        self.inner.count_write(Write::Aborted);
     }
 }
 
@@ -264,8 +265,8 @@ impl Inner {
         self.bucket.metrics.written_bytes.inc_by(bytes);
     }
 
-    fn count_write(&self, result: &str) {
-        self.bucket.metrics.writes.with_label_values(&[result]).inc();
+    fn count_write(&self, result: Write) {
+        self.bucket.metrics.writes.count(result);
     }
 
     fn note_written(
@@ -280,15 +281,15 @@ impl Inner {
             Ok(()) => {
                 self.count_bytes(bytes as u64);
                 self.counts.written.fetch_add(1, Ordering::Relaxed);
-                self.count_write("written");
+                self.count_write(Write::Written);
                 self.writes.present.note(registry, digest);
             }
             Err(error) if error.kind == ErrorKind::Exists => {
-                self.count_write("present");
+                self.count_write(Write::Present);
                 self.writes.present.note(registry, digest);
             }
             Err(error) => {
-                self.count_write("failed");
+                self.count_write(Write::Failed);
                 tracing::warn!(%error, "content could not be written to the shared tier");
             }
         }

@@ -14,6 +14,7 @@ use super::claim::{Claim, ClaimSlot};
 use super::error::{Error, ErrorKind};
 use super::handle::Inner;
 use super::lease::{Decision, Lease, RENEW_EVERY, SILENT_MAX, decide, first_pause, longer};
+use super::metrics::Waited;
 use super::objects::{Chunks, shareable};
 use super::reading::{Found, Lookup};
 use crate::reference::{Digest, Registry};
@@ -34,13 +35,12 @@ pub(super) fn waiting(
     let waited = async move {
         let begun = Instant::now();
         let found = wait(&inner, &registry, digest, size, &slot).await;
-        let seconds = begun.elapsed().as_secs_f64();
         let result = match &found {
-            Some(_) => "hit",
-            None if slot.is_held() => "took_over",
-            None => "gave_up",
+            Some(_) => Waited::Hit,
+            None if slot.is_held() => Waited::TookOver,
+            None => Waited::GaveUp,
         };
-        inner.bucket.metrics.wait_seconds.with_label_values(&[result]).observe(seconds);
+        inner.bucket.metrics.waits.observe(result, begun.elapsed());
         let why = "another node did not write the blob in time";
         found.map(|found| found.body).ok_or_else(|| Error::new(ErrorKind::GaveUp, why))
     };

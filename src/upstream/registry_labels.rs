@@ -1,7 +1,8 @@
 //! The labels by which registries stand in metrics: bounded, whatever clients ask for.
 
 use std::collections::HashSet;
-use std::sync::{PoisonError, RwLock};
+
+use parking_lot::RwLock;
 
 /// Registries that get a label of their own besides the configured ones; later ones share `other`.
 const REGISTRY_LABELS_MAX: usize = 32;
@@ -19,17 +20,17 @@ impl RegistryLabels {
 
     /// Labels for `configured` registries too, from now on.
     pub fn configure(&self, configured: impl IntoIterator<Item = String>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).extend(configured);
+        self.0.write().extend(configured);
     }
 
     /// The label for `registry`. Called with a registry that has answered, so that names that clients make up do not
     /// use up the labels.
     pub fn admit(&self, registry: &str) {
         // Nearly every answer comes from one that is known: those wait for no other.
-        if self.0.read().unwrap_or_else(PoisonError::into_inner).contains(registry) {
+        if self.0.read().contains(registry) {
             return;
         }
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.write();
         if known.len() < REGISTRY_LABELS_MAX && !known.contains(registry) {
             known.insert(registry.to_owned());
         }
@@ -37,7 +38,7 @@ impl RegistryLabels {
 
     /// Calls `with` with the label for `registry`.
     pub fn with<R>(&self, registry: &str, with: impl FnOnce(&str) -> R) -> R {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).contains(registry);
+        let known = self.0.read().contains(registry);
         with(if known { registry } else { "other" })
     }
 }
@@ -55,6 +56,6 @@ mod tests {
         assert_eq!(labels.with("docker.io", str::to_owned), "docker.io");
         assert_eq!(labels.with("r0.test", str::to_owned), "r0.test");
         assert_eq!(labels.with("r999.test", str::to_owned), "other");
-        assert_eq!(labels.0.read().unwrap().len(), REGISTRY_LABELS_MAX);
+        assert_eq!(labels.0.read().len(), REGISTRY_LABELS_MAX);
     }
 }

@@ -215,6 +215,28 @@ fn a_value_of_a_label_that_is_counted_is_in_the_documentation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_value_of_a_label_is_shown_that_an_operator_finds_nowhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let larder = Larder::start(directory.path(), &[], "");
+    let row_of = |name: &str| {
+        let begin = format!("| `{name}` |");
+        include_str!("../../docs/metrics.md")
+            .lines()
+            .find(|line| line.starts_with(&begin))
+            .unwrap_or_default()
+    };
+    let of_enums = larder.described.iter().filter(|metric| !metric.values.is_empty());
+    let missing: Vec<String> = of_enums
+        .clone()
+        .flat_map(|metric| metric.values.iter().map(move |value| (&metric.name, value)))
+        .filter(|(name, value)| !row_of(name).contains(&format!("`{value}`")))
+        .map(|(name, value)| format!("{name}: {value}"))
+        .collect();
+    assert!(missing.is_empty(), "not in their rows of docs/metrics.md: {missing:?}");
+    assert!(of_enums.count() > 5, "few metrics say which values they have");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn alerts_and_dashboard_are_about_metrics_that_exist() {
     let directory = tempfile::tempdir().unwrap();
     let larder = Larder::start(directory.path(), &[], "");

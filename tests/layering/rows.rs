@@ -252,8 +252,8 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
     (
         "tier",
         &[
-            &["counts", "error", "lease", "metrics", "network", "pace", "recent", "registries"],
-            &["config"],
+            &["counts", "error", "lease", "network", "pace", "recent", "registries"],
+            &["config", "metrics"],
             &["backend/file_threads", "health", "http", "layout", "objects", "part_memory"],
             &["backend/failure"],
             &["backend/credential", "backend/kept_credential"],

@@ -1,0 +1,71 @@
+//! Metrics whose one label has the values of an enum, so that no value is counted that the documents do not name.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use super::metrics::{HistogramVec, IntCounterVec, MetricsError, Registry};
+
+/// The values of a label.
+pub trait Label: Copy + 'static {
+    /// The label.
+    const NAME: &'static str;
+    /// Every value that is counted.
+    const ALL: &'static [Self];
+
+    /// The value, as `/metrics` shows it.
+    fn label(self) -> &'static str;
+}
+
+/// A counter for each value of a label.
+#[derive(Clone)]
+pub struct CountersBy<L> {
+    counters: IntCounterVec,
+    of: PhantomData<L>,
+}
+
+impl<L: Label> CountersBy<L> {
+    /// Counts one.
+    pub fn count(&self, value: L) {
+        self.counters.with_label_values(&[value.label()]).inc();
+    }
+}
+
+/// A histogram of seconds for each value of a label.
+#[derive(Clone)]
+pub struct LatenciesBy<L> {
+    histograms: HistogramVec,
+    of: PhantomData<L>,
+}
+
+impl<L: Label> LatenciesBy<L> {
+    /// Records what took so long.
+    pub fn observe(&self, value: L, took: Duration) {
+        self.histograms.with_label_values(&[value.label()]).observe(took.as_secs_f64());
+    }
+}
+
+impl Registry {
+    /// A counter for each value of a label; `name` without the prefix.
+    ///
+    /// # Errors
+    /// A name that is registered already.
+    pub fn counters_by<L: Label>(&self, name: &str, help: &str) -> Result<CountersBy<L>, MetricsError> {
+        let counters = self.counters(name, help, &[L::NAME])?;
+        self.describe_values(name, values::<L>());
+        Ok(CountersBy { counters, of: PhantomData })
+    }
+
+    /// A histogram of seconds for each value of a label; `name` without the prefix.
+    ///
+    /// # Errors
+    /// A name that is registered already.
+    pub fn latencies_by<L: Label>(&self, name: &str, help: &str) -> Result<LatenciesBy<L>, MetricsError> {
+        let histograms = self.latencies(name, help, &[L::NAME])?;
+        self.describe_values(name, values::<L>());
+        Ok(LatenciesBy { histograms, of: PhantomData })
+    }
+}
+
+fn values<L: Label>() -> Vec<&'static str> {
+    L::ALL.iter().map(|value| value.label()).collect()
+}
