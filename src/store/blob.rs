@@ -16,6 +16,7 @@ use crate::store::in_use::InUseMark;
 use crate::store::integrity::{CHUNK, Checksums, ChecksumsBuilder};
 use crate::store::layout::{self, Layout};
 use crate::store::recent_comparisons::RecentComparisons;
+use crate::store::read_limits::ReadLimits;
 use crate::store::stored_checksums::StoredChecksums;
 use crate::support::body_chunk::BodyChunk;
 
@@ -83,6 +84,7 @@ impl OpenFile {
     pub(super) fn open(
         layout: &Layout,
         digest: &Digest,
+        limits: ReadLimits,
         is_refused: impl Fn(FileIdentity) -> bool,
         hashing: Option<&mut Call<'_>>,
     ) -> Result<Opened, Error> {
@@ -104,14 +106,14 @@ impl OpenFile {
         }
         let damaged = |reason| Ok(Opened::Damaged { file: identity, reason });
         let checks = layout.checks_of(digest);
-        let (checksums, has_unwritten_checksums) = match StoredChecksums::open(&checks) {
+        let (checksums, has_unwritten_checksums) = match StoredChecksums::open(&checks, limits) {
             Some(checksums) => (checksums, false),
             None => {
                 let Some(call) = hashing else { return Ok(Opened::WithoutChecksums(identity.size())) };
                 match hash_again(&file, digest, call) {
                     Ok(checksums) => {
                         write_checksums(layout, digest, &checksums);
-                        match StoredChecksums::open(&checks) {
+                        match StoredChecksums::open(&checks, limits) {
                             Some(written) => (written, false),
                             None => (StoredChecksums::Whole(checksums), true),
                         }

@@ -21,7 +21,7 @@ use crate::store::maintenance::low_priority;
 use crate::store::metrics::Metrics;
 use crate::store::open_blobs::OpenBlobs;
 use crate::store::quarantine::Quarantine;
-use crate::store::rehashing::{self, Rehashing, Turn};
+use crate::store::rehashing::{Rehashing, Turn};
 use crate::store::removals::Removals;
 use crate::store::share::Owner;
 use crate::support::clock::Clock;
@@ -37,6 +37,24 @@ pub(super) struct Blobs {
     health: Arc<Health>,
     last_access: LastAccess,
     rehashing: Rehashing,
+}
+
+/// What there is of a blob on the disk.
+enum Sought {
+    Found(Blob),
+    /// Also one that was found damaged, and moved away.
+    Absent,
+    /// Of so many bytes, which have to be hashed before they are read.
+    WithoutChecksums(u64),
+}
+
+impl Sought {
+    fn found(self) -> Option<Blob> {
+        match self {
+            Self::Found(blob) => Some(blob),
+            Self::Absent | Self::WithoutChecksums(_) => None,
+        }
+    }
 }
 
 impl Blobs {
@@ -138,7 +156,7 @@ impl Blobs {
 
     /// Notes that a blob was used. Never blocks.
     pub(super) fn record_access(&self, digest: Digest) {
-        if self.last_access.is_due(digest, self.clock.now()) {
+        if self.last_access.note(digest, self.clock.now()) {
             self.index.record_access(digest);
         }
     }
@@ -220,10 +238,11 @@ impl Blobs {
         call: &mut Call<'_>,
     ) -> Result<Option<Blob>, Error> {
         let size = match self.open_file(digest, false, call)? {
-            Ok(opened) => return Ok(opened),
-            Err(size) => size,
+            Sought::Found(blob) => return Ok(Some(blob)),
+            Sought::Absent => return Ok(None),
+            Sought::WithoutChecksums(size) => size,
         };
-        if size > rehashing::WAITED_FOR_MAX {
+        if size > self.open_blobs.limits().waited_for_bytes {
             if let Some(turn) = self.rehashing.turn_of_large() {
                 self.hash_meanwhile(digest, size, turn);
             }
@@ -232,7 +251,7 @@ impl Blobs {
         let Some(_turn) = call.apart(|| self.rehashing.turn(digest)) else { return Ok(None) };
         match self.open_blobs.find(&digest) {
             Some(blob) => Ok(Some(blob)),
-            None => Ok(self.open_file(digest, true, call)?.unwrap_or_default()),
+            None => Ok(self.open_file(digest, true, call)?.found()),
         }
     }
 
@@ -254,26 +273,21 @@ impl Blobs {
         });
     }
 
-    /// The blob, if there is one that is not found damaged; else the bytes of one that has no checksums and that it may
-    /// not hash.
-    fn open_file(
-        &self,
-        digest: Digest,
-        may_hash: bool,
-        call: &mut Call<'_>,
-    ) -> Result<Result<Option<Blob>, u64>, Error> {
+    /// Opens the file of a blob, after it was hashed again where it has no checksums and that may be done.
+    fn open_file(&self, digest: Digest, may_hash: bool, call: &mut Call<'_>) -> Result<Sought, Error> {
         let is_refused = |file| self.quarantine.remembers(&digest, file);
-        Ok(Ok(match OpenFile::open(&self.layout, &digest, is_refused, may_hash.then_some(call))? {
+        let limits = self.open_blobs.limits();
+        Ok(match OpenFile::open(&self.layout, &digest, limits, is_refused, may_hash.then_some(call))? {
             Opened::File(file) => {
                 file.read_ahead_if_small();
-                Some(self.open_blobs.insert(file))
+                Sought::Found(self.open_blobs.insert(file))
             }
-            Opened::Absent => None,
-            Opened::WithoutChecksums(size) => return Ok(Err(size)),
+            Opened::Absent => Sought::Absent,
+            Opened::WithoutChecksums(size) => Sought::WithoutChecksums(size),
             Opened::Damaged { file, reason } => {
                 self.quarantine.add(&digest, file, &reason);
-                None
+                Sought::Absent
             }
-        }))
+        })
     }
 }

@@ -21,6 +21,7 @@ use crate::store::open::{self, Lock};
 use crate::store::open_blobs::OpenBlobs;
 use crate::store::pins::Pins;
 use crate::store::quarantine_files::QuarantineFiles;
+use crate::store::read_limits::ReadLimits;
 use crate::store::records::Records;
 use crate::support::clock::Clock;
 
@@ -49,12 +50,13 @@ impl Components {
         budget: Budget,
         clock: &Clock,
         metrics: &Arc<Metrics>,
+        limits: ReadLimits,
     ) -> Result<Self, Error> {
         let layout = Layout::new(path);
         let lock = open::lock_and_prepare(&layout)?;
         let records = Records::new(layout.clone(), clock.clone());
         let pins = Pins::restore(layout.clone());
-        let open_blobs = Arc::new(OpenBlobs::new(InUse::default()));
+        let open_blobs = Arc::new(OpenBlobs::new(InUse::default(), limits));
         // A tree of its own: what its thread writes when the store is closed is the last change of all.
         let tree = Layout::new(path);
         let index =

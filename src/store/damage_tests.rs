@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
+use super::for_tests::SMALL;
 use super::tests::{World, bytes, content_of, repository};
 use super::*;
 
@@ -147,7 +148,7 @@ async fn a_blob_without_checksums_is_hashed_once_however_many_ask_for_it() {
 #[tokio::test]
 async fn a_large_blob_without_checksums_keeps_no_reader_waiting_and_comes_back() {
     let mut world = World::new();
-    let content = bytes(rehashing::WAITED_FOR_MAX as usize + 1);
+    let content = bytes(SMALL.waited_for_bytes as usize + 1);
     let digest = world.put(&repository("reg.test/a"), &content).await;
     world = world.restarted();
     let checks = world.file(&format!("checks/sha256/{}", digest.hex()));
@@ -225,7 +226,7 @@ async fn the_quarantine_of_a_failing_disk_does_not_fill_it() {
 
 /// A blob whose checksums are read in slices.
 fn large() -> Vec<u8> {
-    let chunks = crate::store::stored_checksums::WHOLE_BYTES_MAX as usize / 4;
+    let chunks = SMALL.whole_checksum_bytes as usize / 4;
     bytes(chunks * integrity::CHUNK)
 }
 

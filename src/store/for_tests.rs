@@ -3,9 +3,18 @@
 use std::fs;
 
 use super::layout::Layout;
+use super::read_limits::ReadLimits;
 use super::records::tags::{self, TagRecord};
 use crate::reference::{Algorithm, Digest, Repository};
 use crate::support::clock::Timestamp;
+
+/// Limits that small content reaches: a blob of 16 MiB has slices, and one of 20 MiB keeps no reader waiting.
+pub(super) const SMALL: ReadLimits = ReadLimits {
+    whole_checksum_bytes: 1_024,
+    slice_chunks: 64,
+    waited_for_bytes: 20 * 1024 * 1024,
+    unwritten_checksum_bytes: 128 * 1024,
+};
 
 /// A tree in a directory of its own.
 pub(super) struct Tree {

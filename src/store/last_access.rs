@@ -21,7 +21,7 @@ impl LastAccess {
     }
 
     /// Notes an access; whether it has to be passed on.
-    pub(super) fn is_due(&self, digest: Digest, now: Timestamp) -> bool {
+    pub(super) fn note(&self, digest: Digest, now: Timestamp) -> bool {
         let mut passed_on = self.0.lock();
         // An access before the one that was passed on means that the clock was set back.
         if let Some(at) = passed_on.get(&digest)
@@ -45,8 +45,8 @@ mod tests {
         for (now, due) in
             [(1_000, true), (1_000, false), (1_059, false), (1_060, true), (900, true), (901, false)]
         {
-            assert_eq!(accesses.is_due(digest, Timestamp(now)), due, "{now}");
+            assert_eq!(accesses.note(digest, Timestamp(now)), due, "{now}");
         }
-        assert!(accesses.is_due(Digest::of(b"y"), Timestamp(901)));
+        assert!(accesses.note(Digest::of(b"y"), Timestamp(901)));
     }
 }

@@ -54,6 +54,7 @@ mod partial;
 mod pins;
 mod quarantine;
 mod quarantine_files;
+mod read_limits;
 mod recent_comparisons;
 mod records;
 mod rehashing;
@@ -96,6 +97,7 @@ use crate::support::shutdown::Shutdown;
 use components::Components;
 use disk_calls::Call;
 use metrics::Metrics;
+use read_limits::ReadLimits;
 
 /// How long a stop waits for what is to be written: a manifest is fetched again if it was lost. Commands wait as long
 /// for it before they read what is there.
@@ -120,7 +122,17 @@ impl Store {
     /// # Errors
     /// Another daemon holds it, its format is unknown, or the disk refuses.
     pub fn open(config: &Config, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, Error> {
-        Components::open(&config.path, config.budget, &clock, &metrics).map(|all| Self(Arc::new(all)))
+        Self::open_with(config, &clock, &metrics, ReadLimits::default())
+    }
+
+    /// The same with other limits of reading.
+    fn open_with(
+        config: &Config,
+        clock: &Clock,
+        metrics: &Arc<Metrics>,
+        limits: ReadLimits,
+    ) -> Result<Self, Error> {
+        Components::open(&config.path, config.budget, clock, metrics, limits).map(|all| Self(Arc::new(all)))
     }
 
     /// Enforces the budget, keeps `index.json` in step with the tags, scrubs blobs and expires records, until

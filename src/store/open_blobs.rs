@@ -12,20 +12,15 @@ use parking_lot::Mutex;
 use crate::reference::Digest;
 use crate::store::blob::{Blob, OpenFile, SharedFile, WeakFile};
 use crate::store::in_use::{InUse, InUseMark};
+use crate::store::read_limits::ReadLimits;
 use crate::store::removals::Removals;
-use crate::store::stored_checksums::WHOLE_BYTES_MAX;
 use crate::support::bounded_map::BoundedMap;
 
 /// Blobs that are kept open: a quarter of the descriptors that are reserved for what is not a client.
 const KEPT_MAX: usize = 64;
-/// Bytes in memory of the checksums of one, so that those of all are 4 MiB. Only a blob of more than 1 GiB whose
-/// checksums could not be written has more, and is kept among [`UNWRITTEN_MAX`].
-const CHECKSUM_BYTES_MAX: u64 = WHOLE_BYTES_MAX;
 /// Blobs that are kept open besides because their checksums could not be written: the next reader would hash them
 /// again.
 const UNWRITTEN_MAX: usize = 16;
-/// Bytes in memory of the checksums of these: those of 256 GiB.
-const UNWRITTEN_BYTES_MAX: u64 = if cfg!(test) { 128 * 1024 } else { 16 * 1024 * 1024 };
 
 /// Open blobs by digest.
 #[derive(Debug)]
@@ -33,6 +28,7 @@ pub(super) struct OpenBlobs {
     in_use: InUse,
     open: Mutex<Open>,
     removals: Removals,
+    limits: ReadLimits,
 }
 
 #[derive(Debug)]
@@ -46,16 +42,18 @@ struct Open {
 }
 
 impl Open {
-    fn keep(&mut self, file: SharedFile) {
+    /// The checksums of all that are kept are 4 MiB: only a blob of more than 1 GiB whose checksums could not be
+    /// written has more than `limits` say, and is kept among [`UNWRITTEN_MAX`].
+    fn keep(&mut self, file: SharedFile, limits: &ReadLimits) {
         if file.has_unwritten_checksums() {
             self.unwritten.insert(file.digest(), file);
             let bytes_of = |kept: &BoundedMap<Digest, SharedFile>| -> u64 {
                 kept.iter().map(|(_, file)| file.checksum_bytes()).sum()
             };
-            while bytes_of(&self.unwritten) > UNWRITTEN_BYTES_MAX && self.unwritten.remove_oldest().is_some()
-            {
-            }
-        } else if file.checksum_bytes() <= CHECKSUM_BYTES_MAX {
+            while bytes_of(&self.unwritten) > limits.unwritten_checksum_bytes
+                && self.unwritten.remove_oldest().is_some()
+            {}
+        } else if file.checksum_bytes() <= limits.whole_checksum_bytes {
             self.kept.insert(file.digest(), file);
         }
     }
@@ -78,10 +76,15 @@ impl Open {
 
 impl OpenBlobs {
     /// No blobs; each that is handed out is marked in `in_use`.
-    pub(super) fn new(in_use: InUse) -> Self {
+    pub(super) fn new(in_use: InUse, limits: ReadLimits) -> Self {
         let (kept, unwritten) = (BoundedMap::new(KEPT_MAX), BoundedMap::new(UNWRITTEN_MAX));
         let open = Open { shared: HashMap::new(), shared_max: KEPT_MAX, kept, unwritten };
-        Self { in_use, open: Mutex::new(open), removals: Removals::new() }
+        Self { in_use, open: Mutex::new(open), removals: Removals::new(), limits }
+    }
+
+    /// Within which they are opened.
+    pub(super) fn limits(&self) -> ReadLimits {
+        self.limits
     }
 
     /// The blobs that have left the store since its start.
@@ -129,7 +132,7 @@ impl OpenBlobs {
             open.shared_max = 2 * open.shared.len().max(KEPT_MAX);
         }
         open.shared.insert(file.digest(), file.downgrade());
-        open.keep(file.clone());
+        open.keep(file.clone(), &self.limits);
         drop(open);
         // Removed or replaced since it was opened, and forgotten before it was kept: it would stay on disk.
         if !file.is_unchanged() {
@@ -164,6 +167,7 @@ mod tests {
     use super::*;
     use crate::reference::Algorithm;
     use crate::store::blob::Opened;
+    use crate::store::for_tests::SMALL;
     use crate::store::integrity::CHUNK;
     use crate::store::layout::Layout;
 
@@ -178,7 +182,8 @@ mod tests {
     fn open(layout: &Layout, content: &[u8]) -> OpenFile {
         let digest = Digest::of(content);
         std::fs::write(layout.blob(&digest), content).unwrap();
-        match OpenFile::open(layout, &digest, |_| false, Some(&mut layout.calls().begin_read())).unwrap() {
+        let calls = layout.calls();
+        match OpenFile::open(layout, &digest, SMALL, |_| false, Some(&mut calls.begin_read())).unwrap() {
             Opened::File(file) => file,
             other => panic!("{other:?}"),
         }
@@ -190,7 +195,7 @@ mod tests {
         let layout = layout(&directory);
         let digest = Digest::of(b"x");
         let in_use = InUse::default();
-        let shared = OpenBlobs::new(in_use.clone());
+        let shared = OpenBlobs::new(in_use.clone(), SMALL);
         let old = shared.insert(open(&layout, b"x"));
         assert_eq!(shared.find(&digest).map(|blob| blob.size()), Some(1));
         let new = shared.insert(open(&layout, b"x"));
@@ -210,7 +215,7 @@ mod tests {
     fn a_file_that_was_removed_or_written_to_since_is_opened_anew() {
         let directory = tempfile::tempdir().unwrap();
         let layout = layout(&directory);
-        let shared = OpenBlobs::new(InUse::default());
+        let shared = OpenBlobs::new(InUse::default(), SMALL);
         let changes: [fn(PathBuf); 2] =
             [|path| std::fs::remove_file(path).unwrap(), |path| std::fs::write(path, b"longer").unwrap()];
         for change in changes {
@@ -225,7 +230,7 @@ mod tests {
     fn what_is_kept_open_is_bounded_in_files_and_in_checksums() {
         let directory = tempfile::tempdir().unwrap();
         let layout = layout(&directory);
-        let shared = OpenBlobs::new(InUse::default());
+        let shared = OpenBlobs::new(InUse::default(), SMALL);
         for n in 0..2 * KEPT_MAX {
             drop(shared.insert(open(&layout, &n.to_le_bytes())));
         }
@@ -235,7 +240,7 @@ mod tests {
         std::fs::remove_dir_all(directory.path().join("checks")).unwrap();
         std::fs::write(directory.path().join("checks"), "in the way").unwrap();
         std::fs::write(layout.quarantine(), "so that it cannot be moved").unwrap();
-        let large = vec![0; (CHECKSUM_BYTES_MAX as usize / 4 + 1) * CHUNK];
+        let large = vec![0; (SMALL.whole_checksum_bytes as usize / 4 + 1) * CHUNK];
         drop(shared.insert(open(&layout, &large)));
         assert!(shared.find(&Digest::of(&large)).is_some(), "no client reads it");
         for n in 0..UNWRITTEN_MAX {

@@ -11,8 +11,6 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::reference::Digest;
 
-/// Bytes of a blob that is hashed while its reader waits: about a second.
-pub(super) const WAITED_FOR_MAX: u64 = if cfg!(test) { 20 } else { 256 } * 1024 * 1024;
 /// How long others wait for the one that hashes. Then the blob counts as absent for them.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 

@@ -19,6 +19,7 @@ use crate::store::layout::Layout;
 use crate::store::open_blobs::OpenBlobs;
 use crate::store::pins::Pins;
 use crate::store::quarantine_files::QuarantineFiles;
+use crate::store::read_limits::ReadLimits;
 use crate::store::reserve::Reservation;
 use crate::support::clock::Timestamp;
 use crate::support::metrics::Registry;
@@ -66,7 +67,7 @@ impl World {
         let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
         let (clock, tree) = (Clock::manual(Timestamp(1_000)), Layout::new(directory.path()));
         let pins = Pins::restore(tree.clone());
-        let open_blobs = Arc::new(OpenBlobs::new(InUse::default()));
+        let open_blobs = Arc::new(OpenBlobs::new(InUse::default(), ReadLimits::default()));
         let index = Index::start(tree, clock, Arc::clone(&metrics), Arc::clone(&open_blobs), pins).unwrap();
         let budget = Budget { max: Amount::Bytes(MAX), min_free: Amount::Bytes(0) };
         let disk = Box::new(|| Some(Disk { total: 10 * MAX, free: 9 * MAX, inodes: None }));

@@ -17,13 +17,9 @@ use parking_lot::Mutex;
 use crate::store::crc32c;
 use crate::store::integrity::{self, CHUNK, Checksums, ChunkChecksums, HEADER};
 use crate::store::layout;
+use crate::store::read_limits::ReadLimits;
 use crate::support::bounded_map::BoundedMap;
 
-/// Bytes of a file that is read as a whole: 64 KiB, those of a blob of 1 GiB. In tests less, so that small blobs have
-/// slices.
-pub(super) const WHOLE_BYTES_MAX: u64 = if cfg!(test) { 1_024 } else { 64 * 1024 + 64 };
-/// Checksums of a slice: a page of the file, and 64 MiB of the blob.
-const SLICE_CHUNKS: u64 = if cfg!(test) { 64 } else { 1_024 };
 /// Slices of a blob in memory: its readers are in a few places at a time.
 const SLICES_MAX: usize = 4;
 
@@ -42,21 +38,25 @@ pub(super) struct Slices {
     file: File,
     /// Bytes of the blob.
     size: u64,
+    /// Checksums of a slice but the last.
+    slice_chunks: u64,
     slices: Mutex<BoundedMap<u64, Arc<[u32]>>>,
 }
 
 impl StoredChecksums {
     /// Opens the file at `path`; `None` if there is none, or it is damaged as far as that is seen. Blocks.
-    pub(super) fn open(path: &Path) -> Option<Self> {
+    pub(super) fn open(path: &Path, limits: ReadLimits) -> Option<Self> {
         let (file, len) = layout::open_sized(path).ok()??;
-        if len <= WHOLE_BYTES_MAX {
+        if len <= limits.whole_checksum_bytes {
             return Checksums::decode(&layout::read_whole(&file, len, len).ok()?).map(Self::Whole);
         }
         let mut header = [0; HEADER];
         read_at(&file, &mut header, 0).ok()?;
         let size = integrity::blob_size(&header)?;
         let slices = Mutex::new(BoundedMap::new(SLICES_MAX));
-        (integrity::file_bytes(size) == Some(len)).then(|| Self::Sliced(Slices { file, size, slices }))
+        let slice_chunks = limits.slice_chunks;
+        let is_whole = integrity::file_bytes(size) == Some(len);
+        is_whole.then(|| Self::Sliced(Slices { file, size, slice_chunks, slices }))
     }
 
     /// Bytes of the blob.
@@ -71,7 +71,7 @@ impl StoredChecksums {
     pub(super) fn bytes(&self) -> u64 {
         match self {
             Self::Whole(checksums) => checksums.bytes(),
-            Self::Sliced(_) => SLICES_MAX as u64 * SLICE_CHUNKS * 4,
+            Self::Sliced(slices) => SLICES_MAX as u64 * slices.slice_chunks * 4,
         }
     }
 
@@ -112,7 +112,8 @@ impl Slices {
         if chunk >= self.chunks() {
             return None;
         }
-        let checksum = *self.read_slice(chunk / SLICE_CHUNKS)?.get((chunk % SLICE_CHUNKS) as usize)?;
+        let checksum =
+            *self.read_slice(chunk / self.slice_chunks)?.get((chunk % self.slice_chunks) as usize)?;
         let len = (self.size - chunk * CHUNK as u64).min(CHUNK as u64);
         Some((len as usize, checksum))
     }
@@ -123,7 +124,7 @@ impl Slices {
 
     /// The slices that have these chunks.
     fn numbers(&self, chunks: &Range<u64>) -> Range<u64> {
-        chunks.start / SLICE_CHUNKS..chunks.end.min(self.chunks()).div_ceil(SLICE_CHUNKS)
+        chunks.start / self.slice_chunks..chunks.end.min(self.chunks()).div_ceil(self.slice_chunks)
     }
 
     fn known(&self, number: u64) -> Option<Arc<[u32]>> {
@@ -135,8 +136,8 @@ impl Slices {
         if let Some(known) = self.known(number) {
             return Some(known);
         }
-        let first = number * SLICE_CHUNKS;
-        let count = SLICE_CHUNKS.min(self.chunks().checked_sub(first)?);
+        let first = number * self.slice_chunks;
+        let count = self.slice_chunks.min(self.chunks().checked_sub(first)?);
         let mut bytes = vec![0; count as usize * 4];
         read_at(&self.file, &mut bytes, HEADER as u64 + first * 4).ok()?;
         let slice: Arc<[u32]> =
@@ -172,6 +173,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::store::for_tests::SMALL;
     use crate::store::integrity::ChecksumsBuilder;
 
     thread_local! {
@@ -189,7 +191,7 @@ mod tests {
         let checksums = builder.finish();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), checksums.encode()).unwrap();
-        (checksums, StoredChecksums::open(file.path()).unwrap(), file)
+        (checksums, StoredChecksums::open(file.path(), SMALL).unwrap(), file)
     }
 
     #[test]
@@ -203,8 +205,8 @@ mod tests {
             for chunk in [in_the_middle, in_the_middle, in_the_middle + 1] {
                 assert_eq!(stored.expected(chunk), checksums.expected(chunk));
             }
-            let slices = 1 + u64::from(in_the_middle % SLICE_CHUNKS == SLICE_CHUNKS - 1);
-            assert_eq!(READ.get(), HEADER as u64 + slices * SLICE_CHUNKS * 4, "{chunks} chunks");
+            let slices = 1 + u64::from(in_the_middle % SMALL.slice_chunks == SMALL.slice_chunks - 1);
+            assert_eq!(READ.get(), HEADER as u64 + slices * SMALL.slice_chunks * 4, "{chunks} chunks");
         }
     }
 
@@ -235,15 +237,15 @@ mod tests {
             let mut wrong = right.clone();
             wrong[at] ^= 1;
             std::fs::write(file.path(), wrong).unwrap();
-            assert!(!StoredChecksums::open(file.path()).unwrap().are_sound(), "{at}");
+            assert!(!StoredChecksums::open(file.path(), SMALL).unwrap().are_sound(), "{at}");
         }
         for cut in [right.len() - 1, HEADER] {
             std::fs::write(file.path(), &right[..cut]).unwrap();
-            assert!(StoredChecksums::open(file.path()).is_none(), "cut off at {cut}");
+            assert!(StoredChecksums::open(file.path(), SMALL).is_none(), "cut off at {cut}");
         }
         let mut other = right;
         other[0] ^= 1;
         std::fs::write(file.path(), other).unwrap();
-        assert!(StoredChecksums::open(file.path()).is_none(), "another format");
+        assert!(StoredChecksums::open(file.path(), SMALL).is_none(), "another format");
     }
 }

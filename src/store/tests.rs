@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::for_tests::SMALL;
 use super::*;
 use crate::reference::MediaType;
 use crate::support::body_chunk::BodyChunk;
@@ -106,7 +107,8 @@ pub(super) fn open_within(path: &Path, budget: Budget) -> Result<Store, Error> {
 }
 
 fn open_with(path: &Path, budget: Budget, metrics: Arc<Metrics>) -> Result<Store, Error> {
-    Store::open(&Config { path: path.to_owned(), budget }, Clock::manual(Timestamp(1_000)), metrics)
+    let config = Config { path: path.to_owned(), budget };
+    Store::open_with(&config, &Clock::manual(Timestamp(1_000)), &metrics, SMALL)
 }
 
 fn unlimited() -> Budget {

@@ -64,6 +64,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "last_access",
                 "leftovers",
                 "metrics",
+                "read_limits",
                 "rehashing",
                 "removals",
                 "share",

@@ -1,6 +1,7 @@
 //! A filesystem whose free bytes a test sets, and the index and admission over it.
 
 use super::*;
+use crate::store::read_limits::ReadLimits;
 
 /// A filesystem of 10,000 bytes whose free bytes a test sets, and an index without an ingest.
 pub(super) struct World {
@@ -24,7 +25,7 @@ impl World {
         let clock = Clock::manual(Timestamp(1_000));
         let pins = Pins::restore(layout.clone());
         let in_use = InUse::default();
-        let open_blobs = Arc::new(OpenBlobs::new(in_use.clone()));
+        let open_blobs = Arc::new(OpenBlobs::new(in_use.clone(), ReadLimits::default()));
         let index = Index::start(layout.clone(), clock, metrics, open_blobs, pins).unwrap();
         index.catch_up();
         let free = Arc::new(AtomicU64::new(9_000));

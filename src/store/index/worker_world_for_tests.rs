@@ -1,6 +1,7 @@
 //! A worker over a directory of its own, and what a test asks of it.
 
 use super::*;
+use crate::store::read_limits::ReadLimits;
 
 pub(super) struct World {
     pub(super) directory: tempfile::TempDir,
@@ -39,7 +40,7 @@ impl World {
             clock: self.clock.clone(),
             metrics: Arc::clone(&self.metrics),
             totals: Arc::clone(&self.totals),
-            open_blobs: Arc::new(OpenBlobs::new(self.in_use.clone())),
+            open_blobs: Arc::new(OpenBlobs::new(self.in_use.clone(), ReadLimits::default())),
             pins: self.pins.clone(),
             is_late: Arc::default(),
         })
