@@ -25,6 +25,10 @@ use crate::support::clock::Timestamp;
 /// A manifest that is written behind an answer.
 const BEHIND: &[u8] = br#"{"schemaVersion":2,"config":{}}"#;
 
+/// When the grants that are written were proved.
+const FIRST_GRANT: Timestamp = Timestamp(900);
+const SECOND_GRANT: Timestamp = Timestamp(901);
+
 /// What is written: an image with its records.
 struct Image {
     repository: Repository,
@@ -58,8 +62,11 @@ impl Image {
         }
         store.records().confirm_tag(repository, tag, Digest::of(manifest)).await.unwrap();
         done("tag");
-        store.records().set_grant(repository, *principal, Timestamp(900)).await.unwrap();
+        let place = store.records().place().await;
+        store.records().set_grant_later(place.unwrap(), repository, *principal, FIRST_GRANT);
+        store.flush().await;
         done("grant");
+        done("removes the grant");
         store.records().remove_grant(repository, *principal).await.unwrap();
         done("no grant");
         // Behind an answer, in one batch: the content, its tag and a grant.
@@ -69,10 +76,11 @@ impl Image {
         store.put_later(repository, behind, Bytes::from_static(BEHIND), member, |_| {}).await;
         store.records().confirm_tag_later(repository, &later, behind).await;
         let place = store.records().place().await;
-        store.records().set_grant_later(place.unwrap(), repository, *principal, Timestamp(901));
+        store.records().set_grant_later(place.unwrap(), repository, *principal, SECOND_GRANT);
         drop(held);
         store.flush().await;
         done("behind");
+        done("removes the second grant");
         store.records().remove_grant(repository, *principal).await.unwrap();
         // Once more over an existing blob.
         store.put(repository, Digest::of(layer), layer.clone(), Member::Blob).await.unwrap();
@@ -126,8 +134,24 @@ impl Image {
                 return Err("what was written behind an answer is there by half".to_owned());
             }
         }
-        if was_done("layer again") && !store.records().grants(&self.repository).await.unwrap().is_empty() {
-            return Err("a revoked grant is back".to_owned());
+        self.check_grants(store, &was_done).await
+    }
+
+    /// From when a grant was reported as written until its end was begun it is there; from when its end was reported on
+    /// it is not.
+    async fn check_grants(&self, store: &Store, was_done: &dyn Fn(&str) -> bool) -> Result<(), String> {
+        let grants = store.records().grants(&self.repository).await.unwrap();
+        for (proved_at, written, ending, ended) in [
+            (FIRST_GRANT, "grant", "removes the grant", "no grant"),
+            (SECOND_GRANT, "behind", "removes the second grant", "layer again"),
+        ] {
+            let is_there = grants.contains(&(self.principal, proved_at));
+            if !is_there && was_done(written) && !was_done(ending) {
+                return Err(format!("the grant of {proved_at:?} is lost"));
+            }
+            if is_there && was_done(ended) {
+                return Err(format!("the revoked grant of {proved_at:?} is back"));
+            }
         }
         Ok(())
     }

@@ -46,8 +46,8 @@ impl Records {
         self.writes.place().await
     }
 
-    /// As [`Records::set_grant`], in a place behind what is being written already: the answer does not wait for the
-    /// disk. A grant that is ended later does not return.
+    /// Records that upstream let `principal` read `repository` at `proved_at`, in a place behind what is being written
+    /// already: the answer does not wait for the disk. A grant that is ended later does not return.
     pub fn set_grant_later(
         &self,
         place: Place<'_>,

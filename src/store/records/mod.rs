@@ -197,20 +197,6 @@ impl Records {
         blocking::find(self.layout.calls(), move || Some(grants::all(&this.layout, &repository))).await
     }
 
-    /// Records that upstream let `principal` read `repository` at `proved_at`.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn set_grant(
-        &self,
-        repository: &Repository,
-        principal: Principal,
-        proved_at: Timestamp,
-    ) -> Result<(), Error> {
-        let (this, repository) = (self.clone(), repository.clone());
-        blocking::run(move || grants::set(&this.layout, &repository, &principal, proved_at)).await
-    }
-
     /// Ends the grant of `principal` on `repository`, durably, also if the caller gives up: there is one for each grant
     /// that ends.
     ///
