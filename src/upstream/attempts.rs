@@ -14,7 +14,6 @@ use crate::upstream::endpoint::avoided::AvoidedEndpoints;
 use crate::upstream::endpoint::failure_record::Question;
 use crate::upstream::endpoint::health::Health;
 use crate::upstream::endpoint::known::Endpoints;
-use crate::upstream::endpoint::rate_limit::RateLimits;
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::endpoint::tracked::{Availability, Retry, TrackedRequest};
 use crate::upstream::error::{ConnectStage, Error};
@@ -42,7 +41,6 @@ pub(super) struct Attempts {
     pub(super) exchange: Arc<Exchange>,
     pub(super) health: Health,
     pub(super) avoided: AvoidedEndpoints,
-    pub(super) rate_limits: Arc<RateLimits>,
     pub(super) endpoints: Endpoints,
     pub(super) recorder: Recorder,
     /// Probes of failing endpoints that no request waits for.
@@ -243,8 +241,7 @@ impl Attempts {
     ) -> Result<RegistryResponse, Error> {
         let is_only =
             request.method == Method::HEAD && self.endpoints(request).is_ok_and(|all| all.len() == 1);
-        let (exchange, rate_limits) = (&*self.exchange, &*self.rate_limits);
-        OneEndpoint { exchange, rate_limits, endpoint, is_only }.send(tracked, request, retries).await
+        OneEndpoint { exchange: &self.exchange, endpoint, is_only }.send(tracked, request, retries).await
     }
 
     /// Finds out whether failing endpoints that are due for a retry answer again, while no request waits for them:

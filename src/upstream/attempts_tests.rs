@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::support::clock::Clock;
 use crate::support::live::Live;
 use crate::upstream::config::{Config, EndpointConfig, RegistryConfig};
 use crate::upstream::one_endpoint::HEAD_ALONE;
@@ -36,7 +35,6 @@ impl World {
             exchange: Arc::new(Exchange::for_test(configured.clone())),
             health: Health::new(recorder.clone()),
             avoided: AvoidedEndpoints::new(recorder.clone()),
-            rate_limits: Arc::new(RateLimits::new(recorder.clone(), Clock::system())),
             endpoints: Endpoints::new(configured),
             recorder,
             tasks: Tasks::default(),

@@ -89,7 +89,6 @@ impl Upstream {
             exchange: Arc::new(exchange),
             health: health.clone(),
             avoided: avoided.clone(),
-            rate_limits: Arc::clone(&rate_limits),
             endpoints: Endpoints::new(configured.clone()),
             recorder: recorder.clone(),
             tasks: tasks.clone(),

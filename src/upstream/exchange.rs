@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{LOCATION, WWW_AUTHENTICATE};
-use http::{Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 
 use crate::credentials::PresentedCredential;
 use crate::reference::{Principal, Registry};
@@ -28,7 +28,7 @@ use crate::upstream::exchange_state::{
     ExchangeState, HeadVerdict, Plain, PlainAttempt, head_verdict, without_body,
 };
 use crate::upstream::metrics::RequestKind;
-use crate::upstream::redirect::{self, REDIRECTS_MAX, RedirectError};
+use crate::upstream::redirect::{Redirect, RedirectError};
 use crate::upstream::request::RegistryRequest;
 use crate::upstream::response::{RegistryResponse, ResponseContext, may_refuse_range};
 use crate::upstream::transport::authority::authority;
@@ -131,21 +131,39 @@ impl Exchange {
     async fn confirm(&self, head: ExchangeState<'_>) -> Result<RegistryResponse, Failure> {
         let ExchangeState { endpoint, request, authorizations, plain, .. } = head;
         let get = request.confirming();
-        let principal = self.principal(endpoint, request);
-        let registry = request.repository.registry();
-        let account = Account { registry, endpoint: endpoint.base_url(), principal };
-        let class = (get.kind, Method::GET);
-        if let Some(wait) =
-            self.rate_limits.wait_until_held_back_for(account, request.repository, &class).await
-        {
+        let asking = async {
+            let mut state =
+                ExchangeState { authorizations, plain: plain.after(), ..ExchangeState::new(endpoint, &get) };
+            let answer = self.final_response(&mut state).await;
+            self.classify_or_ask_whole(state, answer).await
+        };
+        self.within_limits(endpoint, &get, asking).await
+    }
+
+    /// Asks an endpoint once its limit permits `request`, and records what came of that, whatever it is: others may
+    /// wait for it.
+    ///
+    /// # Errors
+    /// Those of `asking`, which is not begun where the limit does not permit it in time.
+    pub(super) async fn within_limits(
+        &self,
+        endpoint: &Endpoint,
+        request: &RegistryRequest<'_>,
+        asking: impl Future<Output = Result<RegistryResponse, Failure>>,
+    ) -> Result<RegistryResponse, Failure> {
+        let repository = request.repository;
+        let account = Account {
+            registry: repository.registry(),
+            endpoint: endpoint.base_url(),
+            principal: self.principal(endpoint, request),
+        };
+        let class = (request.kind, request.method.clone());
+        if let Some(wait) = self.rate_limits.wait_until_held_back_for(account, repository, &class).await {
             let error = Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) };
             return Err(Failure { is_recorded: true, ..Failure::new(error, Party::Endpoint) });
         }
-        let mut state =
-            ExchangeState { authorizations, plain: plain.after(), ..ExchangeState::new(endpoint, &get) };
-        let answer = self.final_response(&mut state).await;
-        let result = self.classify_or_ask_whole(state, answer).await;
-        self.rate_limits.record_result(account, request.repository, &class, result)
+        let result = asking.await;
+        self.rate_limits.record_result(account, repository, &class, result)
     }
 
     /// What the answer to a request means; one for a range that is refused is sent once more for the whole, from the
@@ -179,26 +197,22 @@ impl Exchange {
     async fn opened_by_get(&self, head: &ExchangeState<'_>) -> Option<RegistryResponse> {
         let (endpoint, request) = (head.endpoint, head.request);
         let get = request.confirming();
-        let (registry, class) = (request.repository.registry(), (get.kind, Method::GET));
-        let principal = self.principal(endpoint, request);
-        let account = Account { registry, endpoint: endpoint.base_url(), principal };
-        self.rate_limits
-            .wait_until_held_back_for(account, request.repository, &class)
-            .await
-            .is_none()
-            .then_some(())?;
-        let plain = Plain::Asked { is_head_unclear: false };
-        let mut state = ExchangeState { plain, ..ExchangeState::new(endpoint, &get) };
-        let answer = loop {
-            match self.send_once(&state).await {
-                Ok(response) if matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) => {
-                    self.follow_redirect(&mut state, response).await.ok()?;
+        let asking = async {
+            let plain = Plain::Asked { is_head_unclear: false };
+            let mut state = ExchangeState { plain, ..ExchangeState::new(endpoint, &get) };
+            let answer = loop {
+                match self.send_once(&state).await {
+                    Ok(response) if is_redirect(response.status()) => {
+                        if let Err(error) = self.follow_redirect(&mut state, response).await {
+                            break Err(error);
+                        }
+                    }
+                    answer => break answer,
                 }
-                answer => break answer,
-            }
+            };
+            self.classify(&state, answer).await
         };
-        let result = self.classify(&state, answer).await;
-        let opened = self.rate_limits.record_result(account, request.repository, &class, result).ok()?;
+        let opened = self.within_limits(endpoint, &get, asking).await.ok()?;
         self.authenticator.record_open(&head.endpoint.version_url(), request.repository);
         self.heads.record_contradiction(&endpoint.host_and_port(), request.kind, Contradiction::Lasting);
         Some(opened)
@@ -209,7 +223,7 @@ impl Exchange {
         loop {
             let response = self.send_once(state).await?;
             if let Some(attempt) = state.plain.take_attempt()
-                && !self.is_opened(state, &attempt, &response)
+                && !self.note_plain_answer(state, &attempt, &response)
             {
                 let is_head_unclear = state.request.method == Method::HEAD
                     && challenge::parse(response.headers(), state.request.repository).is_none();
@@ -239,7 +253,7 @@ impl Exchange {
                     answered?;
                 }
                 401 | 403 if state.may_ask_plainly() => state.ask_plainly(Ok(without_body(response).await)),
-                301 | 302 | 303 | 307 | 308 => self.follow_redirect(state, response).await?,
+                _ if is_redirect(response.status()) => self.follow_redirect(state, response).await?,
                 _ => return Ok(response),
             }
         }
@@ -316,9 +330,9 @@ impl Exchange {
         Ok(())
     }
 
-    /// Whether an endpoint that was asked without authorization opens the repository, or asks for another authorization
-    /// than the one that failed.
-    fn is_opened(
+    /// Records what an endpoint that was asked without authorization answers; whether that opens the repository, or
+    /// asks for another authorization than the one that failed.
+    fn note_plain_answer(
         &self,
         state: &ExchangeState<'_>,
         attempt: &PlainAttempt,
@@ -347,29 +361,23 @@ impl Exchange {
         state: &mut ExchangeState<'_>,
         response: Response<ResponseBody>,
     ) -> Result<(), Error> {
-        let host = authority(&state.url);
-        let invalid = |why: RedirectError| Error::Invalid { host: host.clone(), why: why.to_string() };
         state.redirects += 1;
-        if state.redirects > REDIRECTS_MAX {
-            return Err(invalid(RedirectError::TooMany));
-        }
-        // Some object stores put names of files into it as they are.
-        let location =
-            response.headers().get(LOCATION).map(|location| redirect::escaped(location.as_bytes()));
+        let (endpoint, request) = (state.endpoint, state.request);
         let configured = self.configured.current();
-        let registry = state.request.repository.registry();
-        let is_listed = |target: &str| configured.config.trusts_redirect(registry, target);
-        let may_weaken = |target: &str| state.request.kind == RequestKind::Blob && is_listed(target);
-        let next = redirect::target(&state.url, location.as_deref(), may_weaken).map_err(invalid)?;
-        // Also from a listed store without TLS to one that is not listed.
-        let is_weaker = next.scheme() == "http" && state.endpoint.base_url().starts_with("https:");
-        if is_weaker && !may_weaken(&format!("http://{}", authority(&next))) {
-            return Err(invalid(RedirectError::Downgrade(authority(&next))));
-        }
-        state.url = next;
-        let (endpoint, to) = (state.endpoint, authority(&state.url));
-        let home = (endpoint.host_and_port(), endpoint.trust);
-        state.trust = redirect::trust(&to, home, is_listed);
+        let registry = request.repository.registry();
+        let redirect = Redirect {
+            from: &state.url,
+            location: response.headers().get(LOCATION).map(HeaderValue::as_bytes),
+            count: state.redirects,
+            home: endpoint.host_and_port(),
+            home_trust: endpoint.trust,
+            is_from_tls: endpoint.base_url().starts_with("https:"),
+            is_blob: request.kind == RequestKind::Blob,
+        };
+        let next = redirect.target(|target| configured.config.trusts_redirect(registry, target));
+        let invalid =
+            |why: RedirectError| Error::Invalid { host: authority(&state.url), why: why.to_string() };
+        (state.url, state.trust) = next.map_err(invalid)?;
         drain(response.into_body()).await;
         Ok(())
     }
@@ -399,6 +407,10 @@ impl Exchange {
             now: self.clock.now(),
         }
     }
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Challenges that do not hold, and what a refusal costs, over a transport that answers what the test says.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use http::Method;
 
@@ -280,4 +281,30 @@ async fn where_a_realm_must_not_be_asked_the_registry_itself_is_shown_the_passwo
     blob(&exchange, "a", Some(("u", "p"))).await.unwrap();
     assert_eq!(sent_to(&transport, REGISTRY, 0), 2);
     assert_eq!(transport.sent().len(), 2, "the realm was asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_was_to_find_out_whether_a_limit_is_over_holds_up_no_other_when_it_is_led_astray() {
+    let gets = AtomicUsize::new(0);
+    let (transport, exchange) = exchange(move |request| {
+        let plain = request.header("authorization").is_empty();
+        match (request.host.as_str(), &request.method) {
+            (TOKENS, _) if plain => token(),
+            (TOKENS, _) => status(401),
+            _ if request.url.contains("/private/") && plain => challenged(CHALLENGE),
+            _ if request.url.contains("/private/") => status(200),
+            (_, &Method::HEAD) => status(404),
+            _ if gets.fetch_add(1, Ordering::Relaxed) == 0 => respond(429, &[("retry-after", "30")], ""),
+            _ => respond(307, &[("location", "ftp://reg.example.com/x")], ""),
+        }
+    });
+    blob(&exchange, "private", None).await.unwrap();
+    let open = || blob_by(&exchange, Method::HEAD, "open", Some(("u", "old")));
+    open().await.unwrap_err();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let (begun, before) = (tokio::time::Instant::now(), transport.sent().len());
+    open().await.unwrap_err();
+    assert!(sent_to(&transport, REGISTRY, before) > 1, "the limit was over");
+    open().await.unwrap_err();
+    assert_eq!(begun.elapsed(), Duration::ZERO, "one waited for an outcome that had come");
 }

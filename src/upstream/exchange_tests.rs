@@ -16,6 +16,7 @@ use crate::upstream::config::{Config, CredentialUse, EndpointConfig, RegistryCon
 use crate::upstream::endpoint::select;
 use crate::upstream::metrics::Recorder;
 use crate::upstream::proof::Proof;
+use crate::upstream::redirect::REDIRECTS_MAX;
 use crate::upstream::request::{AuthContext, Patience};
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};

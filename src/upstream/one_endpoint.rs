@@ -10,7 +10,6 @@ use http::Method;
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use crate::upstream::endpoint::rate_limit::{Account, RateLimits};
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::endpoint::tracked::TrackedRequest;
 use crate::upstream::error::{ConnectStage, Error, Failure, Party};
@@ -27,7 +26,6 @@ pub(super) const HEAD_ALONE: Duration = Duration::from_secs(9);
 /// An endpoint that is asked.
 pub(super) struct OneEndpoint<'a> {
     pub(super) exchange: &'a Exchange,
-    pub(super) rate_limits: &'a RateLimits,
     pub(super) endpoint: &'a Endpoint,
     /// Whether there is no other, which is to have what a `HEAD` leaves of the time.
     pub(super) is_only: bool,
@@ -41,31 +39,24 @@ impl OneEndpoint<'_> {
         request: &RegistryRequest<'_>,
         retries: u32,
     ) -> Result<RegistryResponse, Error> {
-        let (endpoint, repository) = (self.endpoint, request.repository);
+        let endpoint = self.endpoint;
         request.auth.asked.record(endpoint.base_url());
-        let account = Account {
-            registry: repository.registry(),
-            endpoint: endpoint.base_url(),
-            principal: self.exchange.principal(endpoint, request),
-        };
         let request = &self.exchange.effective(endpoint, request, retries);
-        let class = (request.kind, request.method.clone());
-        if let Some(wait) = self.rate_limits.wait_until_held_back_for(account, repository, &class).await {
-            return Err(Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) });
-        }
-        tracked.start();
-        let span = span::of(endpoint, request);
-        let asking = self.send_with_retries(&mut tracked, request, account, retries);
-        let result = asking.instrument(span.clone()).await;
-        span::note(&span, &result);
-        let body = tracked.body();
-        tracked.finish(&result);
-        if request.method == Method::GET && result.is_ok() {
-            self.exchange.heads.record_get(&endpoint.host_and_port(), request.kind);
-        }
-        let result = self.rate_limits.record_result(account, repository, &class, result);
-        let answer = result.map_err(|failure| failure.error)?;
-        Ok(RegistryResponse { tracked: Some(body), ..answer })
+        let asking = async {
+            tracked.start();
+            let span = span::of(endpoint, request);
+            let asking = self.send_with_retries(&mut tracked, request, retries);
+            let result = asking.instrument(span.clone()).await;
+            span::note(&span, &result);
+            let body = tracked.body();
+            tracked.finish(&result);
+            if request.method == Method::GET && result.is_ok() {
+                self.exchange.heads.record_get(&endpoint.host_and_port(), request.kind);
+            }
+            result.map(|answer| RegistryResponse { tracked: Some(body), ..answer })
+        };
+        let result = self.exchange.within_limits(endpoint, request, asking).await;
+        result.map_err(|failure| failure.error)
     }
 
     /// A `HEAD` that failed is repeated as the `GET` that can confirm it. A connection that was refused is tried again
@@ -74,11 +65,10 @@ impl OneEndpoint<'_> {
         &self,
         tracked: &mut TrackedRequest,
         request: &RegistryRequest<'_>,
-        account: Account<'_>,
         retries: u32,
     ) -> Result<RegistryResponse, Failure> {
         let mut result = match request.method {
-            Method::HEAD => self.send_head(request, account).await,
+            Method::HEAD => self.send_head(request).await,
             _ => self.exchange.send(self.endpoint, request).await,
         };
         let again = request.confirming_if_head();
@@ -103,11 +93,7 @@ impl OneEndpoint<'_> {
     /// Sends a `HEAD`, and beside it, if it is not answered within [`HEAD_ALONE`], the `GET` that asks the same: some
     /// registries answer no `HEAD`. The first answer counts. Where there is no other endpoint, `GET` follows a `HEAD`
     /// that timed out before, too.
-    async fn send_head(
-        &self,
-        head: &RegistryRequest<'_>,
-        account: Account<'_>,
-    ) -> Result<RegistryResponse, Failure> {
+    async fn send_head(&self, head: &RegistryRequest<'_>) -> Result<RegistryResponse, Failure> {
         let mut heading = pin!(self.exchange.send(self.endpoint, head));
         let alone = timeout(HEAD_ALONE, &mut heading).await;
         let is_only = self.is_only;
@@ -117,9 +103,9 @@ impl OneEndpoint<'_> {
             if hung {
                 heads.record_hang(&self.endpoint.host_and_port(), head.kind);
             }
-            return if hung && is_only { self.get_instead(head, account).await.or(result) } else { result };
+            return if hung && is_only { self.get_instead(head).await.or(result) } else { result };
         }
-        let mut getting = pin!(self.get_instead(head, account));
+        let mut getting = pin!(self.get_instead(head));
         heads.record_hang(&self.endpoint.host_and_port(), head.kind);
         tokio::select! {
             result = &mut heading => match result {
@@ -134,23 +120,13 @@ impl OneEndpoint<'_> {
     }
 
     /// Asks by `GET` what a `HEAD` was not answered to.
-    async fn get_instead(
-        &self,
-        head: &RegistryRequest<'_>,
-        account: Account<'_>,
-    ) -> Result<RegistryResponse, Failure> {
+    async fn get_instead(&self, head: &RegistryRequest<'_>) -> Result<RegistryResponse, Failure> {
         let (get, host) = (head.confirming(), self.endpoint.host_and_port());
-        let class = (get.kind, Method::GET);
-        if let Some(wait) = self.rate_limits.wait_until_held_back_for(account, head.repository, &class).await
-        {
-            let error = Error::RateLimited { host, retry_after: Some(wait) };
-            return Err(Failure { is_recorded: true, ..Failure::new(error, Party::Endpoint) });
-        }
-        let result = self.exchange.send(self.endpoint, &get).await;
-        if result.is_ok() {
-            self.exchange.heads.record_get_beside(&host, get.kind);
-        }
-        self.rate_limits.record_result(account, head.repository, &class, result)
+        let asking = async {
+            let result = self.exchange.send(self.endpoint, &get).await;
+            result.inspect(|_| self.exchange.heads.record_get_beside(&host, get.kind))
+        };
+        self.exchange.within_limits(self.endpoint, &get, asking).await
     }
 }
 

@@ -34,35 +34,65 @@ pub(super) enum RedirectError {
     NoHost,
 }
 
-/// The next URL, after `from` answered with `location`; `may_weaken` says whether plain HTTP may follow TLS at a
-/// `http://host:port`.
-///
-/// # Errors
-/// [`RedirectError`].
-pub(super) fn target(
-    from: &Url,
-    location: Option<&str>,
-    may_weaken: impl FnOnce(&str) -> bool,
-) -> Result<Url, RedirectError> {
-    let mut target = from.join(location.ok_or(RedirectError::NoLocation)?)?;
-    target.set_fragment(None);
-    match (from.scheme(), target.scheme()) {
-        (_, "https") | ("http", "http") => {}
-        ("https", "http") if may_weaken(&format!("http://{}", authority(&target))) => {}
-        ("https", "http") => return Err(RedirectError::Downgrade(authority(&target))),
-        _ => return Err(RedirectError::NotHttp),
+/// An answer that leads elsewhere.
+pub(super) struct Redirect<'a> {
+    /// What answered.
+    pub(super) from: &'a Url,
+    pub(super) location: Option<&'a [u8]>,
+    /// How many the request met, with this one.
+    pub(super) count: usize,
+    /// The `host:port` of the endpoint that was asked at first.
+    pub(super) home: String,
+    pub(super) home_trust: HostTrust,
+    /// Whether the endpoint was asked over TLS.
+    pub(super) is_from_tls: bool,
+    /// Whether the content is a blob, which its digest proves.
+    pub(super) is_blob: bool,
+}
+
+impl Redirect<'_> {
+    /// The next URL, and how far its host is trusted: as the endpoint, or as the operator says of the registry that was
+    /// asked, of whose `host:port` or `http://host:port` `is_listed` says whether it is among those.
+    ///
+    /// # Errors
+    /// [`RedirectError`].
+    pub(super) fn target(&self, is_listed: impl Fn(&str) -> bool) -> Result<(Url, HostTrust), RedirectError> {
+        if self.count > REDIRECTS_MAX {
+            return Err(RedirectError::TooMany);
+        }
+        // Some object stores put names of files into it as they are.
+        let location = escaped(self.location.ok_or(RedirectError::NoLocation)?);
+        let mut target = self.from.join(&location)?;
+        target.set_fragment(None);
+        let host = authority(&target);
+        let is_listed_plain = is_listed(&format!("http://{host}"));
+        match (self.from.scheme(), target.scheme()) {
+            (_, "https") => {}
+            // Also from a listed store without TLS to one that is not listed.
+            ("https", "http") if self.is_blob && is_listed_plain => {}
+            ("http", "http") if !self.is_from_tls || self.is_blob && is_listed_plain => {}
+            ("https" | "http", "http") => return Err(RedirectError::Downgrade(host)),
+            _ => return Err(RedirectError::NotHttp),
+        }
+        if !target.username().is_empty() || target.password().is_some() {
+            return Err(RedirectError::UserName);
+        }
+        if target.host_str().is_none_or(str::is_empty) {
+            return Err(RedirectError::NoHost);
+        }
+        let trust = if host == self.home {
+            self.home_trust
+        } else if is_listed_plain || is_listed(&host) {
+            HostTrust::Configured
+        } else {
+            HostTrust::Untrusted
+        };
+        Ok((target, trust))
     }
-    if !target.username().is_empty() || target.password().is_some() {
-        return Err(RedirectError::UserName);
-    }
-    if target.host_str().is_none_or(str::is_empty) {
-        return Err(RedirectError::NoHost);
-    }
-    Ok(target)
 }
 
 /// A `Location` with each byte beyond ASCII escaped as it is, which is what was signed, in whatever alphabet.
-pub(super) fn escaped(location: &[u8]) -> String {
+fn escaped(location: &[u8]) -> String {
     let mut text = String::with_capacity(location.len());
     for byte in location {
         match byte {
@@ -73,29 +103,40 @@ pub(super) fn escaped(location: &[u8]) -> String {
     text
 }
 
-/// How far `host` is trusted, to which an endpoint redirected: as the endpoint, which is its `home`, or as the operator
-/// says of a `host:port` for the registry that was asked.
-pub(super) fn trust(
-    host: &str,
-    (home, of_home): (String, HostTrust),
-    is_listed: impl Fn(&str) -> bool,
-) -> HostTrust {
-    if host == home {
-        of_home
-    } else if is_listed(host) || is_listed(&format!("http://{host}")) {
-        HostTrust::Configured
-    } else {
-        HostTrust::Untrusted
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const LISTED: [&str; 2] = ["http://minio.corp:9000", "s3.corp:9000"];
+
+    /// Where `from` leads, of a registry that was asked over TLS.
+    fn redirect<'a>(from: &'a Url, location: &'a [u8]) -> Redirect<'a> {
+        Redirect {
+            from,
+            location: Some(location),
+            count: 1,
+            home: "reg.test:443".to_owned(),
+            home_trust: HostTrust::Configured,
+            is_from_tls: true,
+            is_blob: true,
+        }
+    }
+
+    fn followed(redirect: &Redirect<'_>) -> Result<(String, HostTrust), RedirectError> {
+        let target = redirect.target(|listed| LISTED.contains(&listed));
+        target.map(|(url, trust)| (url.to_string(), trust))
+    }
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    fn to_bytes(location: &[u8]) -> Result<String, RedirectError> {
+        followed(&redirect(&url("https://reg.test/v2/a/blobs/x"), location)).map(|(url, _)| url)
+    }
+
     fn to(location: &str) -> Result<String, RedirectError> {
-        let from = "https://reg.test/v2/a/blobs/x".parse().unwrap();
-        target(&from, Some(location), |listed| listed == "http://minio.corp:9000").map(|u| u.to_string())
+        to_bytes(location.as_bytes())
     }
 
     #[test]
@@ -108,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_location_in_another_alphabet_is_read_as_it_was_signed() {
-        let read = |location: &[u8]| to(&escaped(location)).unwrap();
+        let read = |location: &[u8]| to_bytes(location).unwrap();
         assert_eq!(
             read("https://cdn.test/x?name=\u{fc}b%20r".as_bytes()),
             "https://cdn.test/x?name=%C3%BCb%20r"
@@ -131,8 +172,49 @@ mod tests {
         ] {
             assert!(to(location).is_err(), "{location}");
         }
-        let plain: Url = "http://reg.test/x".parse().unwrap();
-        assert!(target(&plain, Some("http://other.test/"), |_| false).is_ok());
-        assert!(target(&plain, None, |_| true).is_err());
+        let from = url("https://reg.test/x");
+        assert_eq!(
+            followed(&Redirect { location: None, ..redirect(&from, b"") }),
+            Err(RedirectError::NoLocation)
+        );
+        let last = Redirect { count: REDIRECTS_MAX, ..redirect(&from, b"/y") };
+        assert!(followed(&last).is_ok());
+        assert_eq!(followed(&Redirect { count: REDIRECTS_MAX + 1, ..last }), Err(RedirectError::TooMany));
+    }
+
+    #[test]
+    fn plain_http_is_followed_only_where_the_operator_lists_it_or_the_registry_has_no_tls_itself() {
+        let listed = b"http://minio.corp:9000/y".as_slice();
+        let other = b"http://minio.corp:9001/y".as_slice();
+        // The first one was listed; where that leads is as weak, and is not.
+        for from in ["https://reg.test/x", "http://minio.corp:9000/x"] {
+            let from = url(from);
+            for (location, is_blob, is_from_tls, is_followed) in [
+                (listed, true, true, true),
+                (listed, false, true, false),
+                (other, true, true, false),
+                (listed, false, false, from.scheme() == "http"),
+                (other, true, false, from.scheme() == "http"),
+            ] {
+                let redirect = Redirect { is_blob, is_from_tls, ..redirect(&from, location) };
+                assert_eq!(followed(&redirect).is_ok(), is_followed, "{from} {is_blob} {is_from_tls}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_host_is_trusted_because_a_registry_names_it() {
+        let from = url("https://reg.test/x");
+        for (location, trust) in [
+            ("/y", HostTrust::Configured),
+            ("https://reg.test:444/y", HostTrust::Untrusted),
+            ("https://cdn.test/y", HostTrust::Untrusted),
+            ("https://s3.corp:9000/y", HostTrust::Configured),
+            ("http://minio.corp:9000/y", HostTrust::Configured),
+        ] {
+            assert_eq!(followed(&redirect(&from, location.as_bytes())).unwrap().1, trust, "{location}");
+        }
+        let of_client = Redirect { home_trust: HostTrust::Untrusted, ..redirect(&from, b"/y") };
+        assert_eq!(followed(&of_client).unwrap().1, HostTrust::Untrusted, "a client named the registry");
     }
 }
