@@ -35,12 +35,23 @@ pub(crate) struct Question {
     pub(crate) kind: RequestKind,
 }
 
-/// What of an answer did not come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum FailedPart {
+/// How far an answer came, or did not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Part {
+    /// The head. A body may follow.
     Head,
-    /// The head came, and not the body.
+    /// The body, after its head.
     Body,
+}
+
+impl Part {
+    /// The first pause after it did not come, and the longest.
+    fn pauses(self) -> (Duration, Duration) {
+        match self {
+            Self::Head => (PAUSE, PAUSE_MAX),
+            Self::Body => (BODY_PAUSE, BODY_PAUSE_MAX),
+        }
+    }
 }
 
 /// What was asked, and where.
@@ -66,8 +77,8 @@ pub(super) struct Record {
     pub(super) last: Instant,
     /// Whether the last failure took at least [`SLOW_FAILURE`].
     pub(super) slow: bool,
-    /// Whether a body did not come since one last did: then a head is no sign that it does now.
-    pub(super) of_body: bool,
+    /// What did not come. A body that did not come since one last did counts: a head is no sign that it does now.
+    pub(super) fails: Part,
     pub(super) retry_at: Instant,
     /// Until when it asks to be left alone.
     pub(super) asked_until: Option<Instant>,
@@ -83,10 +94,10 @@ impl Record {
         asked: &Asked,
         error: &Error,
         took: Duration,
-        part: FailedPart,
+        part: Part,
     ) -> Self {
         let now = Instant::now();
-        let of_body = part == FailedPart::Body || before.is_some_and(|record| record.of_body);
+        let fails = before.map_or(part, |record| record.fails.max(part));
         let failures = before.map_or(0, |record| record.failures).saturating_add(1);
         let registry = asked.question.repository.registry();
         if failures == 1 {
@@ -106,8 +117,8 @@ impl Record {
                 .map_or(now, |record| record.failing_since),
             last: now,
             slow: took >= SLOW_FAILURE,
-            of_body,
-            retry_at: (now + pause(failures, of_body)).max(asked_until.unwrap_or(now)),
+            fails,
+            retry_at: (now + pause(failures, fails)).max(asked_until.unwrap_or(now)),
             asked_until,
             retrying_since: None,
             requests: before.map_or((now, 0), |record| record.requests),
@@ -122,11 +133,11 @@ impl Record {
     pub(super) fn retry_later(&mut self) {
         self.retrying_since = None;
         let now = Instant::now();
-        self.retry_at = (now + pause(self.failures, self.of_body)).max(self.asked_until.unwrap_or(now));
+        self.retry_at = (now + pause(self.failures, self.fails)).max(self.asked_until.unwrap_or(now));
     }
 }
 
-fn pause(failures: u32, of_body: bool) -> Duration {
-    let (first, longest) = if of_body { (BODY_PAUSE, BODY_PAUSE_MAX) } else { (PAUSE, PAUSE_MAX) };
+fn pause(failures: u32, fails: Part) -> Duration {
+    let (first, longest) = fails.pauses();
     first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(longest)
 }

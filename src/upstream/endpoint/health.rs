@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::reference::{Registry, Repository};
 use crate::support::bounded_map::BoundedMap;
-use crate::upstream::endpoint::failure_record::{Asked, FailedPart, Question, RECENT, Record, SLOW_FAILURE};
+use crate::upstream::endpoint::failure_record::{Asked, Part, Question, RECENT, Record, SLOW_FAILURE};
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::Error;
 use crate::upstream::metrics::{Recorder, RequestKind};
@@ -71,7 +71,7 @@ struct Failing {
     /// Never [`Scope::Host`].
     questions: BoundedMap<(String, Scope), Record>,
     /// Questions that hung since the last answer to one of the kind, and those whose bodies did.
-    hung: BoundedMap<(String, RequestKind, FailedPart), u32>,
+    hung: BoundedMap<(String, RequestKind, Part), u32>,
     /// When a question was answered last.
     answered: BoundedMap<String, Instant>,
 }
@@ -169,7 +169,7 @@ impl Health {
         let answered = failing.answered.peek(url);
         let mut repositories = failing.questions.iter().filter_map(|((of, scope), record)| match scope {
             Scope::Question(question)
-                if of == url && !record.of_body && answered.is_none_or(|at| record.last > *at) =>
+                if of == url && record.fails == Part::Head && answered.is_none_or(|at| record.last > *at) =>
             {
                 Some(&question.repository)
             }
@@ -205,15 +205,15 @@ impl Health {
         record.requests.1 = record.requests.1.saturating_add(1);
         let slow = record.slow && record.last.elapsed() < SLOW_FAILURE_COUNTS_FOR;
         // Other questions of a kind, and other bodies, say where to ask first, and not that this one would fail.
-        let only_last = record.of_body || matches!(scope, Scope::Kind(_));
+        let only_last = record.fails == Part::Body || matches!(scope, Scope::Kind(_));
         let asks_for_it = record.asked_until.is_some_and(|until| now < until);
         let skip = (slow || asks_for_it || record.requests.1 > REQUESTS_MAX) && !only_last;
         State::Failing { error: record.error.clone(), skip }
     }
 
-    /// The endpoint answered; `with_body` if it brought the body too.
-    pub(super) fn record_response(&self, asked: &Asked, with_body: bool) {
-        let before = self.0.failing.lock().end(&asked.url, &asked.question, with_body);
+    /// The endpoint answered, as far as `came` says.
+    pub(super) fn record_response(&self, asked: &Asked, came: Part) {
+        let before = self.0.failing.lock().end(&asked.url, &asked.question, came);
         self.0.recorder.endpoint_up(asked.question.repository.registry(), &asked.host, true);
         if let Some(failures) = before {
             tracing::info!(endpoint = asked.url, failures, "an endpoint answers again");
@@ -231,12 +231,12 @@ impl Health {
         self.0.recorder.endpoint_up(asked.question.repository.registry(), &asked.host, false);
         let mut failing = self.0.failing.lock();
         let before = failing.hosts.peek(&asked.url);
-        let record = Record::after(before, asked, error, took, FailedPart::Head);
+        let record = Record::after(before, asked, error, took, Part::Head);
         failing.hosts.insert(asked.url.clone(), record);
     }
 
     /// The question failed, after `took`.
-    pub(super) fn record_failure(&self, asked: &Asked, error: &Error, took: Duration, part: FailedPart) {
+    pub(super) fn record_failure(&self, asked: &Asked, error: &Error, took: Duration, part: Part) {
         self.0.recorder.endpoint_up(asked.question.repository.registry(), &asked.host, false);
         let mut failing = self.0.failing.lock();
         let mut scopes = vec![Scope::Question(asked.question.clone())];
@@ -287,22 +287,22 @@ impl Failing {
 
     /// The question was answered: neither the host nor the question nor its kind fails, except for bodies that do not
     /// come, if this one has not come either. Returns how often the question had failed.
-    fn end(&mut self, url: &str, question: &Question, with_body: bool) -> Option<u32> {
+    fn end(&mut self, url: &str, question: &Question, came: Part) -> Option<u32> {
         let of_host = self.hosts.remove(url).map(|record| record.failures);
-        let of_question = self.end_scope(url, Scope::Question(question.clone()), with_body);
-        self.end_scope(url, Scope::Kind(question.kind), with_body);
-        self.hung.remove(&(url.to_owned(), question.kind, FailedPart::Head));
-        if with_body {
-            self.hung.remove(&(url.to_owned(), question.kind, FailedPart::Body));
+        let of_question = self.end_scope(url, Scope::Question(question.clone()), came);
+        self.end_scope(url, Scope::Kind(question.kind), came);
+        self.hung.remove(&(url.to_owned(), question.kind, Part::Head));
+        if came == Part::Body {
+            self.hung.remove(&(url.to_owned(), question.kind, Part::Body));
         }
         self.answered.insert(url.to_owned(), Instant::now());
         of_host.or(of_question)
     }
 
-    fn end_scope(&mut self, url: &str, scope: Scope, with_body: bool) -> Option<u32> {
+    fn end_scope(&mut self, url: &str, scope: Scope, came: Part) -> Option<u32> {
         let key = (url.to_owned(), scope);
         match self.questions.get(&key) {
-            Some(record) if record.of_body && !with_body => {
+            Some(record) if record.fails > came => {
                 record.retry_later();
                 None
             }

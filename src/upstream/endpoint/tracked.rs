@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::upstream::endpoint::failure_record::{Asked, FailedPart, Question, SLOW_FAILURE};
+use crate::upstream::endpoint::failure_record::{Asked, Part, Question, SLOW_FAILURE};
 use crate::upstream::endpoint::health::{Health, State};
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::{ConnectStage, Error, Failure, Party};
@@ -102,7 +102,9 @@ impl TrackedRequest {
     pub(crate) fn finish<T>(mut self, result: &Result<T, Failure>) {
         self.finished = true;
         let (health, asked) = (&self.health, &self.asked);
-        let Err(Failure { error, party, .. }) = result else { return health.record_response(asked, false) };
+        let Err(Failure { error, party, .. }) = result else {
+            return health.record_response(asked, Part::Head);
+        };
         match (party, error) {
             // No request was sent, or none whose answer says something of the endpoint.
             (_, Error::Declined { .. } | Error::Overloaded { .. }) | (Party::TokenServer, _) => {
@@ -119,9 +121,9 @@ impl TrackedRequest {
             // Only over a connection can a request go unanswered.
             (_, Error::Unreachable { .. } | Error::ServerError { .. }) => {
                 health.record_connection(asked);
-                health.record_failure(asked, error, self.last_exchange_took(), FailedPart::Head);
+                health.record_failure(asked, error, self.last_exchange_took(), Part::Head);
             }
-            _ => health.record_response(asked, false),
+            _ => health.record_response(asked, Part::Head),
         }
     }
 
@@ -158,7 +160,7 @@ impl Drop for TrackedRequest {
             let why = format!("no answer within {elapsed:.1?}");
             let error =
                 Error::Unreachable { host: self.asked.host.clone(), stage: ConnectStage::Timeout, why };
-            self.health.record_failure(&self.asked, &error, self.last_exchange_took(), FailedPart::Head);
+            self.health.record_failure(&self.asked, &error, self.last_exchange_took(), Part::Head);
         } else {
             self.health.record_cancelled(&self.asked);
         }
@@ -168,11 +170,11 @@ impl Drop for TrackedRequest {
 impl TrackedBody {
     /// Records that the body came to its proper end.
     pub(crate) fn came(&self) {
-        self.health.record_response(&self.asked, true);
+        self.health.record_response(&self.asked, Part::Body);
     }
 
     /// Records that the body stood still or came too slowly, although another endpoint is left to ask.
     pub(crate) fn stalled(&self, error: &Error) {
-        self.health.record_failure(&self.asked, error, SLOW_FAILURE, FailedPart::Body);
+        self.health.record_failure(&self.asked, error, SLOW_FAILURE, Part::Body);
     }
 }
