@@ -102,7 +102,7 @@ pub(super) async fn serve(
     }
     let _counted = common.metrics.open();
     let (busy, outgoing) = (Busy::default(), Outgoing::new(common.transfer, common.buffers.of_socket()));
-    let client = (Peer::of(&socket), socket.is_unix());
+    let client = Client { peer: Peer::of(&socket), is_unix: socket.is_unix() };
     let service = tracked(service, client, busy.clone(), outgoing.clone());
     let io = TokioIo::new(Timed::new(socket, outgoing, place, busy, common.limits, common.closing));
     let mut connection = pin!(
@@ -146,10 +146,17 @@ pub(super) async fn forbid(socket: Socket, _refusal: OwnedSemaphorePermit) {
     answer_and_close(socket, &canned("403 Forbidden", "application/json", body)).await;
 }
 
+/// Who is at the other end of a connection.
+struct Client {
+    peer: Peer,
+    /// Whether it came over a Unix socket.
+    is_unix: bool,
+}
+
 /// The service as hyper calls it: it marks the connection as busy, and gives hyper bytes or placeholders.
 fn tracked(
     service: impl HttpService,
-    (peer, unix): (Peer, bool),
+    client: Client,
     busy: Busy,
     outgoing: Outgoing,
 ) -> impl hyper::service::Service<
@@ -160,8 +167,8 @@ fn tracked(
 > {
     hyper::service::service_fn(move |mut request: Request<Incoming>| {
         busy.begin();
-        request.extensions_mut().insert(peer.clone());
-        if unix {
+        request.extensions_mut().insert(client.peer.clone());
+        if client.is_unix {
             request.extensions_mut().insert(OverUnix);
         }
         let (busy, outgoing, mut service) = (busy.clone(), outgoing.clone(), service.clone());

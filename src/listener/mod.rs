@@ -21,6 +21,7 @@ mod peer;
 mod send_buffer;
 mod sendfile;
 mod sendfile_check;
+mod sending;
 mod socket;
 mod timeouts;
 

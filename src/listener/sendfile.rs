@@ -12,37 +12,28 @@
 //! leaves, and so is what the socket's queue may still hold: the kernel sends the pages as they are then. Other
 //! connections do not wait for that check. After the last byte nothing is checked again: the end of a body, as much of
 //! it as a queue holds, is copied, and each copy is compared. Bytes that the file gives no more when they are to leave
-//! are fetched again ([`Refetch`]).
-//!
-//! [`Refetch`]: crate::support::body_chunk::Refetch
+//! are fetched again. Both is done in [`super::sending`].
 //!
 //! Deliberately not here: a way for filesystems without `splice`; since Linux 6.5 the kernel has one, and before that
 //! every filesystem with a page cache could do it.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use super::send_buffer::{SMALL_QUEUE_BYTES, SendBuffer};
+use super::sending::{Queued, Sending};
 use super::socket::Socket;
-use crate::support::body_chunk::{FileRange, Integrity, Refetched, Taken};
+use crate::support::body_chunk::{FileRange, Refetched, Taken};
 
 /// Bytes of one file range at most; the store reads no more at once.
 pub(super) const FILE_RANGE_BYTES_MAX: usize = 512 * 1024;
 /// File ranges on their way at the same time on one connection; hyper holds one or two, and never more than 16.
 const SLOTS: usize = 20;
-/// A range that was compared this long ago is checked again: its pages may have left memory, and what the disk then
-/// returns has not been checked.
-const TRUSTED_FOR: Duration = Duration::from_secs(1);
-
 /// How bytes of files reach clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileTransfer {
@@ -67,150 +58,12 @@ struct Slots {
     buffer: SendBuffer,
 }
 
-/// A file range that hyper holds a slice of the placeholder for.
-#[derive(Debug)]
-struct Sending {
-    range: FileRange,
-    /// Bytes that follow it in its body, where that is known.
-    follow: Option<u64>,
-    /// When it was compared last.
-    compared_at: Instant,
-    /// The check that it is still what it was, and what is queued before it too.
-    recheck: Option<Recheck>,
-    /// What is sent in place of what the file does not give.
-    instead: Option<Instead>,
-}
-
-/// A check under way.
-struct Recheck(Pin<Box<dyn Future<Output = Rechecked> + Send>>);
-
-impl std::fmt::Debug for Recheck {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Recheck(..)")
-    }
-}
-
-/// What a check found again.
-#[derive(Debug, Clone, Copy)]
-struct Rechecked {
-    /// Nothing that is queued is other than what it was.
-    is_queue_intact: bool,
-    /// So is what comes next.
-    is_next_intact: bool,
-}
-
 /// What hyper is given for a range of a file.
 pub(super) enum Given {
     /// So many bytes as the range has.
     Now(Bytes),
     /// The file does not give them: they are fetched again.
     Later(Refetched),
-}
-
-/// Bytes that are sent in place of those of a file.
-enum Instead {
-    /// They are being fetched; they begin after so many bytes of the range.
-    Coming(usize, Refetched),
-    /// They begin after so many bytes of the range.
-    Here(usize, Bytes),
-}
-
-impl std::fmt::Debug for Instead {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Coming(from, _) => write!(f, "Coming({from})"),
-            Self::Here(from, bytes) => write!(f, "Here({from}, {} bytes)", bytes.len()),
-        }
-    }
-}
-
-impl Sending {
-    /// Whether it was compared too long ago to be sent unchecked.
-    fn is_stale(&self) -> bool {
-        let is_coming = matches!(self.instead, Some(Instead::Coming(..)));
-        self.recheck.is_none() && !is_coming && self.compared_at.elapsed() > TRUSTED_FOR
-    }
-
-    /// The file does not give what comes after the first `sent` bytes of the range: it is fetched again.
-    ///
-    /// # Errors
-    /// `error`, if that cannot be done.
-    fn fetch_again(&mut self, sent: usize, error: io::Error) -> io::Result<()> {
-        let Some(refetch) = self.range.refetch.clone() else { return Err(error) };
-        let rest = self.range.part(sent, self.range.len.saturating_sub(sent));
-        self.instead = Some(Instead::Coming(sent, refetch.refetch(rest.offset, rest.len)));
-        Ok(())
-    }
-
-    /// What is sent in place of the file after the first `sent` bytes of the range; `None` if that is in the file.
-    fn poll_instead(&mut self, cx: &mut Context<'_>, sent: usize) -> Poll<io::Result<Option<Bytes>>> {
-        if let Some(Instead::Coming(from, coming)) = &mut self.instead {
-            let bytes = ready!(coming.as_mut().poll(cx));
-            let bytes = bytes.filter(|bytes| *from + bytes.len() == self.range.len);
-            let Some(bytes) = bytes else { return Poll::Ready(Err(io::ErrorKind::InvalidData.into())) };
-            self.instead = Some(Instead::Here(*from, bytes));
-        }
-        Poll::Ready(Ok(match &self.instead {
-            Some(Instead::Here(from, bytes)) => Some(bytes.slice(sent.saturating_sub(*from)..)),
-            _ => None,
-        }))
-    }
-}
-
-/// The ranges that were handed to the socket last, and may still be in its queue.
-#[derive(Debug, Default)]
-struct Queued {
-    ranges: VecDeque<FileRange>,
-    /// Bytes of no file that came after the last of them.
-    after: usize,
-}
-
-impl Queued {
-    /// Adds what was sent last. The queue holds no more than `bytes_max`, what was sent before that has left it.
-    fn add(&mut self, sent: FileRange, bytes_max: usize) {
-        let sent = FileRange { refetch: None, ..sent };
-        self.after = 0;
-        match self.ranges.back_mut() {
-            Some(last) if last.is_followed_by(&sent) => last.len += sent.len,
-            _ => self.ranges.push_back(sent),
-        }
-        self.cut(bytes_max);
-    }
-
-    /// Bytes of no file were sent last. The end of every body is such: after it no file is held open for a connection
-    /// that waits for its next request.
-    fn add_bytes(&mut self, count: usize, bytes_max: usize) {
-        if !self.ranges.is_empty() {
-            self.after += count;
-            self.cut(bytes_max);
-        }
-    }
-
-    fn cut(&mut self, bytes_max: usize) {
-        let held = self.after + self.ranges.iter().map(|range| range.len).sum::<usize>();
-        let mut excess = held.saturating_sub(bytes_max);
-        while let Some(first) = self.ranges.front_mut().filter(|_| excess > 0) {
-            let cut = excess.min(first.len);
-            first.offset += cut as u64;
-            first.len -= cut;
-            excess -= cut;
-            if first.len == 0 {
-                self.ranges.pop_front();
-            }
-        }
-    }
-
-    /// Checks all of it, and `next`.
-    fn recheck(&self, next: FileRange) -> Recheck {
-        let queued: Vec<FileRange> = self.ranges.iter().cloned().collect();
-        Recheck(Box::pin(async move {
-            let mut is_queue_intact = true;
-            for range in &queued {
-                is_queue_intact &= range.compare_again().await != Integrity::Wrong;
-            }
-            Rechecked { is_queue_intact, is_next_intact: next.compare_again().await == Integrity::Intact }
-        }))
-    }
 }
 
 /// What a slice of the placeholder stands for.
@@ -255,11 +108,11 @@ impl Outgoing {
 
     fn placeholder_for(&self, range: FileRange, follow: Option<u64>) -> io::Result<Bytes> {
         let mut slots = self.slots.lock();
-        let (slot, len, compared_at) = (slots.next, range.len, range.compared_at);
+        let (slot, len) = (slots.next, range.len);
         if slots.ranges[slot].is_some() {
             return Err(io::Error::other("too many file ranges at once"));
         }
-        slots.ranges[slot] = Some(Sending { range, follow, compared_at, recheck: None, instead: None });
+        slots.ranges[slot] = Some(Sending::new(range, follow));
         slots.next = (slot + 1) % SLOTS;
         Ok(Bytes::from_static(&placeholder()[slot * FILE_RANGE_BYTES_MAX..][..len]))
     }
@@ -295,7 +148,7 @@ impl Outgoing {
     /// Whether a client waits for bytes that are fetched again.
     pub(super) fn is_refetching(&self) -> bool {
         let slots = self.slots.lock();
-        slots.ranges.iter().flatten().any(|sending| matches!(sending.instead, Some(Instead::Coming(..))))
+        slots.ranges.iter().flatten().any(Sending::is_refetching)
     }
 
     fn poll_send(&self, socket: &mut Socket, cx: &mut Context<'_>, slice: &[u8]) -> Poll<io::Result<usize>> {
@@ -305,24 +158,10 @@ impl Outgoing {
         let Slots { ranges, queued, buffer, .. } = &mut *slots;
         let slot = &mut ranges[slot];
         let sending = slot.as_mut().ok_or_else(unknown)?;
-        let rest = sending.range.part(sent, slice.len().min(sending.range.len.saturating_sub(sent)));
-        if sending.is_stale() {
-            sending.recheck = Some(queued.recheck(rest.clone()));
-        }
-        if let Some(recheck) = &mut sending.recheck {
-            let Rechecked { is_queue_intact, is_next_intact } = ready!(recheck.0.as_mut().poll(cx));
-            sending.recheck = None;
-            sending.compared_at = Instant::now();
-            // What is in the queue cannot be taken back.
-            if !is_queue_intact {
-                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-            }
-            if !is_next_intact && sending.instead.is_none() {
-                sending.fetch_again(sent, io::ErrorKind::InvalidData.into())?;
-            }
-        }
-        let is_copied = is_end(sending.follow);
-        buffer.fit(socket, sending.follow)?;
+        let rest = sending.rest(sent, slice.len());
+        ready!(sending.poll_checked(cx, queued, &rest, sent))?;
+        let is_copied = is_end(sending.follow());
+        buffer.fit(socket, sending.follow())?;
         let (written, is_of_file) = loop {
             if let Some(bytes) = ready!(sending.poll_instead(cx, sent))? {
                 let bytes = &bytes[..bytes.len().min(rest.len)];
@@ -332,7 +171,7 @@ impl Outgoing {
                 Err(FileFailed::Lost(error)) => sending.fetch_again(sent, error)?,
                 Err(FileFailed::NotInMemory) => {
                     // A thread that may block reads it.
-                    sending.recheck = Some(queued.recheck(rest));
+                    sending.check_again(queued, rest);
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
@@ -340,7 +179,7 @@ impl Outgoing {
             }
         };
         let count = ready!(written)?;
-        if sent + count >= sending.range.len {
+        if sending.ends_at(sent + count) {
             *slot = None;
         }
         if is_of_file {

@@ -3,10 +3,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, DuplexStream};
+use tokio::time::Instant;
 
 use super::super::send_buffer::SendBuffers;
+use super::super::sending::TRUSTED_FOR;
 use super::*;
-use crate::support::body_chunk::{Compared, IntegrityCheck, Known, Refetch};
+use crate::support::body_chunk::{Compared, Integrity, IntegrityCheck, Known, Refetch};
 
 /// Bytes that the socket takes before its client reads.
 const QUEUE: usize = 10_000;
@@ -124,35 +126,4 @@ async fn a_queue_that_cannot_be_read_again_cuts_no_body() {
     assert_eq!(world.read(QUEUE).await, [2; QUEUE]);
     world.write().await.unwrap();
     assert_eq!(world.read(QUEUE).await, [2; QUEUE]);
-}
-
-#[test]
-fn what_was_sent_last_is_remembered_and_no_more_than_a_queue_holds() {
-    let files = [(); 2].map(|()| Arc::new(tempfile::tempfile().unwrap()));
-    let range = |file: usize, offset, len| FileRange {
-        file: Arc::clone(&files[file]),
-        offset,
-        len,
-        compared_at: Instant::now(),
-        check: None,
-        refetch: None,
-    };
-    let mut queued = Queued::default();
-    queued.add(range(0, 0, 1_000), SMALL_QUEUE_BYTES);
-    queued.add(range(0, 1_000, SMALL_QUEUE_BYTES - 500), SMALL_QUEUE_BYTES);
-    let held: Vec<_> = queued.ranges.iter().map(|range| (range.offset, range.len)).collect();
-    assert_eq!(held, [(500, SMALL_QUEUE_BYTES)]);
-    queued.add(range(1, 7, 10), SMALL_QUEUE_BYTES);
-    queued.add(range(1, 17, 10), SMALL_QUEUE_BYTES);
-    let held: Vec<_> = queued.ranges.iter().map(|range| (range.offset, range.len)).collect();
-    assert_eq!(held, [(520, SMALL_QUEUE_BYTES - 20), (7, 20)]);
-    queued.add(range(0, 5_000, 2 * SMALL_QUEUE_BYTES), SMALL_QUEUE_BYTES);
-    let held: Vec<_> = queued.ranges.iter().map(|range| (range.offset, range.len)).collect();
-    assert_eq!(held, [(5_000 + SMALL_QUEUE_BYTES as u64, SMALL_QUEUE_BYTES)]);
-    // The end of a body is copied: nothing of it keeps a file open for a connection that waits for a request.
-    queued.add_bytes(SMALL_QUEUE_BYTES - 10, SMALL_QUEUE_BYTES);
-    let held: Vec<_> = queued.ranges.iter().map(|range| range.len).collect();
-    assert_eq!(held, [10]);
-    queued.add_bytes(10, SMALL_QUEUE_BYTES);
-    assert!(queued.ranges.is_empty() && Arc::strong_count(&files[0]) == 1, "a file is held open");
 }

@@ -15,8 +15,8 @@ use crate::store::file_identity::FileIdentity;
 use crate::store::in_use::InUseMark;
 use crate::store::integrity::{CHUNK, Checksums, ChecksumsBuilder};
 use crate::store::layout::{self, Layout};
-use crate::store::recent_comparisons::RecentComparisons;
 use crate::store::read_limits::ReadLimits;
+use crate::store::recent_comparisons::RecentComparisons;
 use crate::store::stored_checksums::StoredChecksums;
 use crate::support::body_chunk::BodyChunk;
 
