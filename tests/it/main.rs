@@ -12,6 +12,7 @@ mod api_server;
 mod arch_alias;
 mod bench_compare;
 mod blobs;
+mod broken_bodies;
 #[cfg(feature = "tier")]
 mod bucket;
 mod client_auth;
@@ -55,6 +56,7 @@ mod program;
 mod pulls;
 mod ranges;
 mod rate_limit_day;
+mod redirects;
 mod refusals;
 mod registry_compatibility;
 mod reload;

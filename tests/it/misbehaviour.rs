@@ -1,61 +1,16 @@
-//! Upstreams that send wrong content, break off, hang and answer nonsense: the client gets a clear error, nothing wrong
-//! is stored, and other requests are not affected.
-
-use std::time::Duration;
+//! Upstreams that fail, hang and answer nonsense: the client gets a clear error, nothing wrong is stored, and other
+//! requests are not affected. Bodies are in `broken_bodies`, redirects in `redirects`.
 
 use bytes::Bytes;
 use http::StatusCode;
 use larder::reference::{Digest, MANIFEST_BYTES_MAX, MediaType};
 
-use crate::support::client;
-use crate::support::fault::redirect;
-use crate::support::image::{self, noise};
+use crate::support::image;
 use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::scene::Scene;
-use crate::support::world::{Larder, files_under};
+use crate::support::world::Larder;
 
 const QUICK: &str = "[upstream]\nheader_timeout = \"400ms\"\nidle_timeout = \"300ms\"";
-
-impl Scene {
-    fn blob_of(&self, len: usize) -> (Bytes, String) {
-        let bytes = Bytes::from(noise(len, 9));
-        let digest = self.registry.put_blob("team/app", bytes.clone());
-        (bytes, format!("/v2/team/app/blobs/{digest}"))
-    }
-
-    /// Requests as a mirror client and as a direct client.
-    async fn both(&self, path: &str) -> (StatusCode, StatusCode) {
-        let mirror = self.larder.get(&format!("{path}?ns=reg.test")).await;
-        let strict = [("x-larder-mode", "strict"), client::ANONYMOUS];
-        let strict =
-            client::send(self.larder.address, http::Method::GET, &format!("{path}?ns=reg.test"), &strict)
-                .await;
-        let direct = self.larder.get(&path.replacen("/v2/", "/v2/reg.test/", 1)).await;
-        assert_eq!(direct.status, strict.status, "strict mode tells a mirror client the truth");
-        for reply in [&mirror, &direct] {
-            if !reply.status.is_success() {
-                assert!(!reply.error_code().is_empty(), "{:?}", reply.body);
-            }
-        }
-        (mirror.status, direct.status)
-    }
-
-    fn blobs_stored(&self) -> usize {
-        files_under(&self.directory.path().join("larder/store/blobs")).len()
-    }
-
-    /// Waits, because a right that was proved meanwhile is recorded in the background.
-    async fn nothing_is_being_written(&self) {
-        let ingest = self.directory.path().join("larder/store/ingest");
-        for _ in 0..1_000 {
-            if files_under(&ingest).is_empty() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{:?} is left behind", files_under(&ingest));
-    }
-}
 
 fn statuses(mirror: u16, direct: u16) -> (StatusCode, StatusCode) {
     (StatusCode::from_u16(mirror).unwrap(), StatusCode::from_u16(direct).unwrap())
@@ -113,80 +68,6 @@ async fn a_hang_is_cut_off_by_our_own_bound_even_when_upstream_is_allowed_longer
     let timeouts =
         scene.larder.metric(r#"larder_upstream_errors_total{reason="upstream_timeout",registry="reg.test"}"#);
     assert_eq!(timeouts.await, 1.0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_breaks_off_is_resumed_and_the_client_notices_nothing() {
-    let scene = Scene::with(QUICK).await;
-    for (seed, fault) in [(50, Fault::CloseAfter(300_000)), (51, Fault::StallAfter(300_000))] {
-        let bytes = Bytes::from(noise(1_000_000, seed));
-        let digest = scene.registry.put_blob("team/app", bytes.clone());
-        scene.registry.wrong_once("/blobs/", fault);
-        scene.registry.forget_seen();
-        let reply = scene.larder.get(&format!("/v2/team/app/blobs/{digest}?ns=reg.test")).await;
-        assert!(reply.complete && reply.body == bytes);
-        let ranges: Vec<_> = scene.registry.seen().iter().map(|s| s.headers.get("range").cloned()).collect();
-        assert_eq!(ranges.len(), 2);
-        assert!(ranges[1].as_ref().unwrap().to_str().unwrap().starts_with("bytes=300000-"), "{ranges:?}");
-    }
-    // An upstream that ignores the range sends the whole blob again; bytes that are stored are skipped.
-    let (bytes, path) = scene.blob_of(1_000_001);
-    scene.registry.wrong(|seen| seen.headers.contains_key("range").then_some(Fault::IgnoreRange));
-    scene.registry.wrong_once("/blobs/", Fault::CloseAfter(300_000));
-    let reply = scene.larder.get(&format!("{path}?ns=reg.test")).await;
-    assert!(reply.complete && reply.body == bytes);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_resume_that_is_answered_with_another_range_or_size_is_not_used() {
-    let scene = Scene::with(QUICK).await;
-    for (content_range, body) in
-        [("bytes 0-9/1000000", 10), ("bytes 300000-300009/2000000", 10), ("nonsense", 10)]
-    {
-        scene.registry.behave();
-        let (bytes, path) = scene.blob_of(1_000_000);
-        let headers = vec![("content-range", content_range.to_owned())];
-        let wrong = Fault::Answer(206, headers, Bytes::from(noise(body, 3)));
-        scene.registry.wrong(move |seen| seen.headers.contains_key("range").then(|| wrong.clone()));
-        scene.registry.wrong_once("/blobs/", Fault::CloseAfter(300_000));
-        scene.registry.forget_seen();
-        let reply = scene.larder.get(&format!("{path}?ns=reg.test")).await;
-        assert!(!reply.is_well(), "{content_range}");
-        let handed_on = if reply.status.is_success() { reply.body } else { Bytes::new() };
-        assert!(bytes.starts_with(&handed_on), "{content_range}: no byte of it is sent to the client");
-        assert_eq!(scene.registry.seen().len(), 2, "{content_range}: a wrong answer is not resumed");
-        assert_eq!(scene.blobs_stored(), 0);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn wrong_bytes_never_end_complete_and_are_never_stored() {
-    let scene = Scene::with(QUICK).await;
-    for len in [10, 60_000, 70_000, 1_000_000] {
-        for fault in [
-            Fault::Corrupt,
-            Fault::Answer(200, vec![], Bytes::from(noise(len + 1, 4))),
-            Fault::Answer(200, vec![], Bytes::new()),
-        ] {
-            let (bytes, path) = scene.blob_of(len);
-            scene.registry.behave();
-            scene.registry.wrong_at("/blobs/", fault);
-            let reply = scene.larder.get(&format!("{path}?ns=reg.test")).await;
-            assert!(!reply.is_well(), "{len}: a complete body of {} bytes", reply.body.len());
-            assert!(reply.status != StatusCode::OK || reply.body.len() < bytes.len());
-            assert_eq!(scene.blobs_stored(), 0);
-            scene.nothing_is_being_written().await;
-            scene.registry.behave();
-            let (bytes, path) = scene.blob_of(len);
-            assert_eq!(
-                scene.larder.get(&format!("{path}?ns=reg.test")).await.body,
-                bytes,
-                "and the next one is right"
-            );
-            scene.larder.settled().await;
-            std::fs::remove_dir_all(scene.directory.path().join("larder/store/blobs/sha256")).unwrap();
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,64 +154,6 @@ async fn the_type_that_a_digest_first_came_with_stays() {
     let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], QUICK);
     assert_eq!(larder.get(&path).await.header("content-type"), "application/vnd.first.v1+json");
     assert_eq!(registry.count(http::Method::GET, "/manifests/"), 1, "it was fetched again");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn redirects_are_followed_without_the_token_and_not_for_ever() {
-    let (scene, cdn) = (Scene::with("").await, FakeRegistry::start().await);
-    scene.registry.require_token(None, "");
-    let (bytes, path) = scene.blob_of(100_000);
-    cdn.put_blob("cdn", bytes.clone());
-    let target = format!("{}/v2/cdn/blobs/{}?sig=secret", cdn.url(), path.rsplit('/').next().unwrap());
-    scene.registry.wrong(move |seen| {
-        (seen.path.contains("/blobs/") && seen.headers.contains_key("authorization"))
-            .then(|| redirect(target.clone()))
-    });
-    let refused = scene.larder.get(&format!("{path}?ns=reg.test")).await;
-    assert_eq!(
-        refused.status,
-        StatusCode::SERVICE_UNAVAILABLE,
-        "a private address that the operator did not list"
-    );
-    assert!(!String::from_utf8_lossy(&refused.body).contains("secret"), "{:?}", refused.body);
-    assert!(cdn.seen().is_empty(), "not even a connection");
-    scene.larder.stop().await;
-
-    let trusted = format!("[upstream]\ntrusted_redirects = [\"{}\"]", cdn.address);
-    let larder = Larder::start(scene.directory.path(), &[("reg.test", scene.registry.url())], &trusted);
-    let reply = larder.get(&format!("{path}?ns=reg.test")).await;
-    assert_eq!(reply.body, bytes);
-    let asked = cdn.seen();
-    assert_eq!(asked[0].query, "sig=secret");
-    assert!(!asked[0].headers.contains_key("authorization"), "{:?}", asked[0].headers);
-
-    scene.registry.behave();
-    scene.registry.wrong(|seen| seen.path.contains("/blobs/").then(|| redirect(seen.path.clone())));
-    let other = scene.registry.put_blob("team/app", &b"loop"[..]);
-    scene.registry.forget_seen();
-    let looped = larder.get(&format!("/v2/reg.test/team/app/blobs/{other}")).await;
-    assert_eq!(looped.status, StatusCode::BAD_GATEWAY);
-    assert!(scene.registry.seen().len() <= 8, "{}", scene.registry.seen().len());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_registry_may_redirect_to_is_trusted_for_no_other_registry() {
-    let (scene, store) = (Scene::with("").await, FakeRegistry::start().await);
-    let (bytes, path) = scene.blob_of(100_000);
-    store.put_blob("s3", bytes.clone());
-    let target = format!("{}/v2/s3/blobs/{}", store.url(), path.rsplit('/').next().unwrap());
-    scene.registry.wrong(move |seen| seen.path.contains("/blobs/").then(|| redirect(target.clone())));
-    scene.larder.stop().await;
-    let url = scene.registry.url();
-    let listed = format!(
-        "[[registry]]\nhost = \"reg.test\"\nendpoints = [\"{url}\"]\ntrusted_redirects = [\"{}\"]",
-        store.address
-    );
-    let larder = Larder::start(scene.directory.path(), &[("other.test", url)], &listed);
-    let refused = larder.get(&format!("{path}?ns=other.test")).await;
-    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{:?}", refused.body);
-    assert!(store.seen().is_empty(), "not even a connection");
-    assert_eq!(larder.get(&format!("{path}?ns=reg.test")).await.body, bytes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
