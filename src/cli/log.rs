@@ -138,7 +138,8 @@ struct Lines {
 }
 
 impl Backlog {
-    fn has_room(&self) -> bool {
+    /// Whether one more line may wait; one that may not is counted as lost.
+    fn admit(&self) -> bool {
         let has_room = self.0.waiting.load(Ordering::Relaxed) < QUEUED_LINES_MAX;
         if !has_room {
             self.0.dropped.fetch_add(1, Ordering::Relaxed);
@@ -157,7 +158,7 @@ impl<S> Filter<S> for Backlog {
     }
 
     fn event_enabled(&self, _: &Event<'_>, _: &Context<'_, S>) -> bool {
-        self.has_room()
+        self.admit()
     }
 }
 
@@ -235,7 +236,7 @@ mod tests {
         let Queue { mut writer, backlog, dropped, writing } = queue(Stuck(stuck));
         let mut made = 0;
         for _ in 0..QUEUED_LINES_MAX + 100 {
-            if backlog.has_room() {
+            if backlog.admit() {
                 made += 1;
                 writer.write_all(b"a line\n").unwrap();
             }
@@ -246,7 +247,7 @@ mod tests {
         assert_eq!(made + lost, QUEUED_LINES_MAX as u64 + 100, "a line that is dropped costs its text");
         drop((release, writer, writing));
         assert_eq!(dropped(), lost);
-        assert!(backlog.has_room(), "what has been written still takes room");
+        assert!(backlog.admit(), "what has been written still takes room");
     }
 
     #[test]

@@ -16,12 +16,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::support::open_file;
+use crate::support::open_file::{self, FILE_BYTES_MAX};
 
 /// Links that are followed one after the other, as the kernel does.
 const LINKS_MAX: usize = 40;
-/// Bytes of a file at most: a runtime's own configuration is a few kilobytes.
-const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Names of a directory at most: one for each registry.
 const NAMES_MAX: usize = 10_000;
 

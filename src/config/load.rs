@@ -13,12 +13,10 @@ use super::report::Mistake;
 use super::resolve::{Layer, resolve_layers};
 use super::settings::Settings;
 use crate::serve::Gate;
-use crate::support::open_file;
+use crate::support::open_file::{self, FILE_BYTES_MAX};
 
 /// Where a file is looked for when neither `--config` nor `LARDER_CONFIG` names one.
 const DEFAULT_PATH: &str = "/etc/larder/larder.toml";
-/// Bytes of one file at most: a thousand registries fit a hundred times.
-const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Files in the directory beside it at most.
 const FILES_MAX: usize = 256;
 

@@ -142,7 +142,7 @@ fn within_bounds(account: ServiceAccount) -> Result<ServiceAccount, AccountError
     Ok(account)
 }
 
-fn is_token(token: Secret) -> Result<Secret, AccountError> {
+fn token_within_bounds(token: Secret) -> Result<Secret, AccountError> {
     match token.reveal().len() {
         1..=TOKEN_BYTES_MAX => Ok(token),
         _ => Err(AccountError::Unavailable("its answer has no token".to_owned())),
@@ -176,7 +176,8 @@ impl AccountSource for Kept {
             let key = (pod.clone(), audience.to_owned());
             let (source, (of, wanted)) = (Arc::clone(&self.source), key.clone());
             let ask = || async move {
-                asked(|| async { source.token(&of, &wanted).await.and_then(is_token) }.boxed()).await
+                asked(|| async { source.token(&of, &wanted).await.and_then(token_within_bounds) }.boxed())
+                    .await
             };
             let answer = self.tokens.get(key, |answer| counts_for(answer, TOKEN_USED_FOR), ask).await;
             let answer = answer.unwrap_or_else(|| Err(unknown()));

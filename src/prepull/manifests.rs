@@ -13,13 +13,11 @@ use serde_json::{Map, Value};
 
 use crate::reference::Image;
 use crate::support::directory::{self, Entry};
-use crate::support::open_file::{self, read_regular};
+use crate::support::open_file::{self, FILE_BYTES_MAX, read_regular};
 use crate::support::yaml;
 
 /// Directories within directories at most.
 const DEPTH_MAX: usize = 8;
-/// Bytes of one file at most.
-const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The lists of a pod specification that have images in them.
 const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 

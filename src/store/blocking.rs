@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use tokio::task::JoinError;
+
 use crate::store::disk_calls::{Call, DiskCalls, HANGS_AFTER};
 use crate::store::error::Error;
 
@@ -14,8 +16,13 @@ pub(super) async fn run<T: Send + 'static>(
 ) -> Result<T, Error> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(panic) => Err(Error::io("finish work on", Path::new("the store"))(std::io::Error::other(panic))),
+        Err(panic) => Err(unfinished(panic)),
     }
+}
+
+/// The error for work that panicked.
+fn unfinished(panic: JoinError) -> Error {
+    Error::io("finish work on", Path::new("the store"))(std::io::Error::other(panic))
 }
 
 /// As [`run`], for content that an answer waits for: [`HANGS_AFTER`] at most, and not at all while the disk hangs. Work
@@ -78,11 +85,7 @@ pub(super) async fn read<T: Send + 'static>(
     loop {
         match tokio::time::timeout_at(calls.reads_hang_at(), &mut reading).await {
             Ok(Ok(read)) => return Ok(read),
-            Ok(Err(panic)) => {
-                return Err(Error::io("finish work on", Path::new("the store"))(std::io::Error::other(
-                    panic,
-                )));
-            }
+            Ok(Err(panic)) => return Err(unfinished(panic)),
             Err(_) if calls.reads_hang() => return Err(Error::Hangs),
             Err(_) => {}
         }

@@ -10,6 +10,10 @@ use rustix::fs::{Mode, OFlags};
 
 use super::size;
 
+/// Bytes of a file that people write, at most: a configuration of a thousand registries fits a hundred times, and a
+/// runtime's own configuration is a few kilobytes.
+pub(crate) const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// What is done at a symbolic link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Links {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::bucket::Bucket;
 use super::error::Error;
-use super::lease::{BYTES_MAX, Lease, RENEW_EVERY};
+use super::lease::{BYTES_MAX, Lease, RENEW_EVERY, Took};
 use super::objects::Replace;
 use super::recent::{Recent, SILENT_FOR, VAIN_FOR};
 use crate::reference::{Digest, Registry};
@@ -173,7 +173,8 @@ async fn renew(leases: Arc<Leases>, key: String, mut lease: Lease, report: Arc<M
             true => complete_since.get_or_insert_with(Instant::now).elapsed(),
             false => Duration::ZERO,
         };
-        lease.progressed(done, (begun.elapsed(), stated.elapsed()), complete_for);
+        let took = Took { since_begun: begun.elapsed(), since_stated: stated.elapsed() };
+        lease.progressed(done, took, complete_for);
         stated = Instant::now();
         if let Err(error) = leases.bucket.put(&key, written(lease), Replace::Anything).await {
             tracing::debug!(%error, "a lease in the shared tier could not be renewed");

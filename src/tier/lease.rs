@@ -50,19 +50,23 @@ pub(super) struct Lease {
     pub(super) complete_for: u64,
 }
 
+/// How long a writer took for the bytes that it has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Took {
+    /// For all of them.
+    pub(super) since_begun: Duration,
+    /// For those that the lease does not state yet.
+    pub(super) since_stated: Duration,
+}
+
 impl Lease {
-    /// Takes note that the writer has `done` bytes, `elapsed` after it began and `recent` after it had those that the
-    /// lease states. The rate is that of receiving: it stays once all is here. A download begins slowly, with the wait
-    /// for its first byte and with one connection: what came last counts where that is more.
-    pub(super) fn progressed(
-        &mut self,
-        done: u64,
-        (elapsed, recent): (Duration, Duration),
-        complete_for: Duration,
-    ) {
+    /// Takes note that the writer has `done` bytes. The rate is that of receiving: it stays once all is here. A
+    /// download begins slowly, with the wait for its first byte and with one connection: what came last counts where
+    /// that is more.
+    pub(super) fn progressed(&mut self, done: u64, took: Took, complete_for: Duration) {
         if self.done < self.size || self.rate == 0 {
             let of = |bytes: u64, time: Duration| (bytes as f64 / time.as_secs_f64().max(1e-3)) as u64;
-            self.rate = of(done, elapsed).max(of(done.saturating_sub(self.done), recent));
+            self.rate = of(done, took.since_begun).max(of(done.saturating_sub(self.done), took.since_stated));
         }
         self.done = done;
         self.complete_for = complete_for.as_secs();
@@ -164,7 +168,10 @@ mod tests {
     fn a_writer_that_has_everything_and_is_slow_to_send_it_is_not_waited_for() {
         let mut lease = Lease { size: 100 * MIB, ..Lease::default() };
         let at = |lease: Lease| decide(lease, Duration::from_secs(1), Duration::ZERO, MAX);
-        let times = |elapsed, recent| (Duration::from_secs(elapsed), Duration::from_secs(recent));
+        let times = |begun, stated| Took {
+            since_begun: Duration::from_secs(begun),
+            since_stated: Duration::from_secs(stated),
+        };
         lease.progressed(50 * MIB, times(5, 5), Duration::ZERO);
         lease.progressed(100 * MIB, times(10, 5), Duration::ZERO);
         lease.progressed(100 * MIB, times(20, 10), Duration::from_secs(10));
@@ -223,16 +230,28 @@ mod tests {
         for renewal in 1..=4_u64 {
             let elapsed = Duration::from_secs(3 * renewal);
             lease.renewals = renewal;
-            lease.progressed((elapsed.as_secs() - 2) * 100_000_000, (elapsed, RENEW_EVERY), Duration::ZERO);
+            lease.progressed(
+                (elapsed.as_secs() - 2) * 100_000_000,
+                Took { since_begun: elapsed, since_stated: RENEW_EVERY },
+                Duration::ZERO,
+            );
             let decided = decide(lease, elapsed, Duration::ZERO, wait_max);
             assert!(matches!(decided, Decision::Wait(_)), "{renewal}: {lease:?}");
         }
         // One that will not be there in time is not waited for.
         let mut slow = Lease { size: 1_500_000_000, renewals: 1, ..Lease::default() };
-        slow.progressed(30_000_000, (RENEW_EVERY, RENEW_EVERY), Duration::ZERO);
+        slow.progressed(
+            30_000_000,
+            Took { since_begun: RENEW_EVERY, since_stated: RENEW_EVERY },
+            Duration::ZERO,
+        );
         assert!(matches!(decide(slow, RENEW_EVERY, Duration::ZERO, wait_max), Decision::Wait(_)));
         slow.renewals = 2;
-        slow.progressed(60_000_000, (RENEW_EVERY * 2, RENEW_EVERY), Duration::ZERO);
+        slow.progressed(
+            60_000_000,
+            Took { since_begun: RENEW_EVERY * 2, since_stated: RENEW_EVERY },
+            Duration::ZERO,
+        );
         assert_eq!(decide(slow, RENEW_EVERY * 2, Duration::ZERO, wait_max), Decision::GiveUp);
     }
 }
