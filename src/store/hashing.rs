@@ -1,7 +1,8 @@
 //! The digest of content as it is received: on a thread of their own once there is much of it.
 //!
 //! Hashing and the write each take as long as the other where upstream is fast; one after the other they would halve
-//! the throughput of a cold pull. Small content is not worth a thread.
+//! the throughput of a cold pull. Small content is not worth a thread. Pieces go to it several at a time: nothing waits
+//! for a hash before the end, and each hand-over wakes a thread.
 
 use std::mem;
 use std::sync::Arc;
@@ -15,8 +16,13 @@ use crate::reference::Hasher;
 
 /// Bytes after which a thread takes over.
 const INLINE_BYTES_MAX: u64 = 1024 * 1024;
-/// Body chunks that may wait for the thread.
+/// Batches that may wait for the thread.
 const QUEUE: usize = 8;
+/// Pieces go to the thread as soon as they have so many bytes together: fewer wait here, which no thread has begun to
+/// hash. A download may hold as many beyond the memory for what is not hashed yet, and not more can be spared.
+pub const HASH_BATCH_BYTES: usize = 128 * 1024;
+/// Pieces of a batch at most. One of few bytes may keep all of the buffer that it was received in.
+const BATCH_PIECES: usize = 16;
 
 /// The running hash of content that arrives, for the one who writes it and for the one who takes over from a writer
 /// that hangs. Cheap to clone.
@@ -50,10 +56,27 @@ struct ContentHasher(State);
 enum State {
     /// On the caller's thread, with the bytes so far.
     Inline(Hasher, u64),
-    /// On a thread, which ends when the queue is dropped.
-    Thread(SyncSender<Bytes>, JoinHandle<Option<Hasher>>),
+    /// On a thread, which ends when the queue is dropped; and the pieces that go to it next.
+    Thread(SyncSender<Vec<Bytes>>, JoinHandle<Option<Hasher>>, Batch),
     /// The thread ended without a result: the digest of the content is unknown.
     Lost,
+}
+
+/// Pieces of content that are handed over together, without a copy of their bytes.
+#[derive(Default)]
+struct Batch {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Adds the next piece; returns all once they are enough.
+    fn add(&mut self, piece: Bytes) -> Option<Vec<Bytes>> {
+        self.bytes += piece.len();
+        self.pieces.push(piece);
+        let are_enough = self.bytes >= HASH_BATCH_BYTES || self.pieces.len() >= BATCH_PIECES;
+        are_enough.then(|| mem::take(self).pieces)
+    }
 }
 
 impl ContentHasher {
@@ -72,8 +95,8 @@ impl ContentHasher {
                     self.move_to_thread();
                 }
             }
-            State::Thread(queue, _) => {
-                if queue.send(bytes.clone()).is_err() {
+            State::Thread(queue, _, batch) => {
+                if batch.add(bytes.clone()).is_some_and(|pieces| queue.send(pieces).is_err()) {
                     self.0 = State::Lost;
                 }
             }
@@ -83,16 +106,16 @@ impl ContentHasher {
 
     fn move_to_thread(&mut self) {
         let State::Inline(running, count) = mem::replace(&mut self.0, State::Lost) else { return };
-        let (queue, chunks) = sync_channel(QUEUE);
+        let (queue, batches) = sync_channel(QUEUE);
         // Handed over once the thread runs, and left here if none can be started.
         let (hand_over, receive) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("larder-hash".to_owned())
-            .spawn(move || receive.recv().ok().map(|running| update_all(running, &chunks)));
+            .spawn(move || receive.recv().ok().map(|running| update_all(running, &batches)));
         self.0 = match thread {
             Ok(thread) => {
                 let _ = hand_over.send(running);
-                State::Thread(queue, thread)
+                State::Thread(queue, thread, Batch::default())
             }
             Err(error) => {
                 tracing::debug!(%error, "no thread for hashing; it goes on beside the write");
@@ -105,7 +128,9 @@ impl ContentHasher {
     fn running(&mut self) -> Option<Hasher> {
         match mem::replace(&mut self.0, State::Lost) {
             State::Inline(running, _) => Some(running),
-            State::Thread(queue, thread) => {
+            State::Thread(queue, thread, rest) => {
+                // A thread that has ended gives no hash.
+                let _ = queue.send(rest.pieces);
                 drop(queue);
                 thread.join().ok().flatten()
             }
@@ -115,15 +140,16 @@ impl ContentHasher {
 }
 
 impl Drop for ContentHasher {
-    /// Waits for the thread, which has a few chunks left at most.
+    /// Waits for the thread, which has a few batches left at most.
     fn drop(&mut self) {
         self.running();
     }
 }
 
-fn update_all(mut running: Hasher, chunks: &Receiver<Bytes>) -> Hasher {
-    while let Ok(bytes) = chunks.recv() {
-        running.update(&bytes);
+fn update_all(mut running: Hasher, batches: &Receiver<Vec<Bytes>>) -> Hasher {
+    while let Ok(pieces) = batches.recv() {
+        // Each is dropped once it is hashed.
+        pieces.into_iter().for_each(|bytes| running.update(&bytes));
     }
     running
 }
@@ -144,6 +170,23 @@ mod tests {
             let (hasher, count) = hashing.take().unwrap();
             assert_eq!((hasher.finish(), count), (Digest::of(&content), size as u64));
             assert!(hashing.take().is_none());
+        }
+    }
+
+    #[test]
+    fn pieces_are_handed_over_together_and_what_is_left_at_the_end_is_hashed_too() {
+        let mut batch = Batch::default();
+        let add = |batch: &mut Batch, len| batch.add(vec![0; len].into()).map(|pieces| pieces.len());
+        assert!((1..BATCH_PIECES).all(|_| add(&mut batch, 1).is_none()));
+        assert_eq!(add(&mut batch, 1), Some(BATCH_PIECES));
+        assert_eq!([HASH_BATCH_BYTES / 2; 2].map(|len| add(&mut batch, len)), [None, Some(2)]);
+        assert_eq!([HASH_BATCH_BYTES, 1].map(|len| add(&mut batch, len)), [Some(1), None], "nothing is kept");
+
+        let content: Vec<u8> = (0..2 * INLINE_BYTES_MAX).map(|n| (n % 251) as u8).collect();
+        for (piece, len) in [(1_000, content.len()), (30_000, content.len() - 1)] {
+            let hashing = ContentHash::new(Hasher::new(Algorithm::Sha256));
+            content[..len].chunks(piece).for_each(|piece| hashing.update(&Bytes::copy_from_slice(piece)));
+            assert_eq!(hashing.take().unwrap().0.finish(), Digest::of(&content[..len]), "{piece}");
         }
     }
 }

@@ -76,7 +76,7 @@ pub use budget::{Amount, Budget, StoreLimits};
 pub use disk_calls::{HANGS_AFTER, READS_MAX};
 pub use error::Error;
 pub use growing::GrowingBlob;
-pub use hashing::ContentHash;
+pub use hashing::{ContentHash, HASH_BATCH_BYTES};
 pub use image_contents::{ImageContents, PlatformContents};
 pub use index::totals::Totals;
 pub use ingest::{Ingest, Verified};
