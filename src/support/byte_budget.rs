@@ -24,6 +24,14 @@ pub struct ByteBudget<K> {
     share: usize,
 }
 
+/// What one key may hold of a budget, for many reservations.
+#[derive(Debug, Clone)]
+pub struct Share {
+    own: Arc<Semaphore>,
+    all: Arc<Semaphore>,
+    bytes_max: usize,
+}
+
 /// Reserved bytes, until it is dropped.
 #[derive(Debug)]
 pub struct Reservation([Option<OwnedSemaphorePermit>; 2]);
@@ -47,18 +55,27 @@ impl<K: Hash + Eq + Clone> ByteBudget<K> {
 
     /// Reserves `bytes`, or the share if that is less. Waits until they are free, in the order of the requests.
     pub async fn reserve(&self, key: &K, bytes: usize) -> Reservation {
-        let units = units(bytes.min(self.share));
-        // The semaphores are never closed.
-        let own = self.share_of(key).acquire_many_owned(units).await.ok();
-        let of_all = Arc::clone(&self.all).acquire_many_owned(units).await.ok();
-        Reservation([own, of_all])
+        self.share_of(key).reserve(bytes).await
     }
 
-    fn share_of(&self, key: &K) -> Arc<Semaphore> {
+    /// The share of a key.
+    pub fn share_of(&self, key: &K) -> Share {
         let mut shares = self.shares.lock();
         shares.retain(|_, share| Arc::strong_count(share) > 1);
         let new = || Arc::new(Semaphore::new(self.share / UNIT));
-        Arc::clone(shares.entry(key.clone()).or_insert_with(new))
+        let own = Arc::clone(shares.entry(key.clone()).or_insert_with(new));
+        Share { own, all: Arc::clone(&self.all), bytes_max: self.share }
+    }
+}
+
+impl Share {
+    /// As [`ByteBudget::reserve`], for the key of this share. One that is dropped before it is done holds nothing.
+    pub async fn reserve(&self, bytes: usize) -> Reservation {
+        let units = units(bytes.min(self.bytes_max));
+        // The semaphores are never closed.
+        let own = Arc::clone(&self.own).acquire_many_owned(units).await.ok();
+        let of_all = Arc::clone(&self.all).acquire_many_owned(units).await.ok();
+        Reservation([own, of_all])
     }
 }
 

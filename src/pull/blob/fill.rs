@@ -7,14 +7,16 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::delivery::{Trail, Tries, Way, fault_of};
 use super::detached::{DetachedFills, past_the_disk};
+use super::fill_memory::FillMemory;
 use super::flight::{Flight, Leader};
 use super::partial::Partials;
+use super::piece_queue::piece_queue;
+use super::places::Holder;
 use super::prepared::Prepared;
 use super::priority::Foreground;
 use super::room::Room;
@@ -34,9 +36,6 @@ use crate::store::{self, Ingest, Member, Owner, Store, Verified};
 use crate::support::slowness::{LOOK_INTERVAL, SlownessWatch};
 use crate::support::tasks::Tasks;
 
-/// Chunks between receiving and writing; a chunk has at most 256 KiB.
-const QUEUE: usize = 8;
-
 /// Fills flights. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Filler {
@@ -48,6 +47,7 @@ pub(crate) struct Filler {
     partials: Partials,
     copies: SharedCopies,
     detached: DetachedFills,
+    memory: FillMemory,
     tasks: Tasks,
     metrics: Arc<Metrics>,
 }
@@ -72,7 +72,8 @@ impl Filler {
         let (store, foreground) = (partials.store().clone(), transfers.foreground().clone());
         let copies = SharedCopies::new(blobs.tier().clone(), foreground.clone(), tasks.clone());
         let detached = DetachedFills::new(store.clone(), blobs.clone(), memory);
-        Self { room, store, blobs, transfers, foreground, partials, copies, detached, tasks, metrics }
+        let memory = FillMemory::default();
+        Self { room, store, blobs, transfers, foreground, partials, copies, detached, memory, tasks, metrics }
     }
 
     /// Fills the flight of `leader` to its end, whatever that is.
@@ -274,7 +275,9 @@ impl Filler {
         let trail_of_body = trail.clone();
         let content = leader.publish_filling(growing.clone(), size, withheld.is_mirrored());
         let copy = self.copies.begin(flight, digest, &content, size, share);
-        let (queue, received) = mpsc::channel(QUEUE);
+        let registry = flight.context().repository().registry();
+        let memory = self.memory.of_fill(&Holder::of(registry, self.room.is_named(registry)));
+        let (queue, received) = piece_queue(memory);
         let writing = Arc::new(Writing::new(&ingest, content, withheld, trail));
         let writer = self.tasks.spawn_blocking({
             let (leader, writing) = (Arc::clone(leader), Arc::clone(&writing));

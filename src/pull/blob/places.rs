@@ -52,11 +52,18 @@ struct Taken {
 
 /// Whom a place is taken for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Holder {
+pub(crate) enum Holder {
     /// A registry that the operator named.
     Named(Registry),
     /// All registries below a domain that the operator did not name.
     Domain(String),
+}
+
+impl Holder {
+    /// Of what is taken for `registry`.
+    pub(crate) fn of(registry: &Registry, is_named: bool) -> Self {
+        if is_named { Self::Named(registry.clone()) } else { Self::Domain(registry.owner_domain()) }
+    }
 }
 
 /// A place, until it is dropped.
@@ -74,8 +81,7 @@ impl Places {
     /// A place for a download from `registry`, if it may have one more.
     pub(crate) fn take(&self, registry: &Registry, is_named: bool) -> Option<Place> {
         let shares = self.0.shares;
-        let holder =
-            if is_named { Holder::Named(registry.clone()) } else { Holder::Domain(registry.owner_domain()) };
+        let holder = Holder::of(registry, is_named);
         let mut taken = self.0.taken.lock();
         let own = taken.by_holder.get(&holder).copied().unwrap_or(0);
         let own_max = if is_named { shares.most } else { shares.unnamed };

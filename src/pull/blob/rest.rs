@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::segments::Received;
+use super::piece_queue::{Piece, Received};
 use super::upstream_body::UpstreamBody;
 use crate::pull::error::Error;
 
@@ -13,7 +13,7 @@ pub(crate) enum Rest {
     /// Everything: upstream's body, which is open already.
     Body(Box<UpstreamBody>),
     /// What the writer had in hand when the disk refused it, then what its queue brings.
-    Queue(Option<Received>, mpsc::Receiver<Received>),
+    Queue(Option<Piece>, mpsc::Receiver<Piece>),
 }
 
 /// What one look at the rest brought.
@@ -33,7 +33,7 @@ impl Rest {
     /// # Errors
     /// Upstream.
     pub(crate) async fn next(&mut self) -> Result<Next, Error> {
-        let received = match self {
+        let piece = match self {
             Self::Body(body) => {
                 return match body.next().await {
                     Some(bytes) => Ok(Next::Bytes(bytes?)),
@@ -41,11 +41,12 @@ impl Rest {
                 };
             }
             Self::Queue(in_hand, queue) => match in_hand.take() {
-                Some(received) => Some(received),
+                Some(piece) => Some(piece),
                 None => queue.recv().await,
             },
         };
-        Ok(match received {
+        // What the window keeps of it counts as memory of the windows.
+        Ok(match piece.map(|piece| piece.received) {
             Some(Received::Bytes(bytes)) => Next::Bytes(bytes),
             Some(Received::End) => Next::End,
             Some(Received::InFile(_)) | None => Next::Interrupted,

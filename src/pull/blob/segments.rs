@@ -11,7 +11,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -19,6 +18,7 @@ use tokio::time::Instant;
 use super::concurrency::{Concurrency, PERIOD, SEGMENT};
 use super::delivery::Trail;
 use super::flight::Flight;
+use super::piece_queue::{PieceSender, Received};
 use super::priority::Foreground;
 use super::source::UpstreamBlobs;
 use super::upstream_body::UpstreamBody;
@@ -36,17 +36,6 @@ const EXTRA_MAX: usize = 16;
 const CHUNKS_OF_FIRST: usize = 8;
 /// Bytes that readers have fetched out of order must be this many: skipping them costs a new connection.
 const SKIP_MIN: u64 = 1024 * 1024;
-
-/// What a download hands to the writer, in the order of the blob. Cheap to clone.
-#[derive(Clone)]
-pub(crate) enum Received {
-    /// The next bytes.
-    Bytes(Bytes),
-    /// The next bytes up to this offset are in the file already: a reader fetched them out of order.
-    InFile(u64),
-    /// The proper end; a queue that closes without it is a failure.
-    End,
-}
 
 /// Opens segments of blobs, within the bound for all blobs together. Cheap to clone.
 #[derive(Clone)]
@@ -246,11 +235,7 @@ impl<'a> SegmentedDownload<'a> {
     ///
     /// # Errors
     /// Upstream failed, for the rest on one connection too.
-    pub(crate) async fn run(
-        mut self,
-        queue: &mpsc::Sender<Received>,
-        yielding: Yielding<'_>,
-    ) -> Result<(), Error> {
+    pub(crate) async fn run(mut self, queue: &PieceSender, yielding: Yielding<'_>) -> Result<(), Error> {
         let mut window = (Instant::now(), 0);
         while let Some(segment) = self.running.front_mut() {
             if yielding.before_chunk().await {
@@ -293,7 +278,7 @@ impl<'a> SegmentedDownload<'a> {
     }
 
     /// The bytes that no segment has brought, over one connection.
-    async fn rest(mut self, queue: &mpsc::Sender<Received>, yielding: Yielding<'_>) -> Result<(), Error> {
+    async fn rest(mut self, queue: &PieceSender, yielding: Yielding<'_>) -> Result<(), Error> {
         self.running.clear();
         if self.next < self.size {
             let rest = self.segments.blobs.open(self.context, self.digest, self.next, None).await?;

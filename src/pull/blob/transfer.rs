@@ -6,15 +6,16 @@
 
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::concurrency::{SEGMENT, is_slow};
 use super::delivery::Way;
 use super::flight::Flight;
+use super::piece_queue::{PieceSender, Received};
 use super::priority::Foreground;
-use super::segments::{Begun, Received, SegmentedDownload, Segments, Yielding, worth_skipping};
+use super::segments::{Begun, SegmentedDownload, Segments, Yielding, worth_skipping};
 use super::source::UpstreamBlobs;
 use super::upstream_body::UpstreamBody;
 use crate::pull::context::PullContext;
@@ -88,7 +89,7 @@ impl Transfers {
         flight: &Flight,
         digest: Digest,
         growing: &GrowingBlob,
-        queue: &mpsc::Sender<Received>,
+        queue: &PieceSender,
         way: Way,
     ) -> Result<(), Error> {
         let context = flight.context();
@@ -179,7 +180,7 @@ impl Transfers {
         &self,
         download: SegmentedDownload<'_>,
         flight: &Flight,
-        queue: &mpsc::Sender<Received>,
+        queue: &PieceSender,
     ) -> Result<(), Error> {
         let (begun, rest) = (Instant::now(), download.rest_bytes());
         download.run(queue, Yielding { foreground: &self.foreground, flight }).await?;

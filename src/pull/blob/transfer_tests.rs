@@ -4,7 +4,10 @@
 use tokio::time::timeout;
 
 use super::*;
+use crate::pull::blob::fill_memory::FillMemory;
 use crate::pull::blob::flight::{Flights, Leader, Role, Sharing};
+use crate::pull::blob::piece_queue::piece_queue;
+use crate::pull::blob::places::Holder;
 use crate::pull::context::{Caller, Priority};
 use crate::pull::for_tests::{self, MirrorBody, Parts};
 use crate::pull::metrics::Metrics;
@@ -61,11 +64,12 @@ impl Scene {
         let owner = Owner::unlimited(&"reg.test".parse().unwrap());
         let ingest = self.parts.store.begin(digest, Some(SIZE as u64), owner).await.unwrap();
         let growing = ingest.growing();
-        let (queue, mut received) = mpsc::channel(8);
+        let memory = FillMemory::default().of_fill(&Holder::of(&"reg.test".parse().unwrap(), true));
+        let (queue, mut received) = piece_queue(memory);
         let begun = Instant::now();
         let takes = async {
             let mut bytes = 0;
-            while let Some(Received::Bytes(more)) = received.recv().await {
+            while let Some(Received::Bytes(more)) = received.recv().await.map(|piece| piece.received) {
                 bytes += more.len();
             }
             assert_eq!(bytes, SIZE);

@@ -14,8 +14,8 @@ use super::delivery::Trail;
 use super::detached::Detached;
 use super::flight::Leader;
 use super::flight_content::FlightContent;
+use super::piece_queue::{Piece, Received};
 use super::rest::Rest;
-use super::segments::Received;
 use super::withheld_tail::Withheld;
 use crate::reference::Hasher;
 use crate::store::{self, ContentHash, HANGS_AFTER, Ingest, Verified};
@@ -48,7 +48,7 @@ enum InHand {
     /// It waits for the next piece, and has the queue.
     Nothing,
     /// It writes this one, since then.
-    Piece { piece: Received, rest: mpsc::Receiver<Received>, since: Instant },
+    Piece { piece: Piece, rest: mpsc::Receiver<Piece>, since: Instant },
     /// Nothing any more.
     TakenOver,
 }
@@ -58,7 +58,7 @@ impl Writing {
         Self { content, withheld, trail, hash: ingest.running_hash(), in_hand: Mutex::new(InHand::Nothing) }
     }
 
-    fn take_in_hand(&self, piece: Received, rest: mpsc::Receiver<Received>) {
+    fn take_in_hand(&self, piece: Piece, rest: mpsc::Receiver<Piece>) {
         *self.in_hand.lock() = InHand::Piece { piece, rest, since: Instant::now() };
     }
 
@@ -70,7 +70,7 @@ impl Writing {
     }
 
     /// The piece is written, or cannot be; `None` if it was taken over meanwhile.
-    fn put_down(&self) -> Option<(Received, mpsc::Receiver<Received>)> {
+    fn put_down(&self) -> Option<(Piece, mpsc::Receiver<Piece>)> {
         let mut in_hand = self.in_hand.lock();
         match std::mem::replace(&mut *in_hand, InHand::Nothing) {
             InHand::Piece { piece, rest, .. } => Some((piece, rest)),
@@ -119,15 +119,17 @@ impl Writing {
 /// Content that is not what the digest says; the disk, if what was written is not hashed.
 pub(super) fn write(
     mut ingest: Ingest,
-    mut received: mpsc::Receiver<Received>,
+    mut pieces: mpsc::Receiver<Piece>,
     writing: &Writing,
     leader: &Leader,
 ) -> Result<Written, store::Error> {
-    while let Some(piece) = received.blocking_recv() {
-        let taken = match &piece {
+    while let Some(piece) = pieces.blocking_recv() {
+        // The piece, and so its memory, is where it can be taken from a writer that hangs.
+        let received = piece.received.clone();
+        let taken = match &received {
             Received::End => {
                 // It waits for a reader that writes ahead of the download: also for one whose call hangs.
-                writing.take_in_hand(piece, received);
+                writing.take_in_hand(piece, pieces);
                 let verified = ingest.verify();
                 let is_own = writing.put_down().is_some();
                 return if is_own {
@@ -137,12 +139,12 @@ pub(super) fn write(
                 };
             }
             Received::Bytes(bytes) => {
-                writing.take_in_hand(piece.clone(), received);
+                writing.take_in_hand(piece, pieces);
                 let written = ingest.write(bytes);
                 written.inspect(|written| writing.content.compare(written - bytes.len() as u64, bytes))
             }
             Received::InFile(until) => {
-                writing.take_in_hand(piece.clone(), received);
+                writing.take_in_hand(piece, pieces);
                 hash_in_file(&mut ingest, *until, |written| {
                     writing.goes_on();
                     leader.publish_readable(writing.withheld.readable(written));
@@ -150,19 +152,19 @@ pub(super) fn write(
             }
         };
         let Some((in_hand, rest)) = writing.put_down() else { return Ok(Written::TakenOver) };
-        received = rest;
+        pieces = rest;
         match taken {
             Ok(written) => {
-                if let Received::Bytes(bytes) = &piece {
+                if let Received::Bytes(_) = &received {
                     leader.publish_readable(writing.withheld.readable(written));
-                    ingest.hash(bytes);
+                    ingest.hash(&in_hand.into_held_bytes());
                 }
             }
             Err(error) if error.is_local() => {
                 let (_, written, hasher) = ingest.detach();
                 // Without the hash no follower could verify the whole.
                 let Some(hasher) = hasher else { return Err(error) };
-                let rest = Rest::Queue(Some(in_hand), received);
+                let rest = Rest::Queue(Some(in_hand), pieces);
                 return Ok(Written::Detached(Box::new(writing.detached(error, written, hasher, rest))));
             }
             Err(error) => return Err(error),
