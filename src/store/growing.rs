@@ -173,9 +173,14 @@ impl GrowingBlob {
         ranges.end
     }
 
-    /// Takes note of the next bytes of the download, which are in the file by now and may be read from here on.
+    /// Takes note of the next bytes of the download, which are in the file by now and may be read from here on. To be
+    /// called by one caller at a time: the download.
     pub(super) fn note_written(&self, bytes: &[u8]) {
-        self.content.checksums().lock().update(bytes);
+        let checksums = self.content.checksums();
+        let end = checksums.lock().end();
+        // Not under the lock: every reader takes it, on threads that serve others.
+        let next = end.followed_by(bytes);
+        checksums.lock().add(next);
     }
 
     /// Bytes that the download has written so far, from the start on.

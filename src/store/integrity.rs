@@ -104,36 +104,69 @@ impl ChunkChecksums for Checksums {
 /// Computes the checksums of content as it arrives.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ChecksumsBuilder {
-    size: u64,
+    end: End,
     chunks: Vec<u32>,
+}
+
+/// Where content ends so far, and the checksum of what there is of its last chunk.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct End {
+    size: u64,
     running: u32,
 }
 
-impl ChecksumsBuilder {
-    /// The next bytes, in order and of any length.
-    pub(super) fn update(&mut self, mut bytes: &[u8]) {
+/// The next bytes of content, as far as its checksums are concerned.
+#[derive(Debug)]
+pub(super) struct NextBytes {
+    chunks: Vec<u32>,
+    end: End,
+}
+
+impl End {
+    /// The next bytes after it, in order and of any length.
+    pub(super) fn followed_by(mut self, mut bytes: &[u8]) -> NextBytes {
+        let mut chunks = Vec::with_capacity(bytes.len() / CHUNK + 1);
         while !bytes.is_empty() {
             let filled = (self.size % CHUNK as u64) as usize;
             let (now, later) = bytes.split_at(bytes.len().min(CHUNK - filled));
             self.running = crc32c::crc32c_append(self.running, now);
             self.size += now.len() as u64;
             if filled + now.len() == CHUNK {
-                self.chunks.push(std::mem::take(&mut self.running));
+                chunks.push(std::mem::take(&mut self.running));
             }
             bytes = later;
         }
+        NextBytes { chunks, end: self }
+    }
+}
+
+impl ChecksumsBuilder {
+    /// The next bytes, in order and of any length.
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.add(self.end.followed_by(bytes));
+    }
+
+    /// Where the content ends so far.
+    pub(super) fn end(&self) -> End {
+        self.end
+    }
+
+    /// Adds what follows that end.
+    pub(super) fn add(&mut self, next: NextBytes) {
+        self.chunks.extend(next.chunks);
+        self.end = next.end;
     }
 
     /// Bytes so far.
     pub(super) fn size(&self) -> u64 {
-        self.size
+        self.end.size
     }
 
     pub(super) fn finish(mut self) -> Checksums {
-        if !self.size.is_multiple_of(CHUNK as u64) {
-            self.chunks.push(self.running);
+        if !self.end.size.is_multiple_of(CHUNK as u64) {
+            self.chunks.push(self.end.running);
         }
-        Checksums { size: self.size, chunks: self.chunks }
+        Checksums { size: self.end.size, chunks: self.chunks }
     }
 }
 
@@ -143,8 +176,9 @@ impl ChunkChecksums for Mutex<ChecksumsBuilder> {
         if let Some(whole) = builder.chunks.get(usize::try_from(chunk).ok()?) {
             return Some((CHUNK, *whole));
         }
-        let len = (builder.size % CHUNK as u64) as usize;
-        (chunk == builder.chunks.len() as u64 && len > 0).then_some((len, builder.running))
+        let End { size, running } = builder.end;
+        let len = (size % CHUNK as u64) as usize;
+        (chunk == builder.chunks.len() as u64 && len > 0).then_some((len, running))
     }
 }
 
