@@ -184,15 +184,18 @@ impl BlobBody {
             },
             BodySource::Following(progress, may_jump) => {
                 let seen = follow(self.reader.digest, progress, at, end, &mut self.sent, *may_jump).await?;
-                let progress = progress.clone();
                 match seen {
                     Seen::Chunk(chunk) => Ok(Next::Chunk(chunk)),
                     Seen::Shared(reader) => Ok(Next::ChangeTo(BodySource::Shared(Box::new(reader)))),
                     Seen::FarBehind => {
+                        let progress = progress.clone();
                         let jumped = Box::pin(self.jump(&progress)).await;
                         Ok(Next::ChangeTo(jumped.unwrap_or(BodySource::Following(progress, false))))
                     }
-                    Seen::NotOnDisk(missing) => Box::pin(self.not_on_disk(*missing, progress)).await,
+                    Seen::NotOnDisk(missing) => {
+                        let progress = progress.clone();
+                        Box::pin(self.not_on_disk(*missing, progress)).await
+                    }
                 }
             }
             BodySource::OutOfOrder(body, progress) => {
