@@ -4,7 +4,8 @@ use std::path::Path;
 
 use tokio::task::JoinError;
 
-use crate::store::disk_calls::{Call, DiskCalls, HANGS_AFTER};
+use crate::store::calls_under_way::HANGS_AFTER;
+use crate::store::disk_calls::{Call, DiskCalls};
 use crate::store::error::Error;
 
 /// Runs `work` on a thread that may block.

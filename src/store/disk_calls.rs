@@ -14,20 +14,15 @@
 //! Not here: calls that make content durable, or remove it. On a slow disk they take minutes, and no answer waits for
 //! them.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
+use crate::store::calls_under_way::{CallsOfWriter, CallsUnderWay, HANGS_AFTER};
 use crate::support::metrics::IntGauge;
 
-/// How long one call may take before the disk counts as hanging. A read of 64 KiB or a write of 256 KiB takes less on a
-/// disk that is merely busy; a client gets no bytes meanwhile, and runtimes wait a minute for them.
-pub const HANGS_AFTER: Duration = Duration::from_secs(5);
 /// Reads at a time: more than any disk has use for, and few of the threads that may block.
 pub const READS_MAX: usize = 128;
 
@@ -55,17 +50,10 @@ struct Said {
 
 #[derive(Debug, Clone, Default)]
 struct Calls {
-    under_way: Arc<Mutex<UnderWay>>,
+    under_way: CallsUnderWay,
     /// Held by a test whose disk is to hang.
     #[cfg(test)]
-    held: Arc<Mutex<()>>,
-}
-
-#[derive(Debug, Default)]
-struct UnderWay {
-    /// When each began, the oldest first. Bounded by the threads that may block.
-    begun: BTreeMap<u64, Instant>,
-    count: u64,
+    held: Arc<parking_lot::Mutex<()>>,
 }
 
 /// A call, or several one after the other, under way until this is dropped.
@@ -75,6 +63,17 @@ pub(super) struct Call<'a> {
     calls: &'a Calls,
     number: u64,
 }
+
+/// The calls that write one file, one at a time.
+#[derive(Debug)]
+pub(super) struct WriterCalls {
+    all: DiskCalls,
+    calls: CallsOfWriter,
+}
+
+/// A call of a writer, under way until this is dropped.
+#[derive(Debug)]
+pub(super) struct WriterCall<'a>(&'a WriterCalls);
 
 impl Default for DiskCalls {
     fn default() -> Self {
@@ -109,6 +108,11 @@ impl DiskCalls {
         self.begin_of(&self.writes)
     }
 
+    /// For what writes one file, piece by piece.
+    pub(super) fn of_writer(&self) -> WriterCalls {
+        WriterCalls { all: self.clone(), calls: self.writes.under_way.of_writer() }
+    }
+
     /// A call that reads begins.
     pub(super) fn begin_read(&self) -> Call<'_> {
         self.begin_of(&self.reads)
@@ -120,7 +124,7 @@ impl DiskCalls {
     }
 
     fn begin_of<'a>(&'a self, calls: &'a Calls) -> Call<'a> {
-        let number = calls.begin();
+        let number = calls.under_way.begin();
         #[cfg(test)]
         drop(calls.held.lock());
         Call { all: self, calls, number }
@@ -143,7 +147,7 @@ impl DiskCalls {
 
     /// When the oldest read that is under way will have taken too long.
     pub(super) fn reads_hang_at(&self) -> Instant {
-        self.reads.oldest().unwrap_or_else(Instant::now) + HANGS_AFTER
+        self.reads.under_way.oldest().unwrap_or_else(Instant::now) + HANGS_AFTER
     }
 
     /// A place to read in, once one is free; `None` while reads hang.
@@ -219,24 +223,8 @@ impl Said {
 }
 
 impl Calls {
-    fn begin(&self) -> u64 {
-        let mut under_way = self.under_way.lock();
-        under_way.count += 1;
-        let number = under_way.count;
-        under_way.begun.insert(number, Instant::now());
-        number
-    }
-
-    fn end(&self, number: u64) {
-        self.under_way.lock().begun.remove(&number);
-    }
-
-    fn oldest(&self) -> Option<Instant> {
-        self.under_way.lock().begun.first_key_value().map(|(_, begun)| *begun)
-    }
-
     fn is_hanging(&self) -> bool {
-        self.oldest().is_some_and(|begun| begun.elapsed() >= HANGS_AFTER)
+        self.under_way.is_hanging()
     }
 
     #[cfg(test)]
@@ -254,27 +242,44 @@ impl Calls {
     }
 }
 
+impl WriterCalls {
+    /// A call begins.
+    pub(super) fn begin(&self) -> WriterCall<'_> {
+        self.calls.begin();
+        #[cfg(test)]
+        drop(self.all.writes.held.lock());
+        WriterCall(self)
+    }
+}
+
+impl Drop for WriterCall<'_> {
+    fn drop(&mut self) {
+        self.0.calls.end();
+        self.0.all.say_if_ended();
+    }
+}
+
 impl Call<'_> {
     /// One call has ended, and the next begins.
     pub(super) fn goes_on(&mut self) {
-        self.calls.end(self.number);
-        self.number = self.calls.begin();
+        self.calls.under_way.end(self.number);
+        self.number = self.calls.under_way.begin();
         #[cfg(test)]
         drop(self.calls.held.lock());
     }
 
     /// Does what is no call to the disk, and may take long.
     pub(super) fn apart<T>(&mut self, work: impl FnOnce() -> T) -> T {
-        self.calls.end(self.number);
+        self.calls.under_way.end(self.number);
         let done = work();
-        self.number = self.calls.begin();
+        self.number = self.calls.under_way.begin();
         done
     }
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        self.calls.end(self.number);
+        self.calls.under_way.end(self.number);
         self.all.say_if_ended();
     }
 }
@@ -310,7 +315,7 @@ mod tests {
             assert!(!calls.reads_hang(), "it is slow");
             read.goes_on();
         }
-        read.apart(|| assert!(calls.reads.oldest().is_none()));
+        read.apart(|| assert!(calls.reads.under_way.oldest().is_none()));
         tokio::time::advance(HANGS_AFTER).await;
         assert!(calls.reads_hang() && calls.is_hanging(), "nothing is written either");
         assert_eq!(gauge.get(), 1);

@@ -19,7 +19,7 @@ use crate::reference::{Digest, Hasher};
 use crate::store::blocking;
 use crate::store::checked_file::{CheckedFile, Damage};
 use crate::store::crc32c;
-use crate::store::disk_calls::{DiskCalls, HANGS_AFTER};
+use crate::store::disk_calls::DiskCalls;
 use crate::store::error::Error;
 use crate::store::in_use::InUseMark;
 use crate::store::integrity::{Checksums, ChecksumsBuilder};

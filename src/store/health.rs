@@ -155,7 +155,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::store::disk_calls::HANGS_AFTER;
+    use crate::store::calls_under_way::HANGS_AFTER;
     use crate::support::clock::Timestamp;
     use crate::support::metrics::Registry;
 

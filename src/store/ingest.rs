@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use crate::reference::{Digest, Hasher};
 use crate::store::crc32c;
+use crate::store::disk_calls::WriterCalls;
 use crate::store::error::Error;
 use crate::store::failpoints;
 use crate::store::growing::{GrowingBlob, PIECE_MAX};
@@ -38,6 +39,7 @@ pub struct Ingest {
     declared: Option<u64>,
     written: u64,
     hashing: ContentHash,
+    calls: WriterCalls,
     path: Temporary,
     owner: OwnerId,
     receiving: Receiving,
@@ -105,6 +107,7 @@ impl Ingest {
             declared,
             written: 0,
             hashing: ContentHash::new(expected.hasher()),
+            calls: layout.calls().of_writer(),
             path: Temporary(Some(path), layout.clone()),
             owner,
             receiving: Receiving(growing),
@@ -138,7 +141,7 @@ impl Ingest {
         let growing = &self.receiving.0;
         let on_disk = growing.claim(after)?;
         {
-            let _call = self.layout.calls().begin();
+            let _call = self.calls.begin();
             growing.file().write_all_at(bytes, self.written).map_err(self.io("write"))?;
         }
         growing.note_written(bytes);

@@ -19,6 +19,7 @@ mod blocking;
 mod budget;
 mod buffers;
 mod cached_images;
+mod calls_under_way;
 mod changes;
 mod checked_file;
 mod components;
@@ -73,7 +74,8 @@ use std::time::Duration;
 
 pub use blob::Blob;
 pub use budget::{Amount, Budget, StoreLimits};
-pub use disk_calls::{HANGS_AFTER, READS_MAX};
+pub use calls_under_way::HANGS_AFTER;
+pub use disk_calls::READS_MAX;
 pub use error::Error;
 pub use growing::GrowingBlob;
 pub use hashing::{ContentHash, HASH_BATCH_BYTES};

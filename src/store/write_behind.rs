@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::store::batch;
-use crate::store::disk_calls::HANGS_AFTER;
+use crate::store::calls_under_way::HANGS_AFTER;
 use crate::store::error::Error;
 use crate::store::layout::Layout;
 

@@ -52,6 +52,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
     (
         "store",
         &[
+            &["calls_under_way"],
             &[
                 "crc32c",
                 "disk_calls",
