@@ -18,12 +18,13 @@ use crate::store::disk_calls::{Call, DiskCalls};
 use crate::store::error::Error;
 use crate::store::integrity::{CHUNK, ChunkChecksums};
 use crate::store::page_cache::{read_cached, read_exact_at, read_in_memory};
-use crate::store::recent_comparisons::RecentComparisons;
+use crate::store::recent_comparisons::{ComparedBytes, RecentComparisons};
 use crate::support::body_chunk::{
     BodyChunk, Compared, FileRange, Integrity, IntegrityCheck, Known, KnownBytes, Taken,
 };
 
-/// Longest range that is returned in memory; of longer ones the kernel sends the very pages that were compared.
+/// Longest range that is returned in memory; of longer ones the kernel sends the very pages that were compared. Of a
+/// file whose readers share their comparisons only its first bytes are: for others a copy would be compared by each.
 const COPIED_BYTES_MAX: u64 = 16 * 1024;
 /// Chunks that are compared and returned together.
 const CHUNKS_AT_ONCE: u64 = 8;
@@ -93,7 +94,8 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
         end: u64,
         recent: Option<&RecentComparisons>,
     ) -> Result<BodyChunk, Damage> {
-        if end.saturating_sub(offset) <= COPIED_BYTES_MAX {
+        let is_short = end.saturating_sub(offset) <= COPIED_BYTES_MAX;
+        if offset >= end || is_short && (recent.is_none() || offset == 0) {
             return self.copy(offset, end).await.map(BodyChunk::Memory);
         }
         let end = end.min((offset / CHUNK as u64 + CHUNKS_AT_ONCE) * CHUNK as u64);
@@ -188,8 +190,8 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
     }
 
     /// Compares every chunk that has bytes from `offset` up to `end`: in place as long as they are in the page cache,
-    /// and the rest on a blocking thread. What is in `recent` is left out. Returns when the oldest of the comparisons
-    /// began.
+    /// and the rest on a blocking thread. What is in `recent` is left out; of a chunk that has grown since, what has
+    /// come to it is compared. Returns when the oldest of the comparisons began.
     async fn compare(
         self: &Arc<Self>,
         offset: u64,
@@ -203,18 +205,21 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
         while let Some(chunk) = chunks.next() {
             let start = chunk * CHUNK as u64;
             let needed = (end - start).min(CHUNK as u64) as usize;
-            if let Some(before) = recent.and_then(|recent| recent.of(chunk, needed)) {
-                oldest = oldest.min(before);
+            let nothing = ComparedBytes { len: 0, checksum: 0, at: now };
+            let before = recent.and_then(|recent| recent.of(chunk)).unwrap_or(nothing);
+            oldest = oldest.min(before.at);
+            if before.len >= needed {
                 continue;
             }
             let (len, checksum) = self.expected(chunk, end)?;
-            let content = &mut buffer.bytes()[..len];
+            let content = &mut buffer.bytes()[before.len..len];
             #[cfg(test)]
             let is_held = self.calls.reads_are_held();
             #[cfg(not(test))]
             let is_held = false;
-            let cached = if is_held { Ok(0) } else { read_cached(&self.file, start, content) };
-            if cached.map_err(|e| Damage::unreadable(start, &e))? < len {
+            let cached =
+                if is_held { Ok(0) } else { read_cached(&self.file, start + before.len as u64, content) };
+            if cached.map_err(|e| Damage::unreadable(start, &e))? < content.len() {
                 let this = Arc::clone(self);
                 let rest = move |call: &mut Call<'_>| {
                     (chunk..chunks.end).try_for_each(|chunk| {
@@ -224,10 +229,11 @@ impl<C: ChunkChecksums + 'static> CheckedFile<C> {
                 };
                 return flatten(blocking::read(&self.calls, rest).await).map(|()| oldest);
             }
-            if crc32c::crc32c(content) != checksum {
+            if crc32c::crc32c_append(before.checksum, content) != checksum {
                 return Err(Damage::wrong(start));
             }
-            recent.iter().for_each(|recent| recent.note(chunk, len, now));
+            let compared = ComparedBytes { len, checksum, at: before.at };
+            recent.iter().for_each(|recent| recent.note(chunk, compared));
         }
         Ok(oldest)
     }

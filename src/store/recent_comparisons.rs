@@ -5,6 +5,9 @@
 //! (`FileRange::compared_at`), so that bytes which then wait for their client are compared again when they would be if
 //! that reader had compared them itself: no byte leaves that was compared more than a second ago.
 //!
+//! Of a chunk that grows between two readers, the later one compares what has come to it since: the checksum of what
+//! was compared before is remembered with it.
+//!
 //! Deliberately not here: whether there is a crowd. The one reader of a stored blob compares all of it.
 
 use std::time::Duration;
@@ -18,7 +21,7 @@ use crate::store::integrity::CHUNK;
 /// way to a client that is slow.
 const SHARED_FOR: Duration = Duration::from_millis(500);
 /// Chunks whose last comparison is remembered, 128 MiB of content: what lies between the readers of a crowd. They take
-/// 24 KiB for each file that is read by several, less for a smaller one.
+/// 32 KiB for each file that is read by several, less for a smaller one.
 const REMEMBERED: usize = 2_048;
 
 /// The comparisons of one file. Empty, and without memory, until the first.
@@ -37,6 +40,17 @@ struct Comparison {
     len: u32,
     /// Milliseconds after the beginning.
     at_ms: u32,
+    /// Of those bytes.
+    checksum: u32,
+}
+
+/// The first bytes of a chunk, as a reader has compared them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ComparedBytes {
+    pub(super) len: usize,
+    pub(super) checksum: u32,
+    /// When that began.
+    pub(super) at: Instant,
 }
 
 impl Default for RecentComparisons {
@@ -46,16 +60,17 @@ impl Default for RecentComparisons {
 }
 
 impl RecentComparisons {
-    /// When the first `len` bytes of a chunk were compared; `None` if that is longer ago than a comparison counts.
-    pub(super) fn of(&self, chunk: u64, len: usize) -> Option<Instant> {
-        let comparison = *self.places.lock().get(place(chunk))?;
-        let at = self.begun + Duration::from_millis(comparison.at_ms.into());
-        let is_of_chunk = u64::from(comparison.chunk) == chunk && comparison.len as usize >= len;
-        (is_of_chunk && len > 0 && at.elapsed() <= SHARED_FOR).then_some(at)
+    /// Which first bytes of a chunk were compared; `None` if that is longer ago than a comparison counts.
+    pub(super) fn of(&self, chunk: u64) -> Option<ComparedBytes> {
+        let Comparison { chunk: compared, len, at_ms, checksum } = *self.places.lock().get(place(chunk))?;
+        let (at, len) = (self.begun + Duration::from_millis(at_ms.into()), len as usize);
+        let counts = u64::from(compared) == chunk && len > 0 && at.elapsed() <= SHARED_FOR;
+        counts.then_some(ComparedBytes { len, checksum, at })
     }
 
-    /// The first `len` bytes of a chunk, at most all of it, were compared, and nothing of that began before `at`.
-    pub(super) fn note(&self, chunk: u64, len: usize, at: Instant) {
+    /// The first bytes of a chunk, at most all of it, were compared, and nothing of that began before the time noted.
+    pub(super) fn note(&self, chunk: u64, compared: ComparedBytes) {
+        let ComparedBytes { len, checksum, at } = compared;
         let at_ms = at.saturating_duration_since(self.begun).as_millis();
         // What does not fit in is not remembered: it is compared again.
         let (Ok(chunk), Ok(at_ms)) = (u32::try_from(chunk), u32::try_from(at_ms)) else { return };
@@ -63,7 +78,7 @@ impl RecentComparisons {
         if places.len() <= place {
             places.resize(place + 1, Comparison::default());
         }
-        places[place] = Comparison { chunk, len: len.min(CHUNK) as u32, at_ms };
+        places[place] = Comparison { chunk, len: len.min(CHUNK) as u32, at_ms, checksum };
     }
 }
 
@@ -78,20 +93,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_comparison_counts_for_more_bytes_or_longer_than_it_may() {
         let recent = RecentComparisons::default();
-        assert_eq!(recent.of(0, 1), None);
+        assert_eq!(recent.of(0), None);
         tokio::time::advance(Duration::from_millis(7)).await;
-        let now = Instant::now();
-        recent.note(3, 1_000, now);
-        assert_eq!((recent.of(3, 1_000), recent.of(3, 1)), (Some(now), Some(now)));
-        let others = [(3, 1_001), (3, CHUNK), (3, 0), (2, 1), (4, 1), (3 + REMEMBERED as u64, 1)];
-        assert!(others.iter().all(|(chunk, len)| recent.of(*chunk, *len).is_none()));
-        recent.note(3 + REMEMBERED as u64, CHUNK, now);
-        assert_eq!((recent.of(3, 1), recent.of(3 + REMEMBERED as u64, CHUNK)), (None, Some(now)));
+        let first = ComparedBytes { len: 1_000, checksum: 7, at: Instant::now() };
+        recent.note(3, first);
+        assert_eq!(recent.of(3), Some(first));
+        let far = 3 + REMEMBERED as u64;
+        assert!([2, 4, far].iter().all(|chunk| recent.of(*chunk).is_none()));
+        let whole = ComparedBytes { len: CHUNK, ..first };
+        recent.note(far, whole);
+        assert_eq!((recent.of(3), recent.of(far)), (None, Some(whole)));
         tokio::time::advance(SHARED_FOR).await;
-        assert_eq!(recent.of(3 + REMEMBERED as u64, CHUNK), Some(now));
+        assert_eq!(recent.of(far), Some(whole));
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(recent.of(3 + REMEMBERED as u64, CHUNK), None);
-        recent.note(u64::MAX, 1, Instant::now());
-        assert_eq!(recent.of(u64::MAX, 1), None);
+        assert_eq!(recent.of(far), None);
+        recent.note(u64::MAX, ComparedBytes { at: Instant::now(), ..first });
+        assert_eq!(recent.of(u64::MAX), None);
     }
 }
