@@ -1,11 +1,13 @@
 //! A blob's body while it arrives.
 
+use std::future::poll_fn;
 use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::upstream::body::interrupted;
 use crate::upstream::endpoint::select::EndpointId;
@@ -53,6 +55,8 @@ struct TransferLimits {
     host: String,
     /// The longest wait for the next chunk.
     idle: Duration,
+    /// Fires when a wait may have been that long: not moved with each chunk.
+    timer: Option<Pin<Box<Sleep>>>,
     rate: Rate,
     /// How long was waited in this period.
     waited: Duration,
@@ -93,7 +97,8 @@ impl Download {
     ) -> Self {
         let rate = if has_alternative { RATE_WITH_ALTERNATIVE } else { RATE };
         let (waited, period_bytes) = (Duration::ZERO, 0);
-        let limits = TransferLimits { host, idle, rate, waited, period_bytes, tracked, has_alternative };
+        let limits =
+            TransferLimits { host, idle, timer: None, rate, waited, period_bytes, tracked, has_alternative };
         Self { limits: Some(limits), ..self }
     }
 
@@ -106,17 +111,26 @@ impl Download {
             return Some(Ok(bytes));
         }
         let Some(limits) = &mut self.limits else { return self.body.next().await };
-        let begun = Instant::now();
-        let next = timeout(limits.idle, self.body.next()).await;
-        limits.waited += begun.elapsed();
+        let body = &mut self.body;
+        // What is there already was not waited for.
+        let mut waits_since = None;
+        let next = poll_fn(|cx| match body.as_mut().poll_next(cx) {
+            Poll::Ready(next) => Poll::Ready(Some(next)),
+            Poll::Pending => {
+                let since = *waits_since.get_or_insert_with(Instant::now);
+                limits.poll_idle(since, cx).map(|()| None)
+            }
+        });
+        let next = next.await;
+        limits.waited += waits_since.map_or(Duration::ZERO, |since| since.elapsed());
         match next {
-            Ok(Some(Ok(bytes))) => Some(limits.count(bytes.len()).map(|()| bytes)),
-            Ok(Some(Err(error))) => Some(Err(error)),
-            Ok(None) => {
+            Some(Some(Ok(bytes))) => Some(limits.count(bytes.len()).map(|()| bytes)),
+            Some(Some(Err(error))) => Some(Err(error)),
+            Some(None) => {
                 limits.tracked.iter().for_each(TrackedBody::came);
                 None
             }
-            Err(_) => Some(Err(limits.stalled(format!("no data for {:?}", limits.idle)))),
+            None => Some(Err(limits.stalled(format!("no data for {:?}", limits.idle)))),
         }
     }
 
@@ -127,6 +141,19 @@ impl Download {
 }
 
 impl TransferLimits {
+    /// Ready once it was waited too long since `since`.
+    fn poll_idle(&mut self, since: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let ends_at = since + self.idle;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(ends_at)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if since.elapsed() >= self.idle {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(ends_at);
+        }
+    }
+
     fn count(&mut self, bytes: usize) -> Result<(), Error> {
         self.period_bytes += bytes as u64;
         if self.waited < self.rate.period {
@@ -184,6 +211,21 @@ mod tests {
         assert_eq!(download.next().await.unwrap().unwrap(), "abc");
         let error = download.next().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("no data for 30s"), "{error}");
+
+        // The timer was set for a wait that is long over.
+        let late = stream::iter([chunk("abc")]).chain(stream::once(async {
+            tokio::time::sleep(Duration::from_secs(29)).await;
+            chunk("def")
+        }));
+        let late = late.chain(stream::pending());
+        let mut download =
+            Download::new(None, 0, Proof::Public, late).bounded("reg.test:443".to_owned(), idle, None, false);
+        for expected in ["abc", "def"] {
+            assert_eq!(download.next().await.unwrap().unwrap(), expected);
+        }
+        let begun = Instant::now();
+        assert!(download.next().await.unwrap().is_err());
+        assert_eq!(begun.elapsed(), idle, "each wait is timed by itself");
 
         let slow = stream::repeat(()).then(|()| async {
             tokio::time::sleep(Duration::from_secs(20)).await;
