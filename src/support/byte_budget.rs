@@ -36,12 +36,12 @@ pub struct Share {
 #[derive(Debug)]
 pub struct Reservation([Option<OwnedSemaphorePermit>; 2]);
 
-struct Held {
+struct Held<T> {
     bytes: Bytes,
-    _reserved: Reservation,
+    _with: T,
 }
 
-impl AsRef<[u8]> for Held {
+impl<T> AsRef<[u8]> for Held<T> {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -90,8 +90,13 @@ impl Reservation {
 
     /// The bytes, which hold the reservation until the last copy and slice of them is dropped.
     pub fn hold(self, bytes: Bytes) -> Bytes {
-        Bytes::from_owner(Held { bytes, _reserved: self })
+        held_with(bytes, self)
     }
+}
+
+/// The bytes, which hold `with` until the last copy and slice of them is dropped.
+pub fn held_with(bytes: Bytes, with: impl Send + 'static) -> Bytes {
+    Bytes::from_owner(Held { bytes, _with: with })
 }
 
 fn units(bytes: usize) -> u32 {

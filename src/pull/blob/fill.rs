@@ -277,15 +277,16 @@ impl Filler {
         let copy = self.copies.begin(flight, digest, &content, size, share);
         let registry = flight.context().repository().registry();
         let memory = self.memory.of_fill(&Holder::of(registry, self.room.is_named(registry)));
-        let (queue, received) = piece_queue(memory);
+        let (mut queue, received) = piece_queue(memory);
         let writing = Arc::new(Writing::new(&ingest, content, withheld, trail));
         let writer = self.tasks.spawn_blocking({
             let (leader, writing) = (Arc::clone(leader), Arc::clone(&writing));
             move || write(ingest, received, &writing, &leader)
         });
         let transfer = async {
-            let transferred = self.transfers.run(body, flight, digest, &growing, &queue, way).await;
-            drop(queue);
+            let transferred = self.transfers.run(body, flight, digest, &growing, &mut queue, way).await;
+            // Also what came before it failed: followers are served that.
+            queue.close().await;
             transferred
         };
         let write = async {

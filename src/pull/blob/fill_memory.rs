@@ -7,8 +7,8 @@
 //! are taken, a download still gets a piece through once all but [`OWN_BYTES`] of its earlier ones are hashed, so that
 //! none waits for another's disk or client. With 256 downloads and pieces of 256 KiB that is up to 96 MiB more.
 //!
-//! Not counted: the piece that a download has just received, and what its connection has read ahead, each 256 KiB at
-//! most.
+//! Not counted: what a download has just received (448 KiB at most, `piece_queue`), what its connection has read ahead
+//! (256 KiB), and what segments that are not its first have brought (`segments`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::places::Holder;
 use crate::store::HASH_BATCH_BYTES;
-use crate::support::byte_budget::{ByteBudget, Reservation, Share};
+use crate::support::byte_budget::{ByteBudget, Reservation, Share, held_with};
 
 /// Bytes of all downloads: a second of a disk that writes 64 MB/s, an eighth of what a node's manifest lets the daemon
 /// have.
@@ -95,8 +95,8 @@ impl MemoryOfFill {
 
 impl PieceMemory {
     /// `bytes`, for which the memory was taken: it is given back with their last copy.
-    pub(crate) fn hold(self, bytes: Bytes) -> Bytes {
-        Bytes::from_owner(HeldBytes { bytes, _memory: self })
+    pub(crate) fn attach_to(self, bytes: Bytes) -> Bytes {
+        held_with(bytes, self)
     }
 }
 
@@ -105,17 +105,6 @@ impl Drop for PieceMemory {
         self.held.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         // Kept for the one that looks next, if none waits.
         self.held.fewer.notify_one();
-    }
-}
-
-struct HeldBytes {
-    bytes: Bytes,
-    _memory: PieceMemory,
-}
-
-impl AsRef<[u8]> for HeldBytes {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
     }
 }
 
@@ -155,7 +144,7 @@ mod tests {
         let (fill, other) = (memory.of_fill(&holder("a.test")), memory.of_fill(&holder("b.test")));
         let never_given_back = take(&other).unwrap();
         let first = take(&fill).unwrap();
-        let bytes = first.hold(Bytes::from_static(b"content"));
+        let bytes = first.attach_to(Bytes::from_static(b"content"));
         let slice = bytes.slice(1..3);
         drop(bytes);
         let given_back = async {

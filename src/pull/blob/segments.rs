@@ -1,7 +1,8 @@
 //! A segmented download: several upstream connections for one blob, each with a segment of it.
 //!
 //! What arrives early waits in memory, and everything is handed on in order, so that storing, hashing and following
-//! know nothing of segments. How many connections there are is decided in [`super::concurrency`].
+//! know nothing of segments. What arrives of the first segment is handed on by the task that reads it. How many
+//! connections there are is decided in [`super::concurrency`].
 //!
 //! Promises: at most [`EXTRA_MAX`] connections more than one for all blobs together; at most [`SEGMENT`] bytes of
 //! memory for each of these, and [`CHUNKS_OF_FIRST`] chunks for the one that each blob has in any case; no byte is
@@ -9,10 +10,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::concurrency::{Concurrency, PERIOD, SEGMENT};
@@ -84,20 +86,38 @@ pub(crate) fn worth_skipping(growing: &GrowingBlob, at: u64, size: Option<u64>) 
     (until - at >= SKIP_MIN || Some(until) == size).then_some(until)
 }
 
-/// One connection with its segment.
+/// One connection with its segment, or a range that needs none.
 struct Segment {
-    received: mpsc::Receiver<Result<Received, Error>>,
-    /// One past its last byte.
+    source: Source,
+    /// The first byte after it.
     until: u64,
-    task: Option<AbortHandle>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Drop for Segment {
+/// Where the bytes of a segment come from.
+enum Source {
+    /// They come later than those of the segments before it, and wait until these are there.
+    Ahead(Ahead),
+    /// It is the first of those that are not complete: its body is read by the task that hands it on, and nothing
+    /// waits.
+    Front(Box<UpstreamBody>),
+    /// They are in the file already.
+    InFile,
+    /// All were returned.
+    Ended,
+}
+
+/// The task of a segment that is not the first.
+struct Ahead {
+    received: mpsc::Receiver<Bytes>,
+    /// Its body, once it is the first; `None` if it has come whole.
+    task: JoinHandle<Result<Option<UpstreamBody>, Error>>,
+    is_front: Arc<AtomicBool>,
+}
+
+impl Drop for Ahead {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+        self.task.abort();
     }
 }
 
@@ -114,42 +134,80 @@ impl Segment {
         // No chunk is empty: all of a segment with a permit may wait.
         let chunks = if permit.is_some() { SEGMENT as usize } else { CHUNKS_OF_FIRST };
         let (out, received) = mpsc::channel(chunks);
-        let count = Arc::clone(count);
+        let (is_front, count) = (Arc::new(AtomicBool::new(false)), Arc::clone(count));
+        let is_now_front = Arc::clone(&is_front);
         let task = tasks.spawn(async move {
-            if let Err(error) = carry(body, until, &out, &count).await {
-                let _ = out.send(Err(error)).await;
+            let mut body = body.await?;
+            while !is_now_front.load(Ordering::Acquire) {
+                let Some(bytes) = next_of(&mut body, until, &count).await? else {
+                    // Its connection is for the next segment.
+                    body.finish().await;
+                    return Ok(None);
+                };
+                if out.send(bytes).await.is_err() {
+                    break;
+                }
             }
+            Ok(Some(body))
         });
-        Self { received, until, task: Some(task.abort_handle()), _permit: permit }
+        Self { source: Source::Ahead(Ahead { received, task, is_front }), until, _permit: permit }
+    }
+
+    /// The rest of a body up to `until`, which is the first.
+    fn front(body: UpstreamBody, until: u64) -> Self {
+        Self { source: Source::Front(Box::new(body)), until, _permit: None }
     }
 
     /// Bytes that are in the file already.
     fn in_file(until: u64) -> Self {
-        let (out, received) = mpsc::channel(1);
-        let _ = out.try_send(Ok(Received::InFile(until)));
-        Self { received, until, task: None, _permit: None }
+        Self { source: Source::InFile, until, _permit: None }
+    }
+
+    /// What comes next of the first segment; `None` at its end.
+    async fn next(&mut self, count: &AtomicU64) -> Option<Result<Received, Error>> {
+        loop {
+            match &mut self.source {
+                Source::Ahead(ahead) => {
+                    ahead.is_front.store(true, Ordering::Release);
+                    if let Some(bytes) = ahead.received.recv().await {
+                        return Some(Ok(Received::Bytes(bytes)));
+                    }
+                    self.source = match (&mut ahead.task).await {
+                        Ok(Ok(Some(body))) => Source::Front(Box::new(body)),
+                        Ok(Ok(None)) => Source::Ended,
+                        Ok(Err(error)) => return Some(Err(error)),
+                        Err(ended) => return Some(Err(Error::task_ended("fetched a segment", &ended))),
+                    };
+                }
+                Source::Front(body) => match next_of(body, self.until, count).await {
+                    Ok(Some(bytes)) => return Some(Ok(Received::Bytes(bytes))),
+                    Ok(None) => {
+                        if let Source::Front(body) = std::mem::replace(&mut self.source, Source::Ended) {
+                            body.finish().await;
+                        }
+                    }
+                    Err(error) => return Some(Err(error)),
+                },
+                Source::InFile => {
+                    self.source = Source::Ended;
+                    return Some(Ok(Received::InFile(self.until)));
+                }
+                Source::Ended => return None,
+            }
+        }
     }
 }
 
-async fn carry(
-    body: impl Future<Output = Result<UpstreamBody, Error>>,
-    until: u64,
-    out: &mpsc::Sender<Result<Received, Error>>,
-    count: &AtomicU64,
-) -> Result<(), Error> {
-    let mut body = body.await?;
-    let mut at = body.at();
-    while at < until {
-        let mut bytes = body.next().await.ok_or(Error::ShortBody { missing: until - at })??;
-        bytes.truncate(usize::try_from(until - at).unwrap_or(usize::MAX));
-        at += bytes.len() as u64;
-        count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if out.send(Ok(Received::Bytes(bytes))).await.is_err() {
-            break;
-        }
+/// The next bytes of a body up to `until`; `None` if all of them have come.
+async fn next_of(body: &mut UpstreamBody, until: u64, count: &AtomicU64) -> Result<Option<Bytes>, Error> {
+    let at = body.at();
+    if at >= until {
+        return Ok(None);
     }
-    body.finish().await;
-    Ok(())
+    let mut bytes = body.next().await.ok_or(Error::ShortBody { missing: until - at })??;
+    bytes.truncate(usize::try_from(until - at).unwrap_or(usize::MAX));
+    count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    Ok(Some(bytes))
 }
 
 /// The two bodies that a segmented download begins with.
@@ -219,30 +277,26 @@ impl<'a> SegmentedDownload<'a> {
         tracing::debug!(%digest, rate, "one connection is slow: a second one is used");
         let tasks = segments.tasks();
         let running = VecDeque::from([
-            Segment::download(async { Ok(first) }, middle, &received, None, tasks),
+            Segment::front(first, middle),
             Segment::download(async { Ok(second) }, next, &received, permit, tasks),
         ]);
         let concurrency = Concurrency::after_one(rate);
         Self { segments, context, digest, growing, trail, running, concurrency, received, at, next, size }
     }
 
-    /// Bytes that have not been handed on.
-    pub(crate) fn rest_bytes(&self) -> u64 {
-        self.size - self.at
-    }
-
-    /// Hands everything on, the end included; returns early if the queue is closed.
+    /// Hands everything on, the end included; returns early if the queue is closed. Returns how many bytes came: less
+    /// than the rest of the blob then, and where readers had fetched some.
     ///
     /// # Errors
     /// Upstream failed, for the rest on one connection too.
-    pub(crate) async fn run(mut self, queue: &PieceSender, yielding: Yielding<'_>) -> Result<(), Error> {
+    pub(crate) async fn run(mut self, queue: &mut PieceSender, yielding: Yielding<'_>) -> Result<u64, Error> {
         let mut window = (Instant::now(), 0);
         while let Some(segment) = self.running.front_mut() {
-            if yielding.before_chunk().await {
+            if queue.while_waiting_for(yielding.before_chunk()).await {
                 // What came while it yielded says nothing about connections.
                 window = (Instant::now(), self.received.load(Ordering::Relaxed));
             }
-            match segment.received.recv().await {
+            match queue.while_waiting_for(segment.next(&self.received)).await {
                 Some(Ok(received)) => {
                     match &received {
                         Received::Bytes(bytes) => self.at += bytes.len() as u64,
@@ -250,7 +304,7 @@ impl<'a> SegmentedDownload<'a> {
                         Received::End => {}
                     }
                     if queue.send(received).await.is_err() {
-                        return Ok(());
+                        return Ok(self.received.load(Ordering::Relaxed));
                     }
                 }
                 Some(Err(error)) => {
@@ -278,21 +332,25 @@ impl<'a> SegmentedDownload<'a> {
     }
 
     /// The bytes that no segment has brought, over one connection.
-    async fn rest(mut self, queue: &PieceSender, yielding: Yielding<'_>) -> Result<(), Error> {
+    async fn rest(mut self, queue: &mut PieceSender, yielding: Yielding<'_>) -> Result<u64, Error> {
         self.running.clear();
+        let mut received = self.received.load(Ordering::Relaxed);
         if self.next < self.size {
-            let rest = self.segments.blobs.open(self.context, self.digest, self.next, None).await?;
+            let rest = self.segments.blobs.open(self.context, self.digest, self.next, None);
+            let rest = queue.while_waiting_for(rest).await?;
             let mut rest = rest.recorded_in(&self.trail);
             loop {
-                yielding.before_chunk().await;
-                let Some(bytes) = rest.next().await else { break };
-                if queue.send(Received::Bytes(bytes?)).await.is_err() {
-                    return Ok(());
+                queue.while_waiting_for(yielding.before_chunk()).await;
+                let Some(bytes) = queue.while_waiting_for(rest.next()).await else { break };
+                let bytes = bytes?;
+                received += bytes.len() as u64;
+                if queue.send(Received::Bytes(bytes)).await.is_err() {
+                    return Ok(received);
                 }
             }
         }
         let _ = queue.send(Received::End).await;
-        Ok(())
+        Ok(received)
     }
 
     /// Opens as many connections as there are to be; none if it is to be one, which then brings all the rest. While it

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -22,6 +23,7 @@ use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::reference::Digest;
 use crate::store::GrowingBlob;
+use crate::upstream;
 
 /// Moves bodies. Cheap to clone.
 #[derive(Clone)]
@@ -58,6 +60,14 @@ impl Measured {
         Self { begun_at: body.at(), skipped: 0, waited: Duration::ZERO, is_of_registry }
     }
 
+    /// The next bytes of the body. What storing others takes meanwhile does not count as waiting for it.
+    async fn next_of(&mut self, body: &mut UpstreamBody) -> Option<Result<Bytes, upstream::Error>> {
+        let before = Instant::now();
+        let next = body.next().await;
+        self.waited += before.elapsed();
+        next
+    }
+
     fn received(&self, at: u64) -> u64 {
         at - self.begun_at - self.skipped
     }
@@ -89,7 +99,7 @@ impl Transfers {
         flight: &Flight,
         digest: Digest,
         growing: &GrowingBlob,
-        queue: &PieceSender,
+        queue: &mut PieceSender,
         way: Way,
     ) -> Result<(), Error> {
         let context = flight.context();
@@ -101,10 +111,8 @@ impl Transfers {
         let mut second_tried = way == Way::Plain || !measured.is_of_registry;
         let mut may_skip = way == Way::Fastest;
         loop {
-            self.foreground.yield_before_chunk(flight).await;
-            let before = Instant::now();
-            let next = body.next().await;
-            measured.waited += before.elapsed();
+            queue.while_waiting_for(self.foreground.yield_before_chunk(flight)).await;
+            let next = queue.while_waiting_for(measured.next_of(&mut body)).await;
             let Some(bytes) = next else {
                 self.record_pace(context, &measured, body.at());
                 let _ = queue.send(Received::End).await;
@@ -119,7 +127,8 @@ impl Transfers {
             let bytes = match bytes {
                 Ok(bytes) => bytes,
                 Err(error) => {
-                    body = self.go_on_as_follower(flight, digest, &body, error.into()).await?;
+                    let follows = self.go_on_as_follower(flight, digest, &body, error.into());
+                    body = queue.while_waiting_for(follows).await?;
                     trail.record_ranges();
                     body = body.recorded_in(&trail);
                     continue;
@@ -140,7 +149,7 @@ impl Transfers {
                     let _ = queue.send(Received::End).await;
                     return Ok(());
                 }
-                match self.blobs.open(context, digest, until, None).await {
+                match queue.while_waiting_for(self.blobs.open(context, digest, until, None)).await {
                     Ok(rest) if rest.is_ranged() && rest.size() == body.size() => {
                         let _ = queue.send(Received::InFile(until)).await;
                         measured.skipped += until - body.at();
@@ -180,13 +189,13 @@ impl Transfers {
         &self,
         download: SegmentedDownload<'_>,
         flight: &Flight,
-        queue: &PieceSender,
+        queue: &mut PieceSender,
     ) -> Result<(), Error> {
-        let (begun, rest) = (Instant::now(), download.rest_bytes());
-        download.run(queue, Yielding { foreground: &self.foreground, flight }).await?;
+        let begun = Instant::now();
+        let received = download.run(queue, Yielding { foreground: &self.foreground, flight }).await?;
         // Also for what else it waited: the registry is not made faster than it is.
         let registry = flight.context().repository().registry();
-        self.blobs.tier().record_pace(registry, rest, begun.elapsed());
+        self.blobs.tier().record_pace(registry, received, begun.elapsed());
         Ok(())
     }
 

@@ -1,12 +1,13 @@
 //! How many connections a download has, beside what a runtime waits for. Time stands still but for what the registry
 //! takes.
 
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::*;
 use crate::pull::blob::fill_memory::FillMemory;
 use crate::pull::blob::flight::{Flights, Leader, Role, Sharing};
-use crate::pull::blob::piece_queue::piece_queue;
+use crate::pull::blob::piece_queue::{Piece, piece_queue};
 use crate::pull::blob::places::Holder;
 use crate::pull::context::{Caller, Priority};
 use crate::pull::for_tests::{self, MirrorBody, Parts};
@@ -18,6 +19,10 @@ use crate::tier;
 
 const SIZE: usize = 60_000_000;
 const MILLISECOND: Duration = Duration::from_millis(1);
+
+fn queue() -> (PieceSender, mpsc::Receiver<Piece>) {
+    piece_queue(FillMemory::default().of_fill(&Holder::of(&"reg.test".parse().unwrap(), true)))
+}
 
 struct Scene {
     parts: Parts,
@@ -64,8 +69,7 @@ impl Scene {
         let owner = Owner::unlimited(&"reg.test".parse().unwrap());
         let ingest = self.parts.store.begin(digest, Some(SIZE as u64), owner).await.unwrap();
         let growing = ingest.growing();
-        let memory = FillMemory::default().of_fill(&Holder::of(&"reg.test".parse().unwrap(), true));
-        let (queue, mut received) = piece_queue(memory);
+        let (mut queue, mut received) = queue();
         let begun = Instant::now();
         let takes = async {
             let mut bytes = 0;
@@ -74,7 +78,7 @@ impl Scene {
             }
             assert_eq!(bytes, SIZE);
         };
-        let run = self.transfers.run(body, flight, digest, &growing, &queue, Way::Fastest);
+        let run = self.transfers.run(body, flight, digest, &growing, &mut queue, Way::Fastest);
         let (done, ()) = tokio::join!(timeout(Duration::from_secs(3_600), run), takes);
         done.unwrap().unwrap();
         begun.elapsed()
@@ -133,4 +137,31 @@ async fn a_download_that_finds_no_connection_left_asks_again() {
     };
     let (took, ()) = tokio::join!(scene.download(&runtime), others_end);
     assert!(scene.opened() > 6 && took < Duration::from_secs(5), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_download_that_is_given_up_does_not_fetch_makes_its_registry_no_faster() {
+    let scene = Scene::new();
+    let runtime = scene.lead(scene.digest, Priority::Foreground);
+    let (flight, context) = (runtime.flight(), runtime.flight().context());
+    let open = |from, until| scene.parts.blobs.upstream.open(context, scene.digest, from, until);
+    let first = open(0, None).await.unwrap();
+    let second = open(SEGMENT, Some(2 * SEGMENT)).await.unwrap();
+    let begun = Begun { first, rate: 10e6, second, permit: scene.segments.permit() };
+    let owner = Owner::unlimited(&"reg.test".parse().unwrap());
+    let ingest = scene.parts.store.begin(scene.digest, Some(SIZE as u64), owner).await.unwrap();
+    let growing = ingest.growing();
+    let download = SegmentedDownload::new(&scene.segments, context, scene.digest, &growing, begun);
+    let (mut queue, mut pieces) = queue();
+    let takes_some = async {
+        let mut bytes = 0;
+        while bytes < 10_000_000 {
+            bytes += pieces.recv().await.unwrap().into_held_bytes().len();
+        }
+        drop(pieces);
+    };
+    let yielding = Yielding { foreground: scene.transfers.foreground(), flight };
+    let (received, ()) = tokio::join!(download.run(&mut queue, yielding), takes_some);
+    let received = received.unwrap();
+    assert!((10_000_000..50_000_000).contains(&received), "{received} of {SIZE} bytes came");
 }
