@@ -183,8 +183,7 @@ impl BlobBody {
                 }
             },
             BodySource::Following(progress, may_jump) => {
-                let seen = follow(self.reader.digest, progress, at, end, &mut self.sent, *may_jump).await?;
-                match seen {
+                match follow(self.reader.digest, progress, at, end, &mut self.sent, *may_jump).await? {
                     Seen::Chunk(chunk) => Ok(Next::Chunk(chunk)),
                     Seen::Shared(reader) => Ok(Next::ChangeTo(BodySource::Shared(Box::new(reader)))),
                     Seen::FarBehind => {
