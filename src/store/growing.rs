@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use crate::reference::{Digest, Hasher};
 use crate::store::blocking;
+use crate::store::calls_under_way::HANGS_AFTER;
 use crate::store::checked_file::{CheckedFile, Damage};
 use crate::store::crc32c;
 use crate::store::disk_calls::DiskCalls;

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::*;
+use crate::pull::blob::fill_memory::FillMemory;
 use crate::pull::blob::flight::{Flights, Role, Sharing};
+use crate::pull::blob::piece_queue::piece_queue;
+use crate::pull::blob::places::Holder;
 use crate::pull::for_tests::{self, Parts};
 use crate::reference::Repository;
 use crate::store::Owner;
@@ -44,20 +47,27 @@ async fn a_segment_that_ends_early_is_not_followed_by_the_bytes_of_the_next_one(
     let growing = scene.parts.store.begin(scene.digest, Some(SIZE), owner).await.unwrap().growing();
     let (first, second) = (scene.body(0, None).await, scene.body(MIDDLE, Some(MIDDLE + SEGMENT)).await);
     let begun = Begun { first, rate: 1e6, second, permit: scene.segments.permit() };
-    let mut download = SegmentedDownload::new(&scene.segments, &context, scene.digest, &growing, begun);
-    let task = download.running[0].task.take().unwrap();
-    task.abort();
+    let download = SegmentedDownload::new(&scene.segments, &context, scene.digest, &growing, begun);
+    let Source::Ahead(second) = &download.running[1].source else { panic!("the second is read ahead") };
+    second.task.abort();
     let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
     let Role::Lead(leader) = flights.join_or_lead(&context, scene.digest, Sharing::All) else { panic!() };
     let foreground = Foreground::new(flights);
-    let (queue, mut received) = mpsc::channel(1_000);
-    download.run(&queue, Yielding { foreground: &foreground, flight: leader.flight() }).await.unwrap();
-    drop(queue);
-    let mut got = Vec::new();
-    while let Some(Received::Bytes(more)) = received.recv().await {
-        got.extend_from_slice(&more);
-    }
-    assert!(got == scene.content);
+    let holder = Holder::of(scene.app.registry(), true);
+    let (mut queue, mut pieces) = piece_queue(FillMemory::default().of_fill(&holder));
+    let run = async {
+        let yielding = Yielding { foreground: &foreground, flight: leader.flight() };
+        download.run(&mut queue, yielding).await.unwrap();
+        queue.close().await;
+    };
+    let taken = async {
+        let mut got = Vec::new();
+        while let Some(piece) = pieces.recv().await {
+            got.extend_from_slice(&piece.into_held_bytes());
+        }
+        got
+    };
+    assert!(tokio::join!(run, taken).1 == scene.content);
 }
 
 #[tokio::test(start_paused = true)]

@@ -190,7 +190,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::pull::blob::fill_memory::FillMemory;
     use crate::pull::blob::flight::{Flights, Role, Sharing};
+    use crate::pull::blob::piece_queue::piece_queue;
+    use crate::pull::blob::places::Holder;
     use crate::pull::blob::rest::Next;
     use crate::pull::for_tests;
     use crate::reference::Digest;
@@ -210,7 +213,8 @@ mod tests {
         let (growing, trail) = (ingest.growing(), Trail::default());
         let filling = leader.publish_filling(growing.clone(), Some(1_000), false);
         let writing = Arc::new(Writing::new(&ingest, filling, Withheld::of(Some(1_000), &trail), trail));
-        let (queue, received) = mpsc::channel(8);
+        let holder = Holder::of(context.repository().registry(), true);
+        let (mut queue, received) = piece_queue(FillMemory::default().of_fill(&holder));
         queue.send(Received::Bytes(content)).await.unwrap();
         // Not one of the runtime's: time goes on while it blocks.
         let (runtime, its_writing) = (tokio::runtime::Handle::current(), Arc::clone(&writing));
@@ -223,7 +227,8 @@ mod tests {
         }
         let held = growing.hold_writes_ahead();
         queue.send(Received::End).await.unwrap();
-        let is_at_end = || matches!(&*writing.in_hand.lock(), InHand::Piece { piece: Received::End, .. });
+        let is_end = |piece: &Piece| matches!(piece.received, Received::End);
+        let is_at_end = || matches!(&*writing.in_hand.lock(), InHand::Piece { piece, .. } if is_end(piece));
         // In real time: that of the test goes on as soon as it waits.
         for _ in 0..2_000 {
             if is_at_end() {
