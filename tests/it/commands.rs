@@ -263,8 +263,11 @@ fn a_mistake_in_the_configuration_ends_the_daemon_for_good_and_what_may_pass_doe
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("larder.toml");
     let serve = |text: &str| {
-        std::fs::write(&config, format!("{text}[server]\nlisten = []\nstate = {:?}\n", directory.path()))
-            .unwrap();
+        std::fs::write(
+            &config,
+            format!("{text}[server]\nlisten = [\"127.0.0.1:0\"]\nstate = {:?}\n", directory.path()),
+        )
+        .unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_larder"));
         command.args(["serve", "--config", config.to_str().unwrap()]).env_clear();
         let done = command.output().unwrap();
@@ -272,8 +275,8 @@ fn a_mistake_in_the_configuration_ends_the_daemon_for_good_and_what_may_pass_doe
     };
     let (code, said) = serve("[upstreams]\n");
     assert!(code == 2 && is_final(code), "{code}: {said}");
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
-    let (code, said) = serve(&format!("[admin]\nlisten = \"{}\"\n", taken.unwrap()));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (code, said) = serve(&format!("[admin]\nlisten = \"{}\"\n", taken.local_addr().unwrap()));
     assert!(code == 1 && !is_final(code), "{code}: {said}");
 }
 
