@@ -136,14 +136,16 @@ async fn a_manifest_that_lies_about_a_size_spoils_no_range() {
 
 #[tokio::test]
 async fn no_byte_beyond_the_end_of_a_blob_is_taken_from_a_registry_that_sends_more() {
+    // The last chunk that is sent has bytes of the blob, and others.
+    const START: u64 = 95_000;
     let scene = Scene::new();
     scene.parts.registry.pad(20_000);
     let context = for_tests::pull(&scene.app);
-    let mut body = scene.parts.blobs.upstream.open(&context, scene.digest, 100_000, None).await.unwrap();
+    let mut body = scene.parts.blobs.upstream.open(&context, scene.digest, START, None).await.unwrap();
     let mut content = Vec::new();
     while let Some(bytes) = body.next().await {
         content.extend_from_slice(&bytes.unwrap());
     }
-    assert_eq!((body.at(), content.len() as u64), (SIZE, SIZE - 100_000));
-    assert!(content == LAYER[100_000..]);
+    assert_eq!((body.at(), content.len() as u64), (SIZE, SIZE - START));
+    assert!(content == LAYER[START as usize..]);
 }
