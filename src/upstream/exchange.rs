@@ -7,6 +7,7 @@
 //!
 //! Deliberately not here: other endpoints and retries (`attempts`).
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -137,11 +138,11 @@ impl Exchange {
             let answer = self.final_response(&mut state).await;
             self.classify_or_ask_whole(state, answer).await
         };
-        self.within_limits(endpoint, &get, asking).await
+        self.within_limits(endpoint, &get, Box::pin(asking)).await
     }
 
     /// Asks an endpoint once its limit permits `request`, and records what came of that, whatever it is: others may
-    /// wait for it.
+    /// wait for it. What asks is on the heap: one is within another, and each would be twice as large as what it holds.
     ///
     /// # Errors
     /// Those of `asking`, which is not begun where the limit does not permit it in time.
@@ -149,7 +150,7 @@ impl Exchange {
         &self,
         endpoint: &Endpoint,
         request: &RegistryRequest<'_>,
-        asking: impl Future<Output = Result<RegistryResponse, Failure>>,
+        asking: Pin<Box<dyn Future<Output = Result<RegistryResponse, Failure>> + Send + '_>>,
     ) -> Result<RegistryResponse, Failure> {
         let repository = request.repository;
         let account = Account {
@@ -212,7 +213,7 @@ impl Exchange {
             };
             self.classify(&state, answer).await
         };
-        let opened = self.within_limits(endpoint, &get, asking).await.ok()?;
+        let opened = self.within_limits(endpoint, &get, Box::pin(asking)).await.ok()?;
         self.authenticator.record_open(&head.endpoint.version_url(), request.repository);
         self.heads.record_contradiction(&endpoint.host_and_port(), request.kind, Contradiction::Lasting);
         Some(opened)

@@ -55,7 +55,7 @@ impl OneEndpoint<'_> {
             }
             result.map(|answer| RegistryResponse { tracked: Some(body), ..answer })
         };
-        let result = self.exchange.within_limits(endpoint, request, asking).await;
+        let result = self.exchange.within_limits(endpoint, request, Box::pin(asking)).await;
         result.map_err(|failure| failure.error)
     }
 
@@ -126,7 +126,7 @@ impl OneEndpoint<'_> {
             let result = self.exchange.send(self.endpoint, &get).await;
             result.inspect(|_| self.exchange.heads.record_get_beside(&host, get.kind))
         };
-        self.exchange.within_limits(self.endpoint, &get, asking).await
+        self.exchange.within_limits(self.endpoint, &get, Box::pin(asking)).await
     }
 }
 
