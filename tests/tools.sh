@@ -93,7 +93,8 @@ offered() {
   local program package use
   while read -r program package use; do
     [ -n "$program" ] || continue
-    if is_here "$program" || apt-cache policy "$package" 2>/dev/null | grep -q 'Candidate: [^(]'; then
+    # Without lists of packages nothing is known of it: then the installation says so.
+    if is_here "$program" || [[ $(LC_ALL=C apt-cache policy "$package" 2>/dev/null) != *'Candidate: (none)'* ]]; then
       echo "$program $package $use"
     else
       echo "left out: $program ($use), since there is no package $package here" >&2

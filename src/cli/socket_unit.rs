@@ -1,4 +1,5 @@
-//! `larder.socket`: which addresses systemd holds for the daemon, from boot and across restarts.
+//! `larder.socket`: which addresses systemd holds for the daemon, from boot and across restarts, as long as the daemon
+//! can start.
 //!
 //! Read from the unit and its drop-ins as systemd reads them: a drop-in of `/etc` stands in place of one of the same
 //! name elsewhere, they are read in the order of their names, and an empty `ListenStream=` forgets what was there

@@ -3,9 +3,10 @@
 //! A large buffer keeps a fast client busy while the next piece is checked, and wakes this process once for megabytes
 //! instead of once for some 170 KiB. A thousand clients that do not read would hold gigabytes of kernel memory with it:
 //! a few sockets at a time may have one. Towards the end of a body the buffer is small again, so that what is queued
-//! when the last byte is handed over is no more than what is copied (`sendfile`). A client that takes nothing for a
-//! second gives its large buffer back, and gets none again on its connection: sixteen that stand still take none from
-//! those that read.
+//! when the last byte is handed over is no more than what is copied (`sendfile`). A client whose socket takes
+//! nothing more for a second gives its large buffer back, and gets none again on its connection: sixteen that stand
+//! still take none from those that read. So does one that reads slowly: the kernel says that a socket takes more when a
+//! third of it is free.
 
 use std::io;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ const LARGE_SOCKETS_MAX: usize = 16;
 /// Bytes that are left of a body for which a large buffer is worth two calls.
 const LARGE_BODY_MIN: u64 = 8 * 1024 * 1024;
 
-/// A client that takes nothing for so long has no use for a large buffer.
+/// A client whose socket takes nothing more for so long has no use for a large buffer.
 pub(super) const STILL_AFTER: Duration = Duration::from_secs(1);
 
 /// Bytes that the queue of a socket with a small buffer holds, about.
@@ -43,7 +44,7 @@ pub(super) struct SendBuffers(Arc<Semaphore>);
 pub(super) struct SendBuffer {
     all: SendBuffers,
     large: Option<OwnedSemaphorePermit>,
-    /// Its client has taken nothing for [`STILL_AFTER`].
+    /// It has taken nothing more for [`STILL_AFTER`].
     is_slow: bool,
 }
 
@@ -92,7 +93,7 @@ impl SendBuffer {
         Ok(())
     }
 
-    /// The client has taken nothing for [`STILL_AFTER`]. What is queued already stays queued.
+    /// The socket has taken nothing more for [`STILL_AFTER`]. What is queued already stays queued.
     ///
     /// # Errors
     /// The socket does not take a smaller buffer.

@@ -80,7 +80,7 @@ impl Deadline {
     }
 }
 
-/// Whether the client takes what is written.
+/// Whether the socket takes what is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Taking {
     Yes,

@@ -42,6 +42,13 @@ impl ContentHash {
         *count += bytes.len() as u64;
     }
 
+    /// As [`ContentHash::update`], and blocks until the bytes are hashed: nothing of them waits in memory.
+    pub(super) fn update_and_wait(&self, bytes: &Bytes) {
+        let (hasher, count) = &mut *self.0.lock();
+        hasher.update_and_wait(bytes);
+        *count += bytes.len() as u64;
+    }
+
     /// The hash of all content so far, and how many bytes that is. `None` if it was taken before, or lost. Blocks for
     /// milliseconds, until they are hashed.
     pub fn take(&self) -> Option<(Hasher, u64)> {
@@ -57,9 +64,22 @@ enum State {
     /// On the caller's thread, with the bytes so far.
     Inline(Hasher, u64),
     /// On a thread, which ends when the queue is dropped; and the pieces that go to it next.
-    Thread(SyncSender<Vec<Bytes>>, JoinHandle<Option<Hasher>>, Batch),
+    Thread(SyncSender<Handed>, JoinHandle<Option<Hasher>>, Batch),
     /// The thread ended without a result: the digest of the content is unknown.
     Lost,
+}
+
+/// What the thread is handed.
+struct Handed {
+    pieces: Vec<Bytes>,
+    /// Dropped once they are hashed, for one who waits for that.
+    _hashed: Option<SyncSender<()>>,
+}
+
+impl Handed {
+    fn pieces(pieces: Vec<Bytes>) -> Self {
+        Self { pieces, _hashed: None }
+    }
 }
 
 /// Pieces of content that are handed over together, without a copy of their bytes.
@@ -96,11 +116,29 @@ impl ContentHasher {
                 }
             }
             State::Thread(queue, _, batch) => {
-                if batch.add(bytes.clone()).is_some_and(|pieces| queue.send(pieces).is_err()) {
+                let batch = batch.add(bytes.clone());
+                if batch.is_some_and(|pieces| queue.send(Handed::pieces(pieces)).is_err()) {
                     self.0 = State::Lost;
                 }
             }
             State::Lost => {}
+        }
+    }
+
+    /// The next bytes. Blocks until they are hashed.
+    fn update_and_wait(&mut self, bytes: &Bytes) {
+        if let State::Thread(queue, _, batch) = &mut self.0 {
+            let mut pieces = mem::take(batch).pieces;
+            pieces.push(bytes.clone());
+            let (hashed, wait) = sync_channel(0);
+            let sent = queue.send(Handed { pieces, _hashed: Some(hashed) });
+            // Nothing is sent: the thread drops its end.
+            let _ = wait.recv();
+            if sent.is_err() {
+                self.0 = State::Lost;
+            }
+        } else {
+            self.update(bytes);
         }
     }
 
@@ -130,7 +168,7 @@ impl ContentHasher {
             State::Inline(running, _) => Some(running),
             State::Thread(queue, thread, rest) => {
                 // A thread that has ended gives no hash.
-                let _ = queue.send(rest.pieces);
+                let _ = queue.send(Handed::pieces(rest.pieces));
                 drop(queue);
                 thread.join().ok().flatten()
             }
@@ -146,10 +184,10 @@ impl Drop for ContentHasher {
     }
 }
 
-fn update_all(mut running: Hasher, batches: &Receiver<Vec<Bytes>>) -> Hasher {
-    while let Ok(pieces) = batches.recv() {
+fn update_all(mut running: Hasher, batches: &Receiver<Handed>) -> Hasher {
+    while let Ok(handed) = batches.recv() {
         // Each is dropped once it is hashed.
-        pieces.into_iter().for_each(|bytes| running.update(&bytes));
+        handed.pieces.into_iter().for_each(|bytes| running.update(&bytes));
     }
     running
 }
@@ -164,8 +202,14 @@ mod tests {
         for size in [0, 1, INLINE_BYTES_MAX as usize, 3 * INLINE_BYTES_MAX as usize + 17] {
             let content: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
             let hashing = ContentHash::new(Hasher::new(Algorithm::Sha256));
-            for chunk in content.chunks(100_000) {
-                hashing.update(&Bytes::copy_from_slice(chunk));
+            for (number, chunk) in content.chunks(100_000).enumerate() {
+                let bytes = Bytes::copy_from_slice(chunk);
+                if number % 3 == 2 {
+                    hashing.update_and_wait(&bytes);
+                    assert!(bytes.is_unique(), "it waits in memory");
+                } else {
+                    hashing.update(&bytes);
+                }
             }
             let (hasher, count) = hashing.take().unwrap();
             assert_eq!((hasher.finish(), count), (Digest::of(&content), size as u64));

@@ -21,6 +21,8 @@ pub(super) struct RoomForBlob {
     /// Bytes that the blob has at most.
     limit: u64,
     reserved: Mutex<Reserved>,
+    /// Held by the one who reserves: what several reserved at once would be as many steps, and more than the blob has.
+    reserving: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -29,12 +31,14 @@ struct Reserved {
     reservation: Option<Reservation>,
     /// The blob is counted by itself.
     is_counted: bool,
+    /// No more comes in order: nothing is reserved ahead.
+    is_kept: bool,
 }
 
 impl RoomForBlob {
     /// Room that `reserve` gives, for a blob of `limit` bytes at most.
     pub(super) fn new(reserve: Reserve, limit: u64) -> Self {
-        Self { reserve, limit, reserved: Mutex::default() }
+        Self { reserve, limit, reserved: Mutex::default(), reserving: Mutex::default() }
     }
 
     /// Reserves what the first `needed` bytes take, and some more where more has been announced or may come. Blocks for
@@ -43,26 +47,28 @@ impl RoomForBlob {
     /// # Errors
     /// No space.
     pub(super) fn reserve_up_to(&self, needed: u64) -> Result<(), Error> {
-        let reserved = {
-            let reserved = self.reserved.lock();
-            match &reserved.reservation {
-                _ if reserved.is_counted => return Ok(()),
-                reservation => reservation.as_ref().map_or(0, Reservation::bytes),
-            }
-        };
-        if needed <= reserved {
+        if self.has(needed).is_none() {
             return Ok(());
         }
-        let step = reserved + reserved.clamp(STEP_MIN, STEP_MAX);
+        let _reserving = self.reserving.lock();
+        let Some((reserved, is_kept)) = self.has(needed) else { return Ok(()) };
+        let step = if is_kept { needed } else { reserved + reserved.clamp(STEP_MIN, STEP_MAX) };
         let more = (self.reserve)(step.min(self.limit).max(needed) - reserved)?;
         let mut reserved = self.reserved.lock();
-        let Reserved { reservation, is_counted } = &mut *reserved;
+        let Reserved { reservation, is_counted, .. } = &mut *reserved;
         match reservation {
             _ if *is_counted => {}
             Some(reservation) => reservation.merge(more),
             none => *none = Some(more),
         }
         Ok(())
+    }
+
+    /// How many bytes are reserved, and whether no more comes in order; `None` if these are enough.
+    fn has(&self, needed: u64) -> Option<(u64, bool)> {
+        let Reserved { reservation, is_counted, is_kept } = &*self.reserved.lock();
+        let reserved = reservation.as_ref().map_or(0, Reservation::bytes);
+        (!is_counted && needed > reserved).then_some((reserved, *is_kept))
     }
 
     /// So many bytes are on the disk.
@@ -73,7 +79,9 @@ impl RoomForBlob {
     /// No more will be written in order: what is not on the disk is given back, the rest stays reserved for the
     /// readers.
     pub(super) fn keep_for_readers(&self) {
-        self.reserved.lock().reservation.iter_mut().for_each(Reservation::keep_written);
+        let mut reserved = self.reserved.lock();
+        reserved.is_kept = true;
+        reserved.reservation.iter_mut().for_each(Reservation::keep_written);
     }
 
     /// Hands over what is reserved: the content is a blob now, which is counted by itself.
@@ -87,5 +95,55 @@ impl RoomForBlob {
 impl std::fmt::Debug for RoomForBlob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RoomForBlob").field("reserved", &self.reserved).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::reserve::Reservations;
+    use crate::store::share::Owner;
+
+    const LIMIT: u64 = 5 * STEP_MIN;
+
+    fn room(reservations: &Reservations, while_reserving: impl Fn() + Send + Sync + 'static) -> RoomForBlob {
+        let (reservations, owner) = (reservations.clone(), Owner::unlimited(&"reg.test".parse().unwrap()));
+        let reserve = move |bytes| {
+            while_reserving();
+            Ok(reservations.reserve(owner.clone(), bytes))
+        };
+        RoomForBlob::new(Box::new(reserve), LIMIT)
+    }
+
+    #[test]
+    fn readers_that_need_room_at_once_do_not_reserve_a_step_each() {
+        let (reservations, inside) = (Reservations::default(), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&inside);
+        let room = room(&reservations, move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            // Long enough for the others to get here, if they can.
+            std::thread::sleep(Duration::from_millis(20));
+        });
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| room.reserve_up_to(STEP_MIN).unwrap());
+            }
+        });
+        assert_eq!((inside.load(Ordering::SeqCst), reservations.sum_and(|| ()).0.bytes), (1, STEP_MIN));
+    }
+
+    #[test]
+    fn nothing_is_reserved_ahead_of_readers_alone() {
+        let reservations = Reservations::default();
+        let room = room(&reservations, || ());
+        room.reserve_up_to(STEP_MIN).unwrap();
+        room.are_written(STEP_MIN);
+        room.keep_for_readers();
+        room.reserve_up_to(STEP_MIN + 1).unwrap();
+        assert_eq!(reservations.sum_and(|| ()).0.bytes, STEP_MIN + 1);
     }
 }

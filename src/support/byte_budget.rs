@@ -13,7 +13,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes that are counted as one.
+/// Bytes that are counted as one: fewer count as so many.
 const UNIT: usize = 4 * 1024;
 
 /// A budget of bytes, shared among the users of keys.
@@ -50,7 +50,11 @@ impl<T> AsRef<[u8]> for Held<T> {
 impl<K: Hash + Eq + Clone> ByteBudget<K> {
     /// A budget of `all` bytes, of which each key may hold `share`.
     pub fn new(all: usize, share: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(all / UNIT)), shares: Mutex::default(), share: share.min(all) }
+        Self {
+            all: Arc::new(Semaphore::new(all.div_ceil(UNIT))),
+            shares: Mutex::default(),
+            share: share.min(all),
+        }
     }
 
     /// Reserves `bytes`, or the share if that is less. Waits until they are free, in the order of the requests.
@@ -62,7 +66,7 @@ impl<K: Hash + Eq + Clone> ByteBudget<K> {
     pub fn share_of(&self, key: &K) -> Share {
         let mut shares = self.shares.lock();
         shares.retain(|_, share| Arc::strong_count(share) > 1);
-        let new = || Arc::new(Semaphore::new(self.share / UNIT));
+        let new = || Arc::new(Semaphore::new(self.share.div_ceil(UNIT)));
         let own = Arc::clone(shares.entry(key.clone()).or_insert_with(new));
         Share { own, all: Arc::clone(&self.all), bytes_max: self.share }
     }
@@ -100,7 +104,7 @@ pub fn held_with(bytes: Bytes, with: impl Send + 'static) -> Bytes {
 }
 
 fn units(bytes: usize) -> u32 {
-    u32::try_from(bytes / UNIT).unwrap_or(u32::MAX)
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -16,6 +16,11 @@ pub trait Label: Copy + 'static {
     fn label(self) -> &'static str;
 }
 
+/// Whether the list of a label has a value.
+fn is_listed<L: Label>(value: L) -> bool {
+    L::ALL.iter().any(|listed| listed.label() == value.label())
+}
+
 /// A counter for each value of a label.
 #[derive(Clone)]
 pub struct CountersBy<L> {
@@ -26,6 +31,7 @@ pub struct CountersBy<L> {
 impl<L: Label> CountersBy<L> {
     /// Counts one.
     pub fn count(&self, value: L) {
+        debug_assert!(is_listed(value), "{} is in no list", value.label());
         self.counters.with_label_values(&[value.label()]).inc();
     }
 }
@@ -40,6 +46,7 @@ pub struct LatenciesBy<L> {
 impl<L: Label> LatenciesBy<L> {
     /// Records what took so long.
     pub fn observe(&self, value: L, took: Duration) {
+        debug_assert!(is_listed(value), "{} is in no list", value.label());
         self.histograms.with_label_values(&[value.label()]).observe(took.as_secs_f64());
     }
 }

@@ -135,7 +135,12 @@ impl Tier {
         };
         let reserved = if bytes > UNRESERVED_BYTES {
             let owner = registry.owner_domain();
-            Some(timeout(MEMORY_WAIT, memory.reserve(&owner, bytes)).await.ok()?)
+            let Ok(reserved) = timeout(MEMORY_WAIT, memory.reserve(&owner, bytes)).await else {
+                tracing::debug!(%registry, %digest, bytes, "no memory for a manifest of the shared tier");
+                inner.bucket.metrics.reads.count(Read::LeftAlone);
+                return None;
+            };
+            Some(reserved)
         } else {
             None
         };

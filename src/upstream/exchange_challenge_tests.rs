@@ -284,7 +284,8 @@ async fn where_a_realm_must_not_be_asked_the_registry_itself_is_shown_the_passwo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_question_that_was_to_find_out_whether_a_limit_is_over_holds_up_no_other_when_it_is_led_astray() {
+async fn a_question_that_was_to_find_out_whether_a_limit_is_over_holds_up_no_other_when_it_is_redirected_nowhere()
+ {
     let gets = AtomicUsize::new(0);
     let (transport, exchange) = exchange(move |request| {
         let plain = request.header("authorization").is_empty();

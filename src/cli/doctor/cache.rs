@@ -112,7 +112,13 @@ fn socket(machine: &Machine, asked: &InEffect, findings: &mut Findings) {
                 format!("larder.socket holds {at} ({file}), and the running daemon was not given it"),
                 "start the daemon by its unit: systemctl restart larder.socket larder",
             ),
-            _ => findings.ok(ABOUT, format!("larder.socket holds {at} ({file})")),
+            Ok(_) => findings.ok(ABOUT, format!("larder.socket holds {at} ({file})")),
+            Err(_) => findings.add(
+                Level::Note,
+                ABOUT,
+                format!("larder.socket is for {at} ({file}), and is closed while the daemon cannot start"),
+                "systemctl status larder.socket shows whether it is open",
+            ),
         }
     }
 }

@@ -8,7 +8,8 @@
 //! none waits for another's disk or client. With 256 downloads and pieces of 256 KiB that is up to 96 MiB more.
 //!
 //! Not counted: what a download has just received (448 KiB at most, `piece_queue`), what its connection has read ahead
-//! (256 KiB), and what segments that are not its first have brought (`segments`).
+//! (256 KiB), one piece that it takes over from its file (256 KiB), and what segments that are not its first have
+//! brought (`segments`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,9 +29,6 @@ const SHARE_MAX: usize = MEMORY_MAX / 4;
 /// A download that holds fewer bytes than this may always have another piece. As many can wait to be hashed and not be
 /// on their way there.
 const OWN_BYTES: usize = HASH_BATCH_BYTES;
-/// Bytes that the budget counts as one: a smaller piece counts as so many.
-const UNIT: usize = 4 * 1024;
-
 /// The memory. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct FillMemory(Arc<ByteBudget<Holder>>);
@@ -79,7 +77,7 @@ impl MemoryOfFill {
     pub(crate) async fn take(&self, bytes: usize) -> PieceMemory {
         let reserved = tokio::select! {
             biased;
-            reserved = self.share.reserve(bytes.next_multiple_of(UNIT)) => Some(reserved),
+            reserved = self.share.reserve(bytes) => Some(reserved),
             () = self.holds_little() => None,
         };
         self.held.bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -115,6 +115,10 @@ impl PieceSender {
     /// # Errors
     /// The receiver is gone.
     pub(crate) async fn send(&mut self, received: Received) -> Result<(), Closed> {
+        // What is joined would be handed on later, and nothing would say that it was for no receiver.
+        if self.queue.is_closed() {
+            return Err(Closed);
+        }
         match received {
             Received::Bytes(bytes) if bytes.len() < SMALL_BYTES && self.sent >= FIRST_BYTES => {
                 if self.joined.pieces.is_empty() {
@@ -249,8 +253,11 @@ mod tests {
             send(&mut sender, SMALL).await;
         }
         assert_eq!(handed_on(&mut pieces), [JOINED_BYTES], "more are not gathered");
-        drop(pieces);
         send(&mut sender, SMALL).await;
+        drop(pieces);
+        sender.while_waiting_for(tokio::time::advance(JOINED_FOR)).await;
+        let small = Received::Bytes(vec![7; SMALL].into());
+        assert!(sender.send(small).await.is_err(), "the rest of the blob is fetched for no receiver");
         assert!(sender.send(Received::End).await.is_err());
     }
 }

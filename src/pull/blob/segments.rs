@@ -5,8 +5,8 @@
 //! connections there are is decided in [`super::concurrency`].
 //!
 //! Promises: at most [`EXTRA_MAX`] connections more than one for all blobs together; at most [`SEGMENT`] bytes of
-//! memory for each of these, and [`CHUNKS_OF_FIRST`] chunks for the one that each blob has in any case; no byte is
-//! asked for twice, except what is on its way when the first connection is given up.
+//! memory for each of these, in at most [`CHUNKS_MAX`] chunks; no byte is asked for twice, except what is on its way
+//! when the first connection is given up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,9 +33,9 @@ use crate::support::tasks::Tasks;
 
 /// Connections beside the first, for all blobs together.
 const EXTRA_MAX: usize = 16;
-/// Chunks of a segment without a permit that wait in memory: there may be one for each download, and it is the next to
-/// be handed on.
-const CHUNKS_OF_FIRST: usize = 8;
+/// Chunks of a segment that wait in memory: those of a usual connection are larger than this expects, and a stranger
+/// may send them with a byte each.
+const CHUNKS_MAX: usize = SEGMENT as usize / 4096;
 /// Bytes that readers have fetched out of order must be this many: skipping them costs a new connection.
 const SKIP_MIN: u64 = 1024 * 1024;
 
@@ -122,8 +122,8 @@ impl Drop for Ahead {
 }
 
 impl Segment {
-    /// What `body` brings up to `until`. What waits in memory is bounded by the segment, and without a permit by
-    /// [`CHUNKS_OF_FIRST`].
+    /// What `body` brings up to `until`. What waits in memory is bounded by the segment. One without a permit is the
+    /// first: it waits for nothing, and nothing of it waits.
     fn download(
         body: impl Future<Output = Result<UpstreamBody, Error>> + Send + 'static,
         until: u64,
@@ -131,10 +131,8 @@ impl Segment {
         permit: Option<OwnedSemaphorePermit>,
         tasks: &Tasks,
     ) -> Self {
-        // No chunk is empty: all of a segment with a permit may wait.
-        let chunks = if permit.is_some() { SEGMENT as usize } else { CHUNKS_OF_FIRST };
-        let (out, received) = mpsc::channel(chunks);
-        let (is_front, count) = (Arc::new(AtomicBool::new(false)), Arc::clone(count));
+        let (out, received) = mpsc::channel(CHUNKS_MAX);
+        let (is_front, count) = (Arc::new(AtomicBool::new(permit.is_none())), Arc::clone(count));
         let is_now_front = Arc::clone(&is_front);
         let task = tasks.spawn(async move {
             let mut body = body.await?;
@@ -309,12 +307,6 @@ impl<'a> SegmentedDownload<'a> {
                 }
                 Some(Err(error)) => {
                     tracing::info!(digest = %self.digest, at = self.at, %error, "one of several connections failed");
-                    self.next = self.at;
-                    break;
-                }
-                // Its task panicked, or the runtime stops: what comes next would be at the wrong offset.
-                None if self.at < segment.until => {
-                    tracing::error!(digest = %self.digest, at = self.at, "one of several connections ended early");
                     self.next = self.at;
                     break;
                 }
