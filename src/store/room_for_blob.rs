@@ -114,7 +114,7 @@ mod tests {
         let (reservations, owner) = (reservations.clone(), Owner::unlimited(&"reg.test".parse().unwrap()));
         let reserve = move |bytes| {
             while_reserving();
-            Ok(reservations.reserve(owner.clone(), bytes))
+            Ok(reservations.reserve(owner, bytes))
         };
         RoomForBlob::new(Box::new(reserve), LIMIT)
     }

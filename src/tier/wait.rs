@@ -76,23 +76,12 @@ async fn wait(
         };
         failed = 0;
         let Some((lease, bytes)) = lease else {
-            match inner.written(registry, digest, size).await {
-                Written::Yes(found) => return Some(found),
-                Written::No if is_over || !inner.config.write => return None,
-                Written::No => {}
-                Written::Unusable => return None,
-            }
-            // The writer gave up.
-            match inner.claim(registry, digest, size, slot).await {
-                Ok(claim) => {
-                    slot.hold(claim);
-                    return None;
-                }
-                Err(error) if matches!(error.kind, ErrorKind::Exists | ErrorKind::Throttled) => {
+            match after_the_writer(inner, registry, digest, size, (slot, is_over)).await {
+                TakenOver::Ended(found) => return found,
+                TakenOver::Renewed => {
                     pause = longer(pause);
                     continue;
                 }
-                Err(_) => return None,
             }
         };
         let now = Instant::now();
@@ -187,6 +176,30 @@ impl Inner {
             Lookup::Absent => Written::No,
             Lookup::Found(_) | Lookup::Unavailable => Written::Unusable,
         }
+    }
+}
+
+/// What comes of a lease that is gone: its blob, or this node's own lease, unless the wait is over.
+async fn after_the_writer(
+    inner: &Arc<Inner>,
+    registry: &Registry,
+    digest: Digest,
+    size: u64,
+    (slot, is_over): (&ClaimSlot, bool),
+) -> TakenOver {
+    match inner.written(registry, digest, size).await {
+        Written::Yes(found) => return TakenOver::Ended(Some(found)),
+        Written::No if !is_over && inner.config.write => {}
+        Written::No | Written::Unusable => return TakenOver::Ended(None),
+    }
+    // The writer gave up.
+    match inner.claim(registry, digest, size, slot).await {
+        Ok(claim) => {
+            slot.hold(claim);
+            TakenOver::Ended(None)
+        }
+        Err(error) if matches!(error.kind, ErrorKind::Exists | ErrorKind::Throttled) => TakenOver::Renewed,
+        Err(_) => TakenOver::Ended(None),
     }
 }
 
