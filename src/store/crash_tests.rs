@@ -66,6 +66,8 @@ impl Image {
         store.records().set_grant_later(place.unwrap(), repository, *principal, FIRST_GRANT);
         store.flush().await;
         done("grant");
+        // So that crashes happen while it is there.
+        store.put(repository, Digest::of(layer), layer.clone(), Member::Blob).await.unwrap();
         done("removes the grant");
         store.records().remove_grant(repository, *principal).await.unwrap();
         done("no grant");
