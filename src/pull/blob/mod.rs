@@ -16,6 +16,8 @@
 //!       source  asks for the blob (blob_request): the shared tier where the registry confirms it (tiered), else the
 //!               registry
 //!         upstream_body  the bytes, resumed where they break off (resume)
+//!       piece_queue    what was received, on its way to the writer, within the memory of all downloads (fill_memory)
+//!     writer    the thread that writes, publishes and hashes
 //!     shared_copy  what the shared tier lacks is copied there
 //!     detached  what the disk does not take (rest): through a window, shared by its clients (window_state), in a
 //!               bounded memory (window_memory)
