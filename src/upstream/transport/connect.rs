@@ -24,8 +24,8 @@ use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
 use http::uri::InvalidUri;
 use http::{HeaderMap, Method, Request, Response, Uri};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::{Body, Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::client::proxy::matcher::Matcher;
@@ -144,7 +144,7 @@ impl Transport {
         let (client, begun) = (pool.client(&key), Instant::now());
         let captured = capture_connection(&mut request);
         let mut unanswered =
-            Unanswered { pools: pool, host: &key, client: &client, captured, begun, is_answered: false };
+            Unanswered { open: &pool.open, host: &key, client: &client, captured, begun, is_answered: false };
         let of_host = if repeatable { &client.repeatable } else { &client.once };
         let mut answer = pin!(of_host.request(request));
         let mut answered = timeout_at(begun + first_wait, &mut answer).await;
@@ -159,10 +159,13 @@ impl Transport {
                 last_use.iter().for_each(LastUse::record);
                 unanswered.is_answered = true;
                 drop(unanswered);
-                let (pools, client) = (pool.clone(), Arc::clone(&client));
+                let (open, client) = (pool.open.clone(), Arc::clone(&client));
                 let watched = |body: Incoming| {
+                    if body.is_end_stream() {
+                        return Empty::new().map_err(|never| match never {}).boxed();
+                    }
                     let body = body.map_err(BoxError::from).boxed();
-                    WatchedBody::new(body, pools, key, client, last_use, self.idle_wait).boxed()
+                    WatchedBody::new(body, open, key, client, last_use, self.idle_wait).boxed()
                 };
                 return Sent::Response(Box::new(response.map(watched)));
             }
@@ -182,7 +185,7 @@ impl Transport {
         };
         unanswered.is_answered = true;
         if matches!(unanswered.before(), ConnectionBefore::Used { .. }) {
-            pool.close_idle(&key, &client);
+            pool.open.close_idle(&key, &client);
         }
         failed
     }
@@ -226,7 +229,7 @@ impl Pools {
                 .enable_http1()
                 .wrap_connector(plain.clone());
             let connector = Connector { plain: plain.needs_no_tls().then_some(plain), tls: connector };
-            HostPools::new(connector)
+            HostPools::new(connector, trust)
         };
         Self {
             configured: pool(HostTrust::Configured, tls.configured),

@@ -152,6 +152,16 @@ async fn a_caller_that_waits_no_longer_is_the_last_to_wait_for_forgotten_connect
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn requests_that_are_sent_at_a_time_go_over_the_connections_of_those_before() {
+    let (transport, server) = with_connections(None, false).await;
+    for _ in 0..4 {
+        let sending = (0..32).map(|_| send(&transport, None, false));
+        futures_util::future::join_all(sending).await.into_iter().for_each(|sent| assert!(sent));
+    }
+    assert_eq!(server.opened.load(Ordering::SeqCst), 32, "connections were closed that were needed again");
+}
+
 #[test]
 fn a_name_that_was_not_looked_up_is_no_failure_of_its_host() {
     let error = io::Error::other(NameNotAsked);

@@ -20,9 +20,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::support::bounded_map::BoundedMap;
 use crate::upstream::error::BoxError;
+use crate::upstream::transport::address::HostTrust;
 
-/// Idle connections to one host that stay open.
-const IDLE_CONNECTIONS_MAX: usize = 8;
+/// Idle connections that stay open to one host that the configuration names: as many as questions are asked at a time on
+/// a busy node, so that none of them opens a connection of its own.
+const CONFIGURED_IDLE_MAX: usize = 64;
+/// Idle connections that stay open to one other host, of which strangers can name many.
+const UNTRUSTED_IDLE_MAX: usize = 8;
 /// How long an idle connection stays open: registries close theirs after about a minute.
 const IDLE_TIME: Duration = Duration::from_secs(50);
 /// Hosts with idle connections at most; those of one that is forgotten are closed.
@@ -45,22 +49,30 @@ pub(super) struct HostClients<C> {
     pub(super) once: Client<C, Full<Bytes>>,
 }
 
-/// The connections to all hosts of one trust. Cheap to clone.
+/// The connections to all hosts of one trust.
 pub(super) struct HostPools<C> {
     connector: C,
-    /// By scheme, host and port.
-    clients: Arc<Mutex<BoundedMap<String, HostClient<C>>>>,
+    idle_max: usize,
+    pub(super) open: OpenHosts<C>,
 }
 
-impl<C: Clone> Clone for HostPools<C> {
+/// The hosts to which there are connections, by scheme, host and port. Cheap to clone.
+pub(super) struct OpenHosts<C>(Arc<Mutex<BoundedMap<String, HostClient<C>>>>);
+
+impl<C> Clone for OpenHosts<C> {
     fn clone(&self) -> Self {
-        Self { connector: self.connector.clone(), clients: Arc::clone(&self.clients) }
+        Self(Arc::clone(&self.0))
     }
 }
 
 impl<C: Connect + Clone> HostPools<C> {
-    pub(super) fn new(connector: C) -> Self {
-        Self { connector, clients: Arc::new(Mutex::new(BoundedMap::new(HOSTS_MAX))) }
+    pub(super) fn new(connector: C, trust: HostTrust) -> Self {
+        let idle_max = match trust {
+            HostTrust::Configured => CONFIGURED_IDLE_MAX,
+            HostTrust::Untrusted => UNTRUSTED_IDLE_MAX,
+        };
+        let open = OpenHosts(Arc::new(Mutex::new(BoundedMap::new(HOSTS_MAX))));
+        Self { connector, idle_max, open }
     }
 
     /// The clients for a host.
@@ -69,22 +81,22 @@ impl<C: Connect + Clone> HostPools<C> {
             Client::builder(TokioExecutor::new())
                 .pool_idle_timeout(idle_time)
                 .pool_timer(TokioTimer::new())
-                .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+                .pool_max_idle_per_host(self.idle_max)
                 .http1_max_headers(HEADERS_MAX)
                 .http1_max_buf_size(BUFFER_BYTES_MAX)
                 .build(self.connector.clone())
         };
         let new =
             || Arc::new(HostClients { repeatable: client(IDLE_TIME), once: client(FORGOTTEN_IDLE_MIN) });
-        Arc::clone(self.clients.lock().get_or_insert_with(host.to_owned(), new))
+        Arc::clone(self.open.0.lock().get_or_insert_with(host.to_owned(), new))
     }
 }
 
-impl<C> HostPools<C> {
+impl<C> OpenHosts<C> {
     /// Closes the idle connections to a host, unless that happened since `client` was given out. Requests that are
     /// under way go on.
     pub(super) fn close_idle(&self, host: &str, client: &HostClient<C>) {
-        let mut clients = self.clients.lock();
+        let mut clients = self.0.lock();
         if clients.peek(host).is_some_and(|current| Arc::ptr_eq(current, client)) {
             clients.remove(host);
             tracing::debug!(host, "idle connections are closed: one of them did not answer");
@@ -106,7 +118,7 @@ pub(super) enum ConnectionBefore {
 /// A request that was sent and is not answered yet. Dropped after a while, by a caller that waits no longer, it closes
 /// the idle connections to its host, if its own was used before: the next request would only wait for the next one.
 pub(super) struct Unanswered<'a, C> {
-    pub(super) pools: &'a HostPools<C>,
+    pub(super) open: &'a OpenHosts<C>,
     pub(super) host: &'a str,
     pub(super) client: &'a HostClient<C>,
     pub(super) captured: CaptureConnection,
@@ -125,7 +137,7 @@ impl<C> Drop for Unanswered<'_, C> {
     fn drop(&mut self) {
         let was_waited_for = self.begun.elapsed() >= FORGOTTEN_IDLE_MIN;
         if !self.is_answered && was_waited_for && matches!(self.before(), ConnectionBefore::Used { .. }) {
-            self.pools.close_idle(self.host, self.client);
+            self.open.close_idle(self.host, self.client);
         }
     }
 }
@@ -159,7 +171,7 @@ impl LastUse {
 /// connections are closed, so that what is asked for next is asked over a new one.
 pub(super) struct WatchedBody<C> {
     body: BoxBody<Bytes, BoxError>,
-    pools: HostPools<C>,
+    open: OpenHosts<C>,
     host: String,
     client: HostClient<C>,
     last_use: Option<LastUse>,
@@ -174,14 +186,14 @@ impl<C> WatchedBody<C> {
     /// Watches a body that came over a connection of `client`; its reader waits for `idle` for each frame.
     pub(super) fn new(
         body: BoxBody<Bytes, BoxError>,
-        pools: HostPools<C>,
+        open: OpenHosts<C>,
         host: String,
         client: HostClient<C>,
         last_use: Option<LastUse>,
         idle: Duration,
     ) -> Self {
         let wait = idle.mul_f64(0.9);
-        Self { body, pools, host, client, last_use, wait, waiting_since: None, alarm: None }
+        Self { body, open, host, client, last_use, wait, waiting_since: None, alarm: None }
     }
 
     fn poll_alarm(&mut self, cx: &mut Context<'_>) {
@@ -189,7 +201,7 @@ impl<C> WatchedBody<C> {
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(since + self.wait)));
         while alarm.as_mut().poll(cx).is_ready() {
             if since.elapsed() >= self.wait {
-                self.pools.close_idle(&self.host, &self.client);
+                self.open.close_idle(&self.host, &self.client);
                 alarm.as_mut().reset(Instant::now() + self.wait);
             } else {
                 alarm.as_mut().reset(since + self.wait);
