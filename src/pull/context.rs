@@ -3,6 +3,7 @@
 //! A [`PullContext`] is made once at the edge (`serve`, `prepull`) and handed down by reference; steps that go on after
 //! the request has ended hold a clone, which is cheap.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -237,8 +238,9 @@ impl PullContext {
         self.0.deadline
     }
 
-    /// Waits for `work` while there is time to serve something older instead; `None` when that time has come.
-    pub(crate) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    /// Waits for `work` while there is time to serve something older instead; `None` when that time has come. The work
+    /// stays where it is pinned: a future that is moved is copied, and these are large.
+    pub(crate) async fn in_time<T>(&self, work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         match self.deadline().and_then(|at| at.checked_sub(RECORD_RESERVE)) {
             Some(deadline) => timeout_at(deadline, work).await.ok(),
             None => Some(work.await),
@@ -278,6 +280,8 @@ impl UpstreamWait {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -289,9 +293,9 @@ mod tests {
             wait.ask(async {}).await;
             std::future::pending::<()>().await;
         };
-        assert_eq!(context.in_time(plugin).await, None);
+        assert_eq!(context.in_time(pin!(plugin)).await, None);
         assert!(matches!(context.too_slow(&wait, begun), Error::OutOfTime { seconds: 23 }));
-        assert_eq!(context.in_time(wait.ask(std::future::pending::<()>())).await, None);
+        assert_eq!(context.in_time(pin!(wait.ask(std::future::pending::<()>()))).await, None);
         let error = context.too_slow(&wait, begun);
         assert!(matches!(error, Error::Upstream(upstream::Error::Unreachable { .. })));
     }

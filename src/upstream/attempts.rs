@@ -1,6 +1,7 @@
 //! How often, where and for how long a request is tried: the endpoints in order, failing ones last; retries; the time
 //! limit; and what is counted of it.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,10 +50,10 @@ pub(super) struct Attempts {
 
 /// The endpoints that may get a request, in order.
 struct Candidates {
-    healthy: Vec<Endpoint>,
+    healthy: Vec<Arc<Endpoint>>,
     /// Those that fail, then those that delivered wrong content for the digest asked for; with what is to be done with
     /// each.
-    last: Vec<(Endpoint, Availability)>,
+    last: Vec<(Arc<Endpoint>, Availability)>,
     /// How many have not delivered wrong content for the digest.
     not_avoided: usize,
 }
@@ -78,13 +79,14 @@ impl Attempts {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        self.bounded(request.repository, self.first_answer(request, &read)).await
+        self.bounded(request.repository, pin!(self.first_answer(request, &read))).await
     }
 
+    /// The work stays where it is pinned: a future that is moved is copied, and this one is large.
     async fn bounded<T>(
         &self,
         repository: &Repository,
-        work: impl Future<Output = Result<T, Error>>,
+        work: Pin<&mut impl Future<Output = Result<T, Error>>>,
     ) -> Result<T, Error> {
         let registry = repository.registry();
         let result = tokio::time::timeout(RESPONSE_WAIT, work).await.unwrap_or_else(|_| {
@@ -136,7 +138,7 @@ impl Attempts {
     /// Whether every endpoint has failed to answer the question for as long as a request waits.
     fn is_long_gone(&self, request: &RegistryRequest<'_>) -> Result<bool, Error> {
         let question = Question { repository: request.repository.clone(), kind: request.kind };
-        let gone = |endpoint: &Endpoint| {
+        let gone = |endpoint: &Arc<Endpoint>| {
             self.health.failing_for(endpoint, &question).is_some_and(|failing| failing >= RESPONSE_WAIT)
         };
         Ok(self.endpoints(request)?.iter().all(gone))
@@ -193,20 +195,19 @@ impl Attempts {
     }
 
     /// The endpoints that may get a request, in order.
-    fn endpoints(&self, request: &RegistryRequest<'_>) -> Result<Vec<Endpoint>, Error> {
-        let proves = request.auth.proof.is_some();
+    fn endpoints(&self, request: &RegistryRequest<'_>) -> Result<Vec<Arc<Endpoint>>, Error> {
         let all = self.endpoints.of(request.repository.registry())?;
-        Ok(all.iter().filter(|endpoint| endpoint.authoritative || !proves).cloned().collect())
+        Ok(all.iter().filter(|endpoint| may_answer(endpoint, request)).cloned().collect())
     }
 
     fn candidates(&self, request: &RegistryRequest<'_>, question: &Question) -> Result<Candidates, Error> {
-        let is_avoided = |endpoint: &Endpoint| {
+        let is_avoided = |endpoint: &Arc<Endpoint>| {
             request.digest.is_some_and(|digest| self.avoided.is_avoided(endpoint, digest))
         };
         let (mut avoided, mut first): (Vec<_>, Vec<_>) =
             self.endpoints(request)?.into_iter().partition(is_avoided);
         // Of those that delivered wrong content the registry's own error counts.
-        avoided.sort_by_key(|endpoint| !endpoint.authoritative);
+        avoided.sort_by_key(|endpoint| !endpoint.is_authoritative());
         let not_avoided = first.len();
         if first.is_empty() {
             first = std::mem::take(&mut avoided);
@@ -239,14 +240,21 @@ impl Attempts {
         request: &RegistryRequest<'_>,
         retries: u32,
     ) -> Result<RegistryResponse, Error> {
-        let is_only =
-            request.method == Method::HEAD && self.endpoints(request).is_ok_and(|all| all.len() == 1);
+        let is_only = || {
+            let all = self.endpoints.of(request.repository.registry());
+            all.is_ok_and(|all| all.iter().filter(|endpoint| may_answer(endpoint, request)).count() == 1)
+        };
+        let is_only = request.method == Method::HEAD && is_only();
         OneEndpoint { exchange: &self.exchange, endpoint, is_only }.send(tracked, request, retries).await
     }
 
     /// Finds out whether failing endpoints that are due for a retry answer again, while no request waits for them:
     /// whether they can be reached, or where something else failed, what they answer to the same question.
-    fn probe_in_background(&self, failing: Vec<(Endpoint, Availability)>, request: &RegistryRequest<'_>) {
+    fn probe_in_background(
+        &self,
+        failing: Vec<(Arc<Endpoint>, Availability)>,
+        request: &RegistryRequest<'_>,
+    ) {
         for (endpoint, availability) in failing {
             let Availability::RetryDue(Retry { mut tracked, is_of_host }) = availability else { continue };
             let (this, question) = (self.clone(), request.to_probe());
@@ -266,6 +274,11 @@ impl Attempts {
             });
         }
     }
+}
+
+/// Whether an endpoint may get a request: one for a proof only if its answers prove rights.
+fn may_answer(endpoint: &Endpoint, request: &RegistryRequest<'_>) -> bool {
+    endpoint.is_authoritative() || request.auth.proof.is_none()
 }
 
 /// Finds out whether the body of a probe comes.
@@ -303,8 +316,8 @@ impl LastError {
     /// denial stands where another authoritative endpoint only cannot answer.
     fn update(&mut self, error: Error, endpoint: &Endpoint) {
         let denial_stands = self.error.is_denied() && (error.is_outage() || error.is_overloaded());
-        if !self.authoritative || endpoint.authoritative && !denial_stands {
-            *self = Self { error, authoritative: endpoint.authoritative };
+        if !self.authoritative || endpoint.is_authoritative() && !denial_stands {
+            *self = Self { error, authoritative: endpoint.is_authoritative() };
         }
     }
 }

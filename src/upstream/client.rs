@@ -129,7 +129,9 @@ impl Upstream {
         let read = |response: RegistryResponse| async move {
             if response.by_get {
                 let stated = stated_digest(response.response.headers());
-                let manifest = self.0.bodies.manifest(repository.registry(), None, response).await?;
+                // On the heap, since most tags are answered by a head alone: what is moved with each question stays small.
+                let whole = Box::pin(self.0.bodies.manifest(repository.registry(), None, response));
+                let manifest = whole.await?;
                 let stated = stated.filter(|digest| is_manifest_of(&manifest.bytes, digest));
                 let digest = stated.unwrap_or_else(|| manifest_digest(&manifest.bytes));
                 return Ok(ResolvedTag { digest, manifest: Some(manifest) });
@@ -177,7 +179,8 @@ impl Upstream {
             if !response.by_get {
                 return Ok(());
             }
-            self.0.bodies.manifest(repository.registry(), Some(digest), response).await.map(|_| ())
+            let whole = Box::pin(self.0.bodies.manifest(repository.registry(), Some(digest), response));
+            whole.await.map(|_| ())
         };
         self.0.attempts.send_and_read(&request, read).await
     }
@@ -262,7 +265,7 @@ impl Upstream {
     /// repositories fail and no request was answered since.
     pub fn is_in_outage(&self, registry: &Registry) -> bool {
         let Ok(endpoints) = self.0.attempts.endpoints.of(registry) else { return false };
-        let mut authoritative = endpoints.iter().filter(|endpoint| endpoint.authoritative).peekable();
+        let mut authoritative = endpoints.iter().filter(|endpoint| endpoint.is_authoritative()).peekable();
         authoritative.peek().is_some() && authoritative.all(|endpoint| self.0.health.is_in_outage(endpoint))
     }
 

@@ -7,6 +7,7 @@
 //!
 //! Deliberately not here: other endpoints and retries (`attempts`).
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -62,7 +63,7 @@ impl Exchange {
         let mut state = ExchangeState::new(endpoint, request);
         match self.authenticator.expected(self.auth_request(&state)).await {
             Ok(None) => {}
-            Ok(Some(authorization)) => drop(state.authorizations.insert(state.home.clone(), authorization)),
+            Ok(Some(authorization)) => drop(state.authorizations.insert(endpoint.origin(), authorization)),
             Err(Unanswered { challenge, error }) => {
                 let attempt = PlainAttempt { challenge, refused: None, otherwise: Err(error) };
                 state.plain = Plain::Asking(Box::new(attempt));
@@ -70,7 +71,7 @@ impl Exchange {
         }
         let answer = self.final_response(&mut state).await;
         if matches!(state.plain, Plain::Asked { is_head_unclear: true })
-            && let Some(opened) = self.opened_by_get(&state).await
+            && let Some(opened) = Box::pin(self.opened_by_get(&state)).await
         {
             return Ok(opened);
         }
@@ -81,13 +82,13 @@ impl Exchange {
             HeadVerdict::Stands => {
                 let is_yes = answer.as_ref().is_ok_and(|response| response.status() == StatusCode::OK);
                 if request.method == Method::HEAD && is_yes {
-                    self.heads.record_use(&host, request.kind);
+                    self.heads.record_use(host, request.kind);
                 }
                 self.classify_or_ask_whole(state, answer).await
             }
             HeadVerdict::ToBeConfirmed(contradiction) => {
-                let confirmed = self.confirm(state).await?;
-                self.heads.record_contradiction(&host, request.kind, contradiction);
+                let confirmed = Box::pin(self.confirm(state)).await?;
+                self.heads.record_contradiction(host, request.kind, contradiction);
                 Ok(confirmed)
             }
         }
@@ -112,20 +113,24 @@ impl Exchange {
 
     /// The same request, or the `GET` that takes its place at an endpoint whose `HEAD` is of no use, and where no retry
     /// could confirm a `HEAD` that fails.
-    pub(super) fn effective<'a>(
+    pub(super) fn effective<'r, 'a>(
         &self,
         endpoint: &Endpoint,
-        request: &RegistryRequest<'a>,
+        request: &'r RegistryRequest<'a>,
         retries: u32,
-    ) -> RegistryRequest<'a> {
-        let useless = || self.heads.is_useless(&endpoint.host_and_port(), request.kind);
-        if retries == 0 || useless() { request.confirming_if_head() } else { request.clone() }
+    ) -> Cow<'r, RegistryRequest<'a>> {
+        let useless = || self.heads.is_useless(endpoint.host_and_port(), request.kind);
+        if retries == 0 || useless() {
+            Cow::Owned(request.confirming_if_head())
+        } else {
+            Cow::Borrowed(request)
+        }
     }
 
     /// A `HEAD` failed, and the `GET` after it did not.
     pub(super) fn record_failed_head(&self, endpoint: &Endpoint, head: &RegistryRequest<'_>) {
         let host = endpoint.host_and_port();
-        self.heads.record_contradiction(&host, head.kind, Contradiction::Passing);
+        self.heads.record_contradiction(host, head.kind, Contradiction::Passing);
     }
 
     /// Asks by `GET` what a `HEAD` did not say, with the tokens that the `HEAD` had.
@@ -160,7 +165,8 @@ impl Exchange {
         };
         let class = (request.kind, request.method.clone());
         if let Some(wait) = self.rate_limits.wait_until_held_back_for(account, repository, &class).await {
-            let error = Error::RateLimited { host: endpoint.host_and_port(), retry_after: Some(wait) };
+            let error =
+                Error::RateLimited { host: endpoint.host_and_port().to_owned(), retry_after: Some(wait) };
             return Err(Failure { is_recorded: true, ..Failure::new(error, Party::Endpoint) });
         }
         let result = asking.await;
@@ -172,12 +178,21 @@ impl Exchange {
     /// drops the rest.
     async fn classify_or_ask_whole(
         &self,
-        mut state: ExchangeState<'_>,
+        state: ExchangeState<'_>,
         answer: Result<Response<ResponseBody>, Error>,
     ) -> Result<RegistryResponse, Failure> {
         let whole = state.request.without_range();
         let refused = answer.as_ref().is_ok_and(|response| may_refuse_range(response.status()));
         let (Some(whole), true) = (whole, refused) else { return self.classify(&state, answer).await };
+        Box::pin(self.ask_whole(state, whole, answer)).await
+    }
+
+    async fn ask_whole(
+        &self,
+        mut state: ExchangeState<'_>,
+        whole: RegistryRequest<'_>,
+        answer: Result<Response<ResponseBody>, Error>,
+    ) -> Result<RegistryResponse, Failure> {
         let answer = match answer {
             Ok(response) => Ok(without_body(response).await),
             Err(error) => Err(error),
@@ -215,7 +230,7 @@ impl Exchange {
         };
         let opened = self.within_limits(endpoint, &get, Box::pin(asking)).await.ok()?;
         self.authenticator.record_open(&head.endpoint.version_url(), request.repository);
-        self.heads.record_contradiction(&endpoint.host_and_port(), request.kind, Contradiction::Lasting);
+        self.heads.record_contradiction(endpoint.host_and_port(), request.kind, Contradiction::Lasting);
         Some(opened)
     }
 
@@ -231,7 +246,7 @@ impl Exchange {
                 state.plain = Plain::Asked { is_head_unclear };
                 drain(response.into_body()).await;
                 let PlainAttempt { refused, otherwise, .. } = *attempt;
-                state.authorizations.extend(refused.map(|refused| (state.home.clone(), refused)));
+                state.authorizations.extend(refused.map(|refused| (state.endpoint.origin(), refused)));
                 state.unanswerable = otherwise.is_err();
                 return otherwise;
             }
@@ -370,7 +385,7 @@ impl Exchange {
             from: &state.url,
             location: response.headers().get(LOCATION).map(HeaderValue::as_bytes),
             count: state.redirects,
-            home: endpoint.host_and_port(),
+            home: endpoint.host_and_port().to_owned(),
             home_trust: endpoint.trust,
             is_from_tls: endpoint.base_url().starts_with("https:"),
             is_blob: request.kind == RequestKind::Blob,
@@ -398,8 +413,8 @@ impl Exchange {
         let credential = self.credential_for(state.endpoint, state.request);
         let bare = credential.is_none_or(|presented| presented.headers.is_empty());
         ResponseContext {
-            host: authority(&state.url),
-            endpoint: state.endpoint.id(),
+            host: state.host(),
+            endpoint: state.endpoint.id().clone(),
             from_endpoint: state.is_at_endpoint(),
             kind: state.request.kind,
             presented: self.presented(state),

@@ -18,13 +18,12 @@ use crate::upstream::error::Error;
 use crate::upstream::proof::Proof;
 use crate::upstream::request::RegistryRequest;
 use crate::upstream::transport::address::HostTrust;
+use crate::upstream::transport::authority::authority;
 
 /// How far a request has come: the endpoint at first, then one redirect target after the other.
 pub(super) struct ExchangeState<'a> {
     pub(super) endpoint: &'a Endpoint,
     pub(super) request: &'a RegistryRequest<'a>,
-    /// The origin of the endpoint.
-    pub(super) home: Origin,
     pub(super) url: Url,
     pub(super) trust: HostTrust,
     pub(super) redirects: usize,
@@ -82,13 +81,11 @@ pub(super) struct PlainAttempt {
 impl<'a> ExchangeState<'a> {
     pub(super) fn new(endpoint: &'a Endpoint, request: &'a RegistryRequest<'a>) -> Self {
         let url = endpoint.resource_url(request.repository, &request.path, request.query.as_deref());
-        let (home, trust) = (url.origin(), endpoint.trust);
         Self {
             endpoint,
             request,
-            home,
             url,
-            trust,
+            trust: endpoint.trust,
             redirects: 0,
             authorizations: HashMap::new(),
             unanswerable: false,
@@ -97,11 +94,17 @@ impl<'a> ExchangeState<'a> {
     }
 
     pub(super) fn is_at_endpoint(&self) -> bool {
-        self.url.origin() == self.home
+        self.redirects == 0 || self.url.origin() == self.endpoint.origin()
+    }
+
+    /// `host:port` that is asked now, for errors.
+    pub(super) fn host(&self) -> String {
+        if self.redirects == 0 { self.endpoint.host_and_port().to_owned() } else { authority(&self.url) }
     }
 
     pub(super) fn authorization(&self) -> Option<&OriginAuthorization> {
-        self.authorizations.get(&self.url.origin())
+        // Mostly there is none, and an origin is made of strings.
+        if self.authorizations.is_empty() { None } else { self.authorizations.get(&self.url.origin()) }
     }
 
     /// What a success proves at `now`; `bare` if no extra header may have been a credential.
@@ -109,7 +112,7 @@ impl<'a> ExchangeState<'a> {
         if bare && self.authorizations.is_empty() {
             return Proof::Public;
         }
-        let authorization = self.authorizations.get(&self.home);
+        let authorization = self.authorizations.get(&self.endpoint.origin());
         Proof::Principal { token_age: authorization.map_or(Duration::ZERO, |a| a.token_age(now)) }
     }
 
@@ -121,7 +124,7 @@ impl<'a> ExchangeState<'a> {
 
     /// The next request goes without the expected authorization.
     pub(super) fn ask_plainly(&mut self, otherwise: Result<Response<ResponseBody>, Error>) {
-        if let Some(refused) = self.authorizations.remove(&self.home) {
+        if let Some(refused) = self.authorizations.remove(&self.endpoint.origin()) {
             let challenge = refused.challenge().clone();
             let attempt = PlainAttempt { challenge, refused: Some(refused), otherwise };
             self.plain = Plain::Asking(Box::new(attempt));

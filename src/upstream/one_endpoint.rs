@@ -51,7 +51,7 @@ impl OneEndpoint<'_> {
             let body = tracked.body();
             tracked.finish(&result);
             if request.method == Method::GET && result.is_ok() {
-                self.exchange.heads.record_get(&endpoint.host_and_port(), request.kind);
+                self.exchange.heads.record_get(endpoint.host_and_port(), request.kind);
             }
             result.map(|answer| RegistryResponse { tracked: Some(body), ..answer })
         };
@@ -71,7 +71,6 @@ impl OneEndpoint<'_> {
             Method::HEAD => self.send_head(request).await,
             _ => self.exchange.send(self.endpoint, request).await,
         };
-        let again = request.confirming_if_head();
         let patient = request.auth.patience == Patience::Wait;
         for n in 0..retries {
             let worth = |Failure { error, .. }: &Failure| {
@@ -82,7 +81,8 @@ impl OneEndpoint<'_> {
             }
             tokio::time::sleep(retry::pause(n, fastrand::f64())).await;
             tracked.repeat();
-            result = self.exchange.send(self.endpoint, &again).await;
+            let again = request.confirming_if_head();
+            result = Box::pin(self.exchange.send(self.endpoint, &again)).await;
             if result.is_ok() && request.method == Method::HEAD {
                 self.exchange.record_failed_head(self.endpoint, request);
             }
@@ -101,12 +101,12 @@ impl OneEndpoint<'_> {
         if let Ok(result) = alone {
             let hung = result.as_ref().is_err_and(is_hang);
             if hung {
-                heads.record_hang(&self.endpoint.host_and_port(), head.kind);
+                heads.record_hang(self.endpoint.host_and_port(), head.kind);
             }
-            return if hung && is_only { self.get_instead(head).await.or(result) } else { result };
+            return if hung && is_only { Box::pin(self.get_instead(head)).await.or(result) } else { result };
         }
-        let mut getting = pin!(self.get_instead(head));
-        heads.record_hang(&self.endpoint.host_and_port(), head.kind);
+        let mut getting = Box::pin(self.get_instead(head));
+        heads.record_hang(self.endpoint.host_and_port(), head.kind);
         tokio::select! {
             result = &mut heading => match result {
                 Err(failure) if is_hang(&failure) && is_only => getting.await.or(Err(failure)),
@@ -124,7 +124,7 @@ impl OneEndpoint<'_> {
         let (get, host) = (head.confirming(), self.endpoint.host_and_port());
         let asking = async {
             let result = self.exchange.send(self.endpoint, &get).await;
-            result.inspect(|_| self.exchange.heads.record_get_beside(&host, get.kind))
+            result.inspect(|_| self.exchange.heads.record_get_beside(host, get.kind))
         };
         self.exchange.within_limits(self.endpoint, &get, Box::pin(asking)).await
     }

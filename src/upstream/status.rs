@@ -32,8 +32,8 @@ impl Upstream {
         let endpoints = select::endpoints(&self.configuration().config, registry)?;
         let status = |endpoint: &select::Endpoint| EndpointStatus {
             url: endpoint.base_url().to_owned(),
-            host: endpoint.host_and_port(),
-            authoritative: endpoint.authoritative,
+            host: endpoint.host_and_port().to_owned(),
+            authoritative: endpoint.is_authoritative(),
             credentials: if endpoint.accepts(PrincipalKind::Node) {
                 "node"
             } else if endpoint.accepts(PrincipalKind::Caller) {

@@ -162,7 +162,7 @@ impl Manifests {
         let (wait, begun) = (UpstreamWait::default(), Instant::now());
         let principal = fresh.map(|grant| grant.principal);
         let confirming = self.access.confirm_manifest(context, digest, principal, &wait);
-        let confirmed = Box::pin(context.in_time(confirming)).await;
+        let confirmed = context.in_time(Box::pin(confirming).as_mut()).await;
         let Err(error) = confirmed.unwrap_or_else(|| Err(context.too_slow(&wait, begun))) else {
             self.resolved.record(repository, digest, self.clock.now());
             return Ok(answer.with_source(AnswerSource::Revalidated));

@@ -5,6 +5,7 @@
 //! or the one that the tag named before, never a mixture; a record is served only to a caller with a right to the
 //! repository. The decisions themselves are in [`super::freshness`].
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -193,7 +194,7 @@ impl Tags {
         let asked = if has_record {
             let context = context.without_patience();
             let (wait, begun) = (UpstreamWait::default(), Instant::now());
-            let asked = context.in_time(self.ask_upstream(&context, tag, &missed_by, &wait)).await;
+            let asked = context.in_time(pin!(self.ask_upstream(&context, tag, &missed_by, &wait))).await;
             asked.unwrap_or_else(|| Err(context.too_slow(&wait, begun)))
         } else {
             self.ask_upstream(context, tag, &missed_by, &UpstreamWait::default()).await
@@ -224,7 +225,8 @@ impl Tags {
                     self.confirm(repository, tag, digest).await;
                     return Ok(answer.with_source(AnswerSource::Revalidated));
                 }
-                self.fetch_or_record(context, tag, digest, record, asked_as).await
+                // On the heap: most tags name what is here.
+                Box::pin(self.fetch_or_record(context, tag, digest, record, asked_as)).await
             }
             Decision::Stale(record, error) => self.0.recorded.stale(context, tag, record, error.into()).await,
             Decision::Forget(error) => {
@@ -332,7 +334,7 @@ impl Tags {
         digest: Digest,
     ) -> Result<ManifestAnswer, Error> {
         let begun = Instant::now();
-        let fetched = context.in_time(self.fetch(context, tag, digest)).await;
+        let fetched = context.in_time(pin!(self.fetch(context, tag, digest))).await;
         fetched.unwrap_or_else(|| Err(Error::OutOfTime { seconds: begun.elapsed().as_secs() }))
     }
 

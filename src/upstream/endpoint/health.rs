@@ -186,7 +186,7 @@ impl Health {
         failing.questions.retain(|(url, _), _| url != endpoint.base_url());
         failing.hung.retain(|(url, ..), _| url != endpoint.base_url());
         drop(failing);
-        self.0.recorder.endpoint_removed(registry, &endpoint.host_and_port());
+        self.0.recorder.endpoint_removed(registry, endpoint.host_and_port());
     }
 
     /// How `endpoint` is for a question. The request that learns that a retry is due makes it, or says that it was

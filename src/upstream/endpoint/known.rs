@@ -15,7 +15,7 @@ use crate::upstream::transport::configured::Configured;
 const REGISTRIES_MAX: usize = 1_024;
 
 /// Endpoints, and the settings that they were made from.
-type Made = (Weak<Configured>, Arc<[Endpoint]>);
+type Made = (Weak<Configured>, Arc<[Arc<Endpoint>]>);
 
 /// The endpoints of all registries. Cheap to clone.
 #[derive(Clone)]
@@ -34,16 +34,17 @@ impl Endpoints {
     ///
     /// # Errors
     /// [`Error::Declined`], with the setting that would permit the registry.
-    pub(crate) fn of(&self, registry: &Registry) -> Result<Arc<[Endpoint]>, Error> {
+    pub(crate) fn of(&self, registry: &Registry) -> Result<Arc<[Arc<Endpoint>]>, Error> {
         let configured = self.configured.current();
         if let Some((from, endpoints)) = self.made.lock().get(registry)
             && Weak::as_ptr(from) == Arc::as_ptr(&configured)
         {
             return Ok(Arc::clone(endpoints));
         }
-        let endpoints: Arc<[Endpoint]> = select::endpoints(&configured.config, registry)?.into();
+        let endpoints = select::endpoints(&configured.config, registry)?.into_iter().map(Arc::new).collect();
         // A weak one: it keeps no connections of former settings, and its address is not given to others.
-        let made = (Arc::downgrade(&configured), Arc::clone(&endpoints));
+        let made: Made = (Arc::downgrade(&configured), endpoints);
+        let endpoints = Arc::clone(&made.1);
         self.made.lock().insert(registry.clone(), made);
         Ok(endpoints)
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use url::Url;
+use url::{Origin, Url};
 
 use crate::reference::{DOCKER_HUB, PrincipalKind, Registry, Repository};
 use crate::support::loopback;
@@ -62,10 +62,9 @@ impl EndpointId {
 pub(crate) struct Endpoint {
     /// Ends with `/v2`, or has it in its path.
     base: Url,
+    id: EndpointId,
     pub(crate) trust: HostTrust,
     credentials: CredentialUse,
-    /// Whether its responses prove rights.
-    pub(crate) authoritative: bool,
 }
 
 impl Endpoint {
@@ -81,16 +80,17 @@ impl Endpoint {
         base.set_path(&path);
         base.set_query(None);
         base.set_fragment(None);
-        Self { base, trust, credentials, authoritative }
+        let (base_url, host) = (base.as_str().into(), authority(&base).into());
+        Self { base, id: EndpointId { base_url, host, authoritative }, trust, credentials }
     }
 
     #[cfg(test)]
     pub(crate) fn for_test(url: &str) -> Self {
-        Self::origin(&url.parse().expect("a URL"), HostTrust::Configured)
+        Self::of_registry(&url.parse().expect("a URL"), HostTrust::Configured)
     }
 
     /// The registry itself.
-    fn origin(url: &Url, trust: HostTrust) -> Self {
+    fn of_registry(url: &Url, trust: HostTrust) -> Self {
         Self::new(url, trust, CredentialUse::Caller, true)
     }
 
@@ -111,19 +111,28 @@ impl Endpoint {
     }
 
     /// `host:port`, as errors name it.
-    pub(crate) fn host_and_port(&self) -> String {
-        authority(&self.base)
+    pub(crate) fn host_and_port(&self) -> &str {
+        self.id.host()
     }
 
     /// Its name, to be kept with what it delivers.
-    pub(crate) fn id(&self) -> EndpointId {
-        let (base_url, host) = (self.base_url().into(), self.host_and_port().into());
-        EndpointId { base_url, host, authoritative: self.authoritative }
+    pub(crate) fn id(&self) -> &EndpointId {
+        &self.id
+    }
+
+    /// Whether its responses prove rights.
+    pub(crate) fn is_authoritative(&self) -> bool {
+        self.id.authoritative
+    }
+
+    /// Scheme, host and port.
+    pub(crate) fn origin(&self) -> Origin {
+        self.base.origin()
     }
 
     /// Its URL, by which it differs from other endpoints.
     pub(crate) fn base_url(&self) -> &str {
-        self.base.as_str()
+        self.id.base_url()
     }
 
     /// Whether a credential of this kind may be presented to it.
@@ -147,14 +156,14 @@ impl Endpoint {
 /// Whether any of these endpoints proves rights to `registry`.
 pub fn has_authoritative_endpoint(endpoints: &[EndpointConfig], registry: &Registry) -> bool {
     let only_one = endpoints.len() == 1;
-    endpoints.iter().any(|e| Endpoint::configured(e, registry, only_one).authoritative)
+    endpoints.iter().any(|e| Endpoint::configured(e, registry, only_one).is_authoritative())
 }
 
 /// Whether `registry` is asked on the node itself: every one of these endpoints that proves rights to it is on
 /// loopback.
 pub fn is_on_loopback(endpoints: &[EndpointConfig], registry: &Registry) -> bool {
     let only_one = endpoints.len() == 1;
-    let proves = |e: &&EndpointConfig| Endpoint::configured(e, registry, only_one).authoritative;
+    let proves = |e: &&EndpointConfig| Endpoint::configured(e, registry, only_one).is_authoritative();
     endpoints.iter().filter(proves).all(|e| e.url.host_str().is_some_and(loopback::is_host))
 }
 
@@ -184,7 +193,7 @@ pub(crate) fn endpoints(config: &Config, registry: &Registry) -> Result<Vec<Endp
     let host = if registry.as_str() == DOCKER_HUB { "registry-1.docker.io" } else { registry.as_str() };
     let url = Url::parse(&format!("https://{host}/")).map_err(|e| declined(e.to_string()))?;
     if configured.is_some() {
-        return Ok(vec![Endpoint::origin(&url, HostTrust::Configured)]);
+        return Ok(vec![Endpoint::of_registry(&url, HostTrust::Configured)]);
     }
     match &config.allow {
         Allow::Only(listed) if listed.contains(registry) => {}
@@ -200,7 +209,7 @@ pub(crate) fn endpoints(config: &Config, registry: &Registry) -> Result<Vec<Endp
             )));
         }
     }
-    Ok(vec![Endpoint::origin(&url, HostTrust::Untrusted)])
+    Ok(vec![Endpoint::of_registry(&url, HostTrust::Untrusted)])
 }
 
 fn is_public_name(registry: &Registry) -> bool {
@@ -291,7 +300,7 @@ mod tests {
                 [(registry.clone(), RegistryConfig { endpoints, ..RegistryConfig::default() })].into();
             let config = Config { registries, ..Config::default() };
             let kinds = [PrincipalKind::Caller, PrincipalKind::Node, PrincipalKind::Anonymous];
-            let summary = |e: Endpoint| (e.authoritative, kinds.map(|kind| e.accepts(kind)));
+            let summary = |e: Endpoint| (e.is_authoritative(), kinds.map(|kind| e.accepts(kind)));
             super::endpoints(&config, &registry).unwrap().into_iter().map(summary).collect::<Vec<_>>()
         };
         let url = |text: &str| EndpointConfig::from(text.parse::<Url>().unwrap());
