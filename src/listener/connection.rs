@@ -35,7 +35,7 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Fields of a request head at most: what Apache takes, and what hyper reads without the heap. More are answered
 /// with 431.
 const HEADERS_MAX: usize = 100;
-/// How long a client that connected just before a stop may take to send its first byte.
+/// How long a client that connected just before a stop, or over a limit, may take to send its first byte.
 const FIRST_BYTE_WAIT: Duration = Duration::from_millis(500);
 /// How long an idle connection stays open in a stop: a request that is on its way is answered. As long as a listener
 /// that closes still accepts, so that a stop takes no longer for it.
@@ -137,13 +137,13 @@ pub(super) async fn serve(
 pub(super) async fn turn_away(socket: Socket, _refusal: OwnedSemaphorePermit) {
     let body = r#"{"errors":[{"code":"UNAVAILABLE","message":"too many connections to this cache"}]}"#;
     let answer = canned("503 Service Unavailable\r\nRetry-After: 1", "application/json", body);
-    answer_and_close(socket, &answer).await;
+    answer_a_question_and_close(socket, &answer).await;
 }
 
 /// Answers a user of this machine that may not connect.
 pub(super) async fn forbid(socket: Socket, _refusal: OwnedSemaphorePermit) {
     let body = r#"{"errors":[{"code":"DENIED","message":"this cache admits certain local users only"}]}"#;
-    answer_and_close(socket, &canned("403 Forbidden", "application/json", body)).await;
+    answer_a_question_and_close(socket, &canned("403 Forbidden", "application/json", body)).await;
 }
 
 /// Who is at the other end of a connection.
@@ -206,6 +206,13 @@ fn canned(status: &str, media_type: &str, body: &str) -> String {
     format!(
         "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {media_type}\r\nContent-Length: {length}\r\n\r\n{body}"
     )
+}
+
+/// Answers once the client has begun to ask: some take what comes before that for a broken connection. One that sends
+/// nothing is answered after a moment.
+async fn answer_a_question_and_close(socket: Socket, text: &str) {
+    let _ = tokio::time::timeout(FIRST_BYTE_WAIT, socket.speaks_tls()).await;
+    answer_and_close(socket, text).await;
 }
 
 async fn answer_and_close(mut socket: Socket, text: &str) {

@@ -114,6 +114,16 @@ async fn the_connection_over_the_limit_gets_503_and_the_others_continue() {
     let answer =
         client::raw(larder.address, b"GET /v2/ HTTP/1.1\r\n\r\n").await.expect("an answer and a FIN");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    let mut slow = TcpStream::connect(larder.address).await.unwrap();
+    let unasked = tokio::time::timeout(Duration::from_millis(100), slow.read_u8()).await;
+    assert!(
+        unasked.is_err(),
+        "a client that had not asked yet was answered, which some take for a broken connection"
+    );
+    slow.write_all(b"GET /v2/ HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = [0; 13];
+    slow.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 503 ");
     drop(held);
     for _ in 0..200 {
         // A connection that has ended does not count any more.
