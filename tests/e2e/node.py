@@ -160,11 +160,7 @@ class Commands(unittest.TestCase):
                 if "connections_max" in more:
                     open_connections.enter_context(socket.create_connection(("127.0.0.1", larder.port)))
                     time.sleep(0.5)
-                # A client that is turned away may be answered before it has asked, and then it hears nothing.
-                for _ in range(10):
-                    _, said = attempt(PROGRAM, "--config", larder.config, "doctor", "--root", root)
-                    if "operation was canceled" not in said:
-                        break
+                _, said = attempt(PROGRAM, "--config", larder.config, "doctor", "--root", root)
             self.assertRegex(said, expected)
             self.assertNotIn("another program", said)
             self.assertNotIn("another address", said)
