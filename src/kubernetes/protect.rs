@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -27,6 +28,8 @@ const BLOBS_MAX: usize = 65_536;
 #[derive(Default)]
 pub(super) struct Running {
     images: watch::Sender<RunningImages>,
+    /// Those of all namespaces, in which each manifest that a runtime gets is looked up.
+    all: RwLock<HashSet<Image>>,
 }
 
 impl Running {
@@ -34,14 +37,20 @@ impl Running {
     pub(super) fn set(&self, images: RunningImages) {
         self.images.send_if_modified(|before| {
             let is_new = *before != images;
-            *before = images;
+            if is_new {
+                *self.all.write() = images.values().flatten().cloned().collect();
+                *before = images;
+            }
             is_new
         });
     }
 
     /// More may be in the store of an image: it was fetched, or a runtime got its manifest.
     pub(super) fn look_again(&self, image: &Image) {
-        self.images.send_if_modified(|running| running.values().any(|images| images.contains(image)));
+        let runs_here = self.all.read().contains(image);
+        if runs_here {
+            self.images.send_modify(|_| {});
+        }
     }
 }
 

@@ -154,7 +154,10 @@ impl PullContext {
     /// itself, or there is something older to serve.
     #[must_use]
     pub fn without_patience(&self) -> Self {
-        self.clone().change(|inner| inner.patience = Patience::None)
+        match self.patience() {
+            Patience::None => self.clone(),
+            Patience::Wait => self.clone().change(|inner| inner.patience = Patience::None),
+        }
     }
 
     /// The same pull, that goes on after its client was answered.

@@ -39,6 +39,12 @@ impl<K: Hash + Eq, V> BoundedMap<K, V> {
         self.entries.peek(key)
     }
 
+    /// As [`Self::get`], with a key that is made only if there is any entry: where nothing is remembered, nothing is
+    /// built to find that out.
+    pub fn get_by(&mut self, key: impl FnOnce() -> K) -> Option<&mut V> {
+        if self.is_empty() { None } else { self.entries.get_mut(&key()) }
+    }
+
     /// Sets the value of a key and returns the entry that made way for it, or the key's value from before.
     pub fn insert(&mut self, key: K, value: V) -> Option<(K, V)> {
         let replaced = self.entries.push(key, value);
@@ -62,6 +68,11 @@ impl<K: Hash + Eq, V> BoundedMap<K, V> {
         K: Borrow<Q>,
     {
         self.entries.pop(key)
+    }
+
+    /// As [`Self::remove`], with a key that is made only if there is any entry.
+    pub fn remove_by(&mut self, key: impl FnOnce() -> K) -> Option<V> {
+        if self.is_empty() { None } else { self.entries.pop(&key()) }
     }
 
     /// Removes the entry that was used longest ago.
@@ -123,6 +134,17 @@ mod tests {
         assert_eq!(map.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [4, 3]);
         map.retain(|key, _| *key != 3);
         assert_eq!(map.remove_oldest(), Some((4, "four")));
+        assert!(map.is_empty());
+    }
+
+    #[test]
+    fn where_there_is_no_entry_no_key_is_made_to_look_for_one() {
+        let mut map: BoundedMap<String, u8> = BoundedMap::new(2);
+        assert_eq!(map.get_by(|| panic!("made")), None);
+        assert_eq!(map.remove_by(|| panic!("made")), None);
+        map.insert("a".to_owned(), 1);
+        assert_eq!(map.get_by(|| "a".to_owned()), Some(&mut 1));
+        assert_eq!(map.remove_by(|| "a".to_owned()), Some(1));
         assert!(map.is_empty());
     }
 }

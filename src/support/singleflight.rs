@@ -24,23 +24,24 @@ use super::tasks::Tasks;
 /// The runs under way.
 type Running<K, V> = HashMap<K, Run<V>>;
 
-/// Work that its first caller runs. The lock is held while the work is polled; none is taken meanwhile but those of the
-/// work.
-#[derive(Clone)]
-struct InPlace(Arc<Mutex<Polled>>);
+/// One run. The lock is held while its first caller polls the work; none is taken meanwhile but those of the work.
+struct Run<V>(Arc<Mutex<State<V>>>);
 
-struct Polled {
-    /// `None` once it has ended, or runs as a task.
-    work: Option<BoxFuture<'static, ()>>,
+struct State<V> {
+    /// What the first caller runs; `None` once it has ended, or runs as a task. It gives `None` only in a panic.
+    work: Option<BoxFuture<'static, Option<V>>>,
     /// The first caller, where it waits for the work.
     caller: Option<Waker>,
+    /// What the work gave to its first caller.
+    value: Option<V>,
+    /// Where the value will be, once the work runs as a task: one caller alone needs no channel.
+    from_task: Option<watch::Receiver<Option<V>>>,
 }
 
-/// One run.
-#[derive(Clone)]
-struct Run<V> {
-    answer: watch::Receiver<Option<V>>,
-    work: InPlace,
+impl<V> Clone for Run<V> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
 }
 
 /// Turns equal requests `K` into one run with one answer `V`. Cheap to clone; clones share the runs.
@@ -78,13 +79,13 @@ where
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let (Run { mut answer, work }, leads) = self.join_or_lead(key, make);
+        let (run, leads) = self.join_or_lead(key, make);
         if leads {
-            Leading { work, tasks: &self.tasks }.await;
+            Leading { run: &run, tasks: &self.tasks }.await;
         } else {
-            work.go_on_as_task(&self.tasks);
+            run.go_on_as_task(&self.tasks);
         }
-        answer.wait_for(Option::is_some).await.ok().and_then(|value| value.clone())
+        run.answer().await
     }
 
     /// The run under way, or a new one; and whether it is new.
@@ -95,21 +96,18 @@ where
         match self.lock().entry(key.clone()) {
             Entry::Occupied(running) => (running.get().clone(), false),
             Entry::Vacant(vacant) => {
-                let (sender, answer) = watch::channel(None);
-                let (key, counted) = (RunningKey { running: self.clone(), key }, self.tasks.count());
+                let running = Arc::clone(&self.running);
+                let (key, counted) = (RunningKey { running, key }, self.tasks.count());
                 // In the log the work belongs to the request that began it.
                 let work = AssertUnwindSafe(make().in_current_span()).catch_unwind();
                 let work = async move {
                     let value = work.await;
-                    drop(key);
+                    drop((key, counted));
                     // The panic has been logged where it was.
-                    if let Ok(value) = value {
-                        sender.send_replace(Some(value));
-                    }
-                    drop(counted);
+                    value.ok()
                 };
-                let polled = Polled { work: Some(work.boxed()), caller: None };
-                let run = Run { answer, work: InPlace(Arc::new(Mutex::new(polled))) };
+                let state = State { work: Some(work.boxed()), caller: None, value: None, from_task: None };
+                let run = Run(Arc::new(Mutex::new(state)));
                 vacant.insert(run.clone());
                 (run, true)
             }
@@ -121,65 +119,76 @@ where
     }
 }
 
-impl InPlace {
+impl<V: Clone + Send + Sync + 'static> Run<V> {
     /// Lets the work go on as a task of its own, if its first caller runs it, which waits for the answer from then on.
     fn go_on_as_task(&self, tasks: &Tasks) {
-        let (work, caller) = {
-            let mut polled = self.0.lock();
-            (polled.work.take(), polled.caller.take())
-        };
-        work.into_iter().for_each(|work| tasks.spawn_if_running(work));
+        let mut state = self.0.lock();
+        let Some(work) = state.work.take() else { return };
+        let (sender, receiver) = watch::channel(None);
+        state.from_task = Some(receiver);
+        let caller = state.caller.take();
+        drop(state);
+        tasks.spawn_if_running(async move {
+            if let Some(value) = work.await {
+                sender.send_replace(Some(value));
+            }
+        });
         caller.into_iter().for_each(Waker::wake);
+    }
+
+    /// The answer, once the first caller does not run the work any more.
+    async fn answer(&self) -> Option<V> {
+        let (value, from_task) = {
+            let state = self.0.lock();
+            (state.value.clone(), state.from_task.clone())
+        };
+        match from_task {
+            Some(mut answer) => answer.wait_for(Option::is_some).await.ok().and_then(|value| value.clone()),
+            None => value,
+        }
     }
 }
 
 /// The first caller of a run, as long as it runs the work: until that has ended, or goes on as a task.
-struct Leading<'a> {
-    work: InPlace,
+struct Leading<'a, V: Clone + Send + Sync + 'static> {
+    run: &'a Run<V>,
     tasks: &'a Tasks,
 }
 
-impl Future for Leading<'_> {
+impl<V: Clone + Send + Sync + 'static> Future for Leading<'_, V> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut polled = self.work.0.lock();
-        let Polled { work, caller } = &mut *polled;
+        let mut state = self.run.0.lock();
+        let State { work, caller, value, .. } = &mut *state;
         let Some(running) = work else { return Poll::Ready(()) };
-        if running.as_mut().poll(cx).is_pending() {
+        let Poll::Ready(given) = running.as_mut().poll(cx) else {
             if caller.as_ref().is_none_or(|caller| !caller.will_wake(cx.waker())) {
                 *caller = Some(cx.waker().clone());
             }
             return Poll::Pending;
-        }
+        };
+        *value = given;
         let ended = (work.take(), caller.take());
-        drop(polled);
+        drop(state);
         drop(ended);
         Poll::Ready(())
     }
 }
 
-impl Drop for Leading<'_> {
+impl<V: Clone + Send + Sync + 'static> Drop for Leading<'_, V> {
     fn drop(&mut self) {
-        self.work.go_on_as_task(self.tasks);
+        self.run.go_on_as_task(self.tasks);
     }
 }
 
 /// Frees the key when the work ends, in a panic too.
-struct RunningKey<K, V>
-where
-    K: Hash + Eq + Clone + Send + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    running: Singleflight<K, V>,
+struct RunningKey<K: Hash + Eq, V> {
+    running: Arc<Mutex<Running<K, V>>>,
     key: K,
 }
 
-impl<K, V> Drop for RunningKey<K, V>
-where
-    K: Hash + Eq + Clone + Send + 'static,
-    V: Clone + Send + Sync + 'static,
-{
+impl<K: Hash + Eq, V> Drop for RunningKey<K, V> {
     fn drop(&mut self) {
         self.running.lock().remove(&self.key);
     }

@@ -133,8 +133,20 @@ impl Grants {
     /// The grants of `repository`.
     pub(crate) async fn of(&self, repository: &Repository) -> Vec<Grant> {
         let now = self.records.clock().now();
-        if let Some(found) = self.in_memory(repository, now) {
-            return found;
+        self.with_proofs(repository, |proofs| proofs.grants(now)).await
+    }
+
+    /// What `read` makes of the proofs for `repository`, in memory or, where they are not there, on disk; under the
+    /// lock.
+    async fn with_proofs<T>(&self, repository: &Repository, read: impl FnOnce(&mut Proofs) -> T) -> T {
+        {
+            let mut state = self.repositories.lock();
+            let is_revoked = state.revoked.has(repository);
+            if let Some(proofs) =
+                state.proofs.get(repository).filter(|proofs| proofs.are_loaded || is_revoked)
+            {
+                return read(proofs);
+            }
         }
         let revocations = self.revocations();
         let loaded = self.records.grants(repository).await;
@@ -154,13 +166,7 @@ impl Grants {
             }
             proofs.are_loaded = true;
         }
-        proofs.grants(now)
-    }
-
-    fn in_memory(&self, repository: &Repository, now: Timestamp) -> Option<Vec<Grant>> {
-        let mut state = self.repositories.lock();
-        let is_revoked = state.revoked.has(repository);
-        Some(state.proofs.get(repository).filter(|proofs| proofs.are_loaded || is_revoked)?.grants(now))
+        read(proofs)
     }
 
     /// What [`Self::record`] is to be given for a question that is asked now: a right that is revoked until the answer
@@ -178,26 +184,22 @@ impl Grants {
         age: Duration,
         revocations: u64,
     ) {
-        // What is on disk has to be known before it can be renewed.
-        self.of(repository).await;
-        let now = self.records.clock().now();
-        let proved = Moment::ago(age, now);
-        {
-            let mut state = self.repositories.lock();
+        let prove = |proofs: &mut Proofs| {
             // Under the lock that a revocation takes after it has counted.
             if self.revocations() != revocations {
-                return;
+                return None;
             }
-            let proofs = proofs_of(&mut state, repository);
+            let now = self.records.clock().now();
+            let proved = Moment::ago(age, now);
             let proof =
                 proofs.by_principal.get_or_insert_with(principal, || Proof { proved, written_at: None });
             if proof.proved.age_at(now) > age {
                 proof.proved = proved;
             }
-            if !proof.is_to_be_written(now) {
-                return;
-            }
-        }
+            proof.is_to_be_written(now).then_some(now)
+        };
+        // What is on disk has to be known before it can be renewed.
+        let Some(now) = self.with_proofs(repository, prove).await else { return };
         // Before it is marked: a request that gives up while it waits must not have marked it.
         // One that is not written is, with the next proof.
         let Some(place) = self.records.place().await else { return };

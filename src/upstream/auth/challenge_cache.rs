@@ -70,8 +70,11 @@ impl ChallengeCache {
             Challenge::Bearer(bearer) => Challenge::Bearer(bearer.for_repository(repository)),
             other => other.clone(),
         });
-        let key = (origin.clone(), repository.clone());
-        expected.filter(|_| !matches!(self.unauthorized.lock().get(&key), Some(Unauthorized::Opened)))
+        let is_opened = || {
+            let mut unauthorized = self.unauthorized.lock();
+            matches!(unauthorized.get_by(|| (origin.clone(), repository.clone())), Some(Unauthorized::Opened))
+        };
+        expected.filter(|_| !is_opened())
     }
 
     /// Records that `origin` opened `repository` without authorization, until it gives a challenge for it.

@@ -64,7 +64,7 @@ impl Default for HeadSupport {
 impl HeadSupport {
     /// Whether `GET` is to be sent in the place of `HEAD`.
     pub(crate) fn is_useless(&self, endpoint: &str, kind: RequestKind) -> bool {
-        self.0.lock().get(&(endpoint.to_owned(), kind)).is_some_and(|entry| entry.is_useless())
+        self.0.lock().get_by(|| (endpoint.to_owned(), kind)).is_some_and(|entry| entry.is_useless())
     }
 
     /// `GET` brought what `HEAD` did not confirm.
@@ -108,7 +108,7 @@ impl HeadSupport {
     /// `GET` was answered: if a `HEAD` hung before it, that contradicts the `HEAD`, or an outage has ended.
     pub(crate) fn record_get(&self, endpoint: &str, kind: RequestKind) {
         let mut entries = self.0.lock();
-        let entry = entries.get(&(endpoint.to_owned(), kind));
+        let entry = entries.get_by(|| (endpoint.to_owned(), kind));
         let hung = entry.is_some_and(|entry| std::mem::take(&mut entry.hung));
         drop(entries);
         if hung {
@@ -118,7 +118,7 @@ impl HeadSupport {
 
     /// `HEAD` was answered as it should be.
     pub(crate) fn record_use(&self, endpoint: &str, kind: RequestKind) {
-        self.0.lock().remove(&(endpoint.to_owned(), kind));
+        self.0.lock().remove_by(|| (endpoint.to_owned(), kind));
     }
 }
 

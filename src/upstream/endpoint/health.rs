@@ -192,9 +192,10 @@ impl Health {
     /// How `endpoint` is for a question. The request that learns that a retry is due makes it, or says that it was
     /// cancelled.
     pub(super) fn state(&self, endpoint: &Endpoint, question: &Question) -> State {
-        let (now, url) = (Instant::now(), endpoint.base_url().to_owned());
+        let now = Instant::now();
         let mut failing = self.0.failing.lock();
-        let Some((scope, record)) = failing.first_of(&url, question) else { return State::Healthy };
+        let found = failing.first_of(endpoint.base_url(), question);
+        let Some((scope, record)) = found else { return State::Healthy };
         if !record.is_being_retried() && now >= record.retry_at {
             record.retrying_since = Some(now);
             return State::RetryDue { is_of_host: scope == Scope::Host };
@@ -278,6 +279,9 @@ impl Failing {
         if self.hosts.peek(url).is_some() {
             return self.hosts.get(url).map(|record| (Scope::Host, record));
         }
+        if self.questions.is_empty() {
+            return None;
+        }
         let of_question = (url.to_owned(), Scope::Question(question.clone()));
         let of_kind = (url.to_owned(), Scope::Kind(question.kind));
         let key = if self.questions.peek(&of_question).is_some() { of_question } else { of_kind };
@@ -288,6 +292,10 @@ impl Failing {
     /// The question was answered: neither the host nor the question nor its kind fails, except for bodies that do not
     /// come, if this one has not come either. Returns how often the question had failed.
     fn end(&mut self, url: &str, question: &Question, came: Part) -> Option<u32> {
+        // Nearly always nothing fails, and when the last answer came concerns only what failed before it.
+        if self.hosts.is_empty() && self.questions.is_empty() && self.hung.is_empty() {
+            return None;
+        }
         let of_host = self.hosts.remove(url).map(|record| record.failures);
         let of_question = self.end_scope(url, Scope::Question(question.clone()), came);
         self.end_scope(url, Scope::Kind(question.kind), came);

@@ -142,6 +142,24 @@ async fn one_repository_makes_no_outage_and_none_outlives_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_nothing_fails_answers_are_not_remembered_and_hide_no_later_outage() {
+    let (health, second) = (health(), Duration::from_secs(1));
+    let answered = || health.0.failing.lock().answered.len();
+    let fails = async |repository| {
+        outcome(&health, of(repository, RequestKind::Manifest), Err(unwell()), second).await;
+    };
+    outcome(&health, question(), Ok(()), second).await;
+    assert_eq!(answered(), 0, "each answer of a healthy registry costs an entry");
+    fails("a").await;
+    outcome(&health, of("c", RequestKind::Manifest), Ok(()), second).await;
+    assert_eq!(answered(), 1);
+    fails("b").await;
+    assert!(!health.is_in_outage(&endpoint()), "one of them failed before the answer");
+    fails("a").await;
+    assert!(health.is_in_outage(&endpoint()), "an earlier answer hides it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_caller_is_refused_for_a_slow_failure_of_minutes_ago() {
     let health = health();
     fail(&health, Duration::from_secs(15)).await;

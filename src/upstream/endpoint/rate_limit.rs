@@ -126,6 +126,10 @@ impl RateLimits {
         repository: &Repository,
         class: &RequestClass,
     ) -> Option<Duration> {
+        // Nearly always nothing is held back, and no outcome has to be waited for.
+        if let Hold::For(time) = self.hold(account, repository, class)? {
+            return Some(time);
+        }
         let until = Instant::now() + TRIAL_WAIT;
         loop {
             let changed = self.changed.notified();
@@ -145,12 +149,12 @@ impl RateLimits {
         let now = Instant::now();
         let own = {
             let mut budgets = self.budgets.lock();
-            let refusal = budgets.get(&account.key()).and_then(|budget| budget.refused.get_mut(class));
+            let refusal = budgets.get_by(|| account.key()).and_then(|budget| budget.refused.get_mut(class));
             refusal.and_then(|refusal| refusal.hold(now))
         };
         let elsewhere = || {
             let mut elsewhere = self.elsewhere.lock();
-            elsewhere.get(&account.elsewhere(repository, class))?.hold(now)
+            elsewhere.get_by(|| account.elsewhere(repository, class))?.hold(now)
         };
         own.or_else(elsewhere)
     }
@@ -226,8 +230,8 @@ impl RateLimits {
 
     /// Records any other response: such requests are not held back any more.
     fn record_response(&self, account: Account<'_>, repository: &Repository, class: &RequestClass) {
-        self.elsewhere.lock().remove(&account.elsewhere(repository, class));
-        if let Some(budget) = self.budgets.lock().get(&account.key()) {
+        self.elsewhere.lock().remove_by(|| account.elsewhere(repository, class));
+        if let Some(budget) = self.budgets.lock().get_by(|| account.key()) {
             budget.refused.remove(class);
         }
     }

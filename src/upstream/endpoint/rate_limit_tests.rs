@@ -1,5 +1,7 @@
 //! What is held back after a 429, for whom and for how long; and when a budget is low.
 
+use futures_util::FutureExt;
+
 use super::super::too_many_requests::{PAUSE, TRIAL};
 use super::*;
 use crate::reference::PrincipalKind;
@@ -86,6 +88,28 @@ async fn after_a_429_requests_are_held_back_and_then_one_finds_out() {
     assert!(!limits.is_low(&hub, anonymous.principal));
     let wait = limits.record_refusal(anonymous, get(), None);
     assert!(wait < 2 * PAUSE, "it begins anew: {wait:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_one_finds_out_the_others_are_neither_refused_nor_sent_before_its_outcome() {
+    let (limits, hub, app, get) = (limits(), Registry::docker_hub(), app(), get());
+    let anonymous = account(&hub, PrincipalKind::Anonymous);
+    let ask = || limits.wait_until_held_back_for(anonymous, &app, &get);
+    let refused = || {
+        let error = Error::RateLimited { host: String::new(), retry_after: None };
+        Err::<(), _>(Failure::new(error, Party::Endpoint))
+    };
+    assert_eq!(ask().now_or_never(), Some(None), "nothing is known of a limit");
+    for outcome in [refused(), Ok(())] {
+        let wait = limits.record_refusal(anonymous, get.clone(), None);
+        assert_eq!(ask().now_or_never(), Some(Some(wait)));
+        tokio::time::advance(wait).await;
+        assert_eq!(ask().now_or_never(), Some(None), "one finds out");
+        let mut other = Box::pin(ask());
+        assert!(other.as_mut().now_or_never().is_none());
+        let is_over = limits.record_result(anonymous, &app, &get, outcome).is_ok();
+        assert_eq!(other.now_or_never().map(|held| held.is_none()), Some(is_over));
+    }
 }
 
 #[tokio::test(start_paused = true)]
