@@ -46,7 +46,7 @@ use crate::upstream::transport::pool::{
     ConnectionBefore, FORGOTTEN_IDLE_MIN, HostPools, LastUse, Unanswered, WatchedBody,
 };
 use crate::upstream::transport::send::{OutgoingRequest, SendRequest};
-use crate::upstream::transport::tls::{BuildError, TlsConfigs, system_roots};
+use crate::upstream::transport::tls::{BuildError, TlsConfigs, system_authorities};
 
 type Pool = HostPools<Connector>;
 
@@ -82,16 +82,16 @@ impl Transport {
         if let Some((variable, scheme)) = config.proxy.unsupported() {
             return Err(BuildError::Proxy { variable, scheme });
         }
-        let (proxies, roots) = (proxies(config), system_roots());
+        let (proxies, system) = (proxies(config), system_authorities());
         let names = Names::new(config.reach.clone());
         let mut own = HashMap::new();
         for (registry, settings) in &config.registries {
             if settings.ca.is_some() || settings.client.is_some() {
-                let tls = TlsConfigs::new(&roots, Some(settings))?;
+                let tls = TlsConfigs::new(&system, Some(settings))?;
                 own.insert(registry.clone(), Pools::new(config, tls, &proxies, &names));
             }
         }
-        let common = Pools::new(config, TlsConfigs::new(&roots, None)?, &proxies, &names);
+        let common = Pools::new(config, TlsConfigs::new(&system, None)?, &proxies, &names);
         let Timeouts { header, idle, .. } = config.timeouts;
         Ok(Self { common, own, proxies, header_wait: header, idle_wait: idle })
     }
