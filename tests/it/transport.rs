@@ -302,12 +302,12 @@ async fn a_certificate_that_has_expired_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_whose_self_signed_certificate_is_its_own_authority_is_reached_where_that_is_listed_alone() {
+async fn a_registry_whose_self_signed_certificate_is_its_own_authority_is_reached_where_that_is_listed_alone()
+{
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     let mut more = String::new();
-    let (own, expired) =
-        (Authority::of_server("localhost", 4096), Authority::of_server("localhost", 2020));
+    let (own, expired) = (Authority::of_server("localhost", 4096), Authority::of_server("localhost", 2020));
     let others = Authority::of_server("localhost", 4096);
     for (host, server, name, listed) in [
         ("own.test", &own, "localhost", Some(&own)),
