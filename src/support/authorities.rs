@@ -15,8 +15,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
-    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error,
+    RootCertStore, SignatureScheme,
 };
 
 /// The authorities that servers may be signed by.
@@ -70,6 +70,25 @@ impl Authorities {
             WebPkiServerVerifier::builder_with_provider(Arc::new(self.roots.clone()), provider).build();
         let signed = signed.map_err(|e| Error::General(e.to_string()))?;
         Ok(Verifier { signed, self_signed: self.self_signed.clone() })
+    }
+}
+
+/// What helps where a server cannot be reached for what Larder does not support.
+pub fn remedy(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::InvalidCertificate(
+            CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+        ) => Some(
+            "it is signed in a way that Larder cannot verify, such as ECDSA on P-521 or with SHA-512; have it signed by RSA, Ed25519, or ECDSA on P-256 or P-384 with SHA-256 or SHA-384",
+        ),
+        Error::AlertReceived(AlertDescription::HandshakeFailure) => Some(
+            "it may have no cipher suite or kind of key in common with Larder, which takes ECDHE with AES-GCM or ChaCha20-Poly1305, and keys of RSA, P-256, P-384 or Ed25519",
+        ),
+        error if is_of_an_authority(error) => Some(
+            "it shows the certificate of an authority, which is accepted from a server only if it is self-signed and itself in `ca`",
+        ),
+        _ => None,
     }
 }
 
