@@ -11,8 +11,8 @@ use super::byteranges::Layout;
 use super::observe::{self, BodyObserver, ContentKind, Observer};
 use super::range::{self, RangeAnswer, Several};
 use super::request_line::Described;
-use super::respond::{self, OCI_FILTERS, OCI_NAMESPACE, content_head};
-use super::route::{self, AddressedBy, Resource};
+use super::respond::{self, OCI_FILTERS, content_head};
+use super::route::{self, AddressedBy, OCI_NAMESPACE, Resource};
 use crate::listener::Body;
 use crate::pull::{
     self, AnswerSource, BlobRange, BlobSize, ManifestAnswer, ManifestUse, PullContext, Puller, Stale,

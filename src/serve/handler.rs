@@ -119,7 +119,7 @@ impl Handler {
         let host = host.map_err(|error| (Outcome::Misdirected, ErrorResponse::of_host(error)))?.to_owned();
         let bad = |error| (Outcome::BadRequest, error);
         let (method, uri) = (request.method(), request.uri());
-        let (route, addressed_by) = route::parse(method, uri, &self.default_registry)
+        let (route, addressed_by) = route::parse(method, uri, request.headers(), &self.default_registry)
             .map_err(|error| bad(ErrorResponse::of_route(&error)))?;
         let posts_a_form = route == Route::Token && method == Method::POST;
         if !posts_a_form && !request.body().is_end_stream() {

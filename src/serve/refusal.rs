@@ -46,11 +46,11 @@ pub enum ChallengeError {
 }
 
 impl ClientKind {
-    /// The client of a request: a mirror client names its registry by `ns`.
+    /// The client of a request: a mirror client names its registry by `ns`, or by the header that says the same.
     pub fn of(headers: &HeaderMap, uri: &Uri) -> Self {
         if headers.get(MODE).is_some_and(|mode| mode == "strict") {
             Self::Strict
-        } else if !route::has_namespace(uri) {
+        } else if !route::has_namespace(uri, headers) {
             Self::Direct
         } else if is_containerd_1(headers) {
             Self::MirrorContainerd1
@@ -164,6 +164,7 @@ mod tests {
         let mirror = "/v2/a/manifests/v1?ns=reg.test";
         assert_eq!(kind("/v2/a/manifests/v1", &[]), ClientKind::Direct);
         assert_eq!(kind(mirror, &[]), ClientKind::Mirror);
+        assert_eq!(kind("/v2/a/manifests/v1", &[("oci-namespace", "reg.test")]), ClientKind::Mirror);
         assert_eq!(kind(mirror, &[("x-larder-mode", "strict")]), ClientKind::Strict);
         assert_eq!(kind("/v2/a/manifests/v1", &[("x-larder-mode", "strict")]), ClientKind::Strict);
         for (agent, expected) in [

@@ -15,15 +15,13 @@ use serde::Serialize;
 use super::client_auth::InvalidAuthorization;
 use super::range::{RangeAnswer, RangesError};
 use super::refusal::{self, ChallengeError, ClientKind};
-use super::route::{Resource, RouteError};
+use super::route::{OCI_NAMESPACE, Resource, RouteError};
 use crate::listener::{Body, HostError};
 use crate::pull;
 use crate::reference::{Digest, DigestError, Registry};
 
 /// `Docker-Content-Digest`.
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-/// `OCI-Namespace`: which registry the answer is from (distribution-spec, "Registry Proxying").
-pub(super) const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 /// `OCI-Filters-Applied`.
 pub(super) const OCI_FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
 

@@ -26,7 +26,6 @@ const FORM_BYTES_MAX: usize = 32 * 1024;
 
 /// What a client asks for a token with.
 struct TokenRequest {
-    registry: Option<Registry>,
     scopes: Vec<String>,
     credential: Option<Credential>,
 }
@@ -81,16 +80,17 @@ where
     B: http_body::Body,
     B::Error: Into<BodyError>,
 {
-    let uri = &request.uri;
+    let registry = route::namespace(&request.uri, &request.headers);
+    let registry = registry.map_err(|error| ErrorResponse::of_route(&error))?;
     let asked = match request.method {
-        Method::POST => from_form(uri, body).await?,
-        _ => from_query(uri, authorization)?,
+        Method::POST => from_form(body).await?,
+        _ => from_query(&request.uri, authorization)?,
     };
     let repositories: Result<Vec<_>, RouteError> = asked
         .scopes
         .iter()
         .flat_map(|scopes| scopes.split_ascii_whitespace())
-        .filter_map(|scope| repository_of(scope, asked.registry.as_ref(), default))
+        .filter_map(|scope| repository_of(scope, registry.as_ref(), default))
         .collect();
     let mut repositories = repositories.map_err(|error| ErrorResponse::of_route(&error))?;
     repositories.sort();
@@ -116,10 +116,10 @@ fn from_query(
             scopes.push(value.into_owned());
         }
     }
-    Ok(TokenRequest { registry: registry(uri)?, scopes, credential })
+    Ok(TokenRequest { scopes, credential })
 }
 
-async fn from_form<B>(uri: &Uri, body: B) -> Result<TokenRequest, ErrorResponse>
+async fn from_form<B>(body: B) -> Result<TokenRequest, ErrorResponse>
 where
     B: http_body::Body,
     B::Error: Into<BodyError>,
@@ -153,11 +153,7 @@ where
         "refresh_token" => None,
         _ => return Err(bad_request("grant_type: expected password or refresh_token".to_owned())),
     };
-    Ok(TokenRequest { registry: registry(uri)?, scopes, credential })
-}
-
-fn registry(uri: &Uri) -> Result<Option<Registry>, ErrorResponse> {
-    route::namespace(uri).map_err(|error| ErrorResponse::of_route(&error))
+    Ok(TokenRequest { scopes, credential })
 }
 
 /// The repository of `repository:NAME:ACTIONS`; `None` for scopes of another kind, which mean nothing here.

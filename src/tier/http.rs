@@ -27,14 +27,13 @@ use object_store::client::{
     HttpClient, HttpConnector as ConnectStore, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody,
     HttpResponse, HttpResponseBody, HttpService,
 };
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
 use tower::Service;
 
 use super::config::Config;
 use super::error::BuildError;
 use super::network::{Io, Reach};
+use crate::support::authorities::Authorities;
 
 /// Connections to the store that are kept for the next request: as many as there are downloads on a busy node.
 const IDLE_CONNECTIONS_MAX: usize = 16;
@@ -59,15 +58,10 @@ impl StoreClient {
     /// # Errors
     /// A file of certificate authorities that cannot be used.
     pub(super) fn new(config: &Config) -> Result<Self, BuildError> {
-        let roots = roots(config.ca.as_deref())?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| BuildError::Settings(error.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let authorities = authorities(config.ca.as_deref())?;
+        let tls = authorities.client().map_err(|error| BuildError::Settings(error.to_string()))?;
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
+            .with_tls_config(tls.with_no_client_auth())
             .https_or_http()
             .enable_http1()
             .wrap_connector(Dialer::new(config));
@@ -122,18 +116,15 @@ impl HttpService for StoreClient {
 }
 
 /// The system's certificate authorities, and those of a file.
-fn roots(file: Option<&Path>) -> Result<RootCertStore, BuildError> {
+fn authorities(file: Option<&Path>) -> Result<Authorities, BuildError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let Some(path) = file else { return Ok(roots) };
-    let failed = |why: String| BuildError::File { path: path.to_owned(), why };
-    let mut count = 0;
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))? {
-        let certificate = certificate.map_err(|error| failed(error.to_string()))?;
-        roots.add(certificate).map_err(|error| failed(error.to_string()))?;
-        count += 1;
+    let mut authorities = Authorities::new(roots);
+    if let Some(path) = file {
+        let failed = |why| BuildError::File { path: path.to_owned(), why };
+        authorities.add_file(path).map_err(failed)?;
     }
-    if count == 0 { Err(failed("there is no certificate in it".to_owned())) } else { Ok(roots) }
+    Ok(authorities)
 }
 
 /// Connects to the store, directly or through the operator's proxies.

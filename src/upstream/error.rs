@@ -311,6 +311,16 @@ impl Error {
         matches!(self, Self::Refused { public: true, .. } | Self::NotFound { public: true, .. })
     }
 
+    /// What `from`, the endpoint that redirected there, comes to where a credential is asked for: none follows.
+    pub(super) fn after_redirect_of(mut self, from: &str) -> Self {
+        if let Self::Refused { why, .. } | Self::Unauthenticated { why, .. } = &mut self {
+            *why += &format!(
+                "; a redirect of {from} leads there, and no credential follows it: if that is the registry itself, name it in `endpoints` of the [[registry]], with `credentials` and `authoritative`"
+            );
+        }
+        self
+    }
+
     /// For how long a registry that fails asks to be left alone.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -184,6 +184,89 @@ async fn a_challenge_that_names_another_token_server_now_is_answered() {
     assert!(matches!(blob(&exchange, "b", None).await, Ok(Proof::Principal { .. })));
 }
 
+/// A registry that names a token server in another domain to who shows a token that it refuses, as nvcr.io does, and
+/// its own to who shows none. `accepts` says by the number of the last token which token it takes.
+fn names_another_realm_to_tokens(
+    accepts: impl Fn(usize) -> String + Send + Sync + 'static,
+    elsewhere: impl Fn() -> Outcome + Send + Sync + 'static,
+) -> (Arc<Scripted>, Exchange, Arc<AtomicUsize>) {
+    let issued = Arc::new(AtomicUsize::new(0));
+    let last = Arc::clone(&issued);
+    let (transport, exchange) = exchange(move |request| match request.host.as_str() {
+        TOKENS => {
+            let n = last.fetch_add(1, Ordering::SeqCst) + 1;
+            respond(200, &[], &format!(r#"{{"token": "t{n}"}}"#))
+        }
+        ELSEWHERE => elsewhere(),
+        _ => match request.header("authorization") {
+            "" => challenged(CHALLENGE),
+            shown if shown == accepts(last.load(Ordering::SeqCst)) => status(200),
+            _ => challenged(r#"Bearer realm="https://tokens.example.net/token",service="reg""#),
+        },
+    });
+    (transport, exchange, issued)
+}
+
+const ELSEWHERE: &str = "tokens.example.net:443";
+
+#[tokio::test]
+async fn a_token_that_expired_early_is_renewed_where_it_was_issued_whatever_realm_its_refusal_names() {
+    for user in [Some(("u", "p")), None] {
+        let expired = Arc::new(AtomicBool::new(false));
+        let is_expired = Arc::clone(&expired);
+        let accepts = move |last| match is_expired.load(Ordering::SeqCst) && last < 2 {
+            true => "none".to_owned(),
+            false => format!("Bearer t{last}"),
+        };
+        let (transport, exchange, _) = names_another_realm_to_tokens(accepts, || status(401));
+        blob(&exchange, "a", user).await.unwrap();
+        expired.store(true, Ordering::SeqCst);
+        for times in ["the first is refused", "the second is kept"] {
+            assert!(matches!(blob(&exchange, "a", user).await, Ok(Proof::Principal { .. })), "{times}");
+        }
+        assert_eq!((sent_to(&transport, TOKENS, 0), sent_to(&transport, ELSEWHERE, 0)), (2, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_has_moved_to_another_token_server_is_followed_while_the_old_one_still_issues_tokens()
+{
+    let moved = Arc::new(AtomicBool::new(false));
+    let is_moved = Arc::clone(&moved);
+    let (transport, exchange, issued) = names_another_realm_to_tokens(
+        move |last| {
+            if is_moved.load(Ordering::SeqCst) { "Bearer new".into() } else { format!("Bearer t{last}") }
+        },
+        || respond(200, &[], r#"{"token": "new"}"#),
+    );
+    blob(&exchange, "a", None).await.unwrap();
+    moved.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        assert!(matches!(blob(&exchange, "a", None).await, Ok(Proof::Principal { .. })));
+    }
+    assert_eq!(issued.load(Ordering::SeqCst), 2, "the old one is asked once more, and not for ever");
+    assert_eq!(sent_to(&transport, ELSEWHERE, 0), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_that_names_a_realm_in_another_domain_ends_a_right_if_the_new_token_is_refused_too() {
+    let refuses = Arc::new(AtomicBool::new(false));
+    let is_refusing = Arc::clone(&refuses);
+    let accepts = move |last| match is_refusing.load(Ordering::SeqCst) {
+        true => "none".to_owned(),
+        false => format!("Bearer t{last}"),
+    };
+    let (transport, exchange, _) = names_another_realm_to_tokens(accepts, || status(500));
+    let user = Some(("u", "p"));
+    blob(&exchange, "a", user).await.unwrap();
+    refuses.store(true, Ordering::SeqCst);
+    let before = transport.sent().len();
+    let error = blob(&exchange, "a", user).await.unwrap_err();
+    assert!(error.revokes_access() && !error.is_public(), "{error}");
+    let asked = [REGISTRY, TOKENS, ELSEWHERE].map(|host| sent_to(&transport, host, before));
+    assert_eq!(asked, [2, 1, 0], "no credential goes to the other domain, and nothing is asked for ever");
+}
+
 #[tokio::test]
 async fn a_refused_pull_costs_what_it_costs_without_a_cache_and_no_login_is_repeated() {
     let (transport, exchange) = exchange(|request| match request.host.as_str() {

@@ -126,6 +126,32 @@ async fn no_credential_and_no_token_follows_a_redirect_to_another_origin() {
 }
 
 #[tokio::test]
+async fn who_is_redirected_to_a_private_registry_is_told_to_name_it_as_an_endpoint() {
+    let basic = r#"Basic realm="https://private.example.net/",service="ecr""#;
+    let foreign = r#"Bearer realm="http://tokens.example.org/token""#;
+    for challenge in [basic, foreign] {
+        let (transport, configured) =
+            Scripted::new(Config::default(), move |request| match request.host.as_str() {
+                "private.example.net:443" => respond(401, &[("www-authenticate", challenge)], ""),
+                _ => respond(307, &[("location", "https://private.example.net/v2/a/blobs/x")], ""),
+            });
+        let exchange = Exchange::for_test(Live::new(configured));
+        let auth = AuthContext::for_test(Some(("u", "p")));
+        let error = blob(&exchange, &endpoint(), &repository("a"), &auth).await.map(|_| ()).unwrap_err();
+        let says = error.to_string();
+        for part in ["private.example.net:443", "a redirect of reg.example.com:443", "`endpoints`"] {
+            assert!(says.contains(part), "{challenge}: {says}");
+        }
+        assert!(transport.sent().iter().all(|request| request.header("authorization").is_empty()));
+    }
+    let (_, configured) =
+        Scripted::new(Config::default(), move |_| respond(401, &[("www-authenticate", basic)], ""));
+    let (exchange, auth) = (Exchange::for_test(Live::new(configured)), AuthContext::for_test(None));
+    let error = blob(&exchange, &endpoint(), &repository("a"), &auth).await.map(|_| ()).unwrap_err();
+    assert!(!error.to_string().contains("redirect"), "{error}");
+}
+
+#[tokio::test]
 async fn only_the_first_repository_of_a_registry_pays_for_being_challenged() {
     let issued = AtomicUsize::new(0);
     let (transport, configured) =

@@ -234,3 +234,47 @@ async fn only_listed_users_may_connect() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{uids}: {answer}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_client_that_names_its_registry_by_a_header_shows_its_login_to_no_other_registry() {
+    let (hub, ghcr) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let directory = tempfile::tempdir().unwrap();
+    let image = image::push(&ghcr, "org/app", "v1", 1_000);
+    let accounts = || Accounts::new(&[("ada", "pw", &["org/app"])]);
+    ghcr.know(accounts());
+    hub.know(accounts());
+    let registries = [("ghcr.test", ghcr.url()), ("docker.io", hub.url())];
+    let larder = Larder::start(directory.path(), &registries, "");
+    let (at, path) = (larder.address, format!("/v2/org/app/blobs/{}", image.platforms[0].layers[0]));
+    let named = ("oci-namespace", "ghcr.test");
+    let range = ("range", "bytes=0-1");
+    let challenged = client::send(at, Method::GET, &path, &[named, range]).await;
+    assert_eq!(challenged.status, StatusCode::UNAUTHORIZED, "{:?}", challenged.body);
+    let challenge = challenged.header("www-authenticate");
+    assert!(challenge.contains("/token?ns=ghcr.test\""), "{challenge}");
+    // To the realm some clients send no header of theirs.
+    let login = basic("ada", "pw");
+    let query = "/token?ns=ghcr.test&service=larder&scope=repository%3Aorg%2Fapp%3Apull";
+    let token = client::send(at, Method::GET, query, &[("authorization", login.as_str())]).await.json();
+    let token = format!("Bearer {}", token["token"].as_str().unwrap());
+    let shown = [named, range, ("authorization", token.as_str())];
+    let reply = client::send(at, Method::GET, &path, &shown).await;
+    assert_eq!(reply.status, StatusCode::PARTIAL_CONTENT, "{:?}", reply.body);
+    let shows = |registry: &FakeRegistry| {
+        registry
+            .seen()
+            .iter()
+            .any(|seen| seen.headers.get("authorization").is_some_and(|value| value == &login))
+    };
+    assert!(shows(&ghcr), "the login is for it");
+    assert_eq!(hub.seen().len(), 0, "the default registry was asked");
+
+    // Who names two registries is not asked for a credential for either.
+    for (path, header) in
+        [(format!("{path}?ns=docker.io"), named), (query.to_owned(), ("oci-namespace", "docker.io"))]
+    {
+        let reply = client::send(at, Method::GET, &path, &[header, ("authorization", login.as_str())]).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{path}: {:?}", reply.body);
+    }
+    assert_eq!(hub.seen().len(), 0);
+}

@@ -75,6 +75,7 @@ mod status_watch;
 #[cfg(feature = "tier")]
 mod tier;
 mod timeouts;
+mod tls_unsupported;
 mod tokens;
 #[cfg(feature = "otlp")]
 mod traces;

@@ -5,6 +5,7 @@ use http::StatusCode;
 use crate::support::image;
 use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::Larder;
+use crate::transport::{Authority, front};
 
 fn tokens_asked(registry: &FakeRegistry) -> Vec<String> {
     registry.seen().iter().filter(|s| s.path == "/token").map(|s| s.query.clone()).collect()
@@ -105,4 +106,33 @@ async fn a_realm_inside_the_nodes_network_is_asked_only_if_the_operator_listed_i
     let stranger = larder.get("/v2/stranger.test/team/app/manifests/v1").await;
     assert_eq!(stranger.status, StatusCode::UNAUTHORIZED, "it is trusted for the other registry alone");
     assert!(realm.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_behind_tls_that_names_its_realm_by_plain_http_gives_its_tokens_over_tls() {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let image = image::push(&registry, "team/app", "v1", 1_000);
+    let (authority, ca) = (Authority::new(), directory.path().join("ca.pem"));
+    std::fs::write(&ca, authority.pem()).unwrap();
+    // Nothing but TLS is spoken at this port.
+    let port = front(registry.address, authority.server("localhost", None)).await.port();
+    let section = |host: &str| {
+        let ca = ca.display();
+        format!(
+            "[[registry]]\nhost = \"{host}\"\nendpoints = [\"https://localhost:{port}\"]\nca = \"{ca}\"\n"
+        )
+    };
+    let realms = [
+        ("own.test", format!("http://localhost:{port}/token")),
+        ("plain.test", "http://localhost/token".into()),
+    ];
+    let sections: String = realms.iter().map(|(host, _)| section(host)).collect();
+    let larder = Larder::start(directory.path(), &[], &sections);
+    for (host, realm) in realms {
+        registry.require_token(Some(realm.clone()), "");
+        registry.forget_seen();
+        let reply = larder.get(&format!("/v2/team/app/manifests/v1?ns={host}")).await;
+        assert_eq!(reply.body, image.index_bytes, "{realm}");
+        assert_eq!(tokens_asked(&registry).len(), 1, "{realm}");
+    }
 }

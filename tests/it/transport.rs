@@ -46,6 +46,24 @@ impl Authority {
         (params.signed_by(&key, &self.0).unwrap(), key)
     }
 
+    /// One whose own certificate is for `name`, as `openssl req -x509 -addext subjectAltName=…` makes it.
+    pub(super) fn of_server(name: &str, until: i32) -> Self {
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A server with the authority's own certificate.
+    pub(super) fn own_server(&self) -> ServerConfig {
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth();
+        let key = PrivateKeyDer::try_from(self.0.key().serialize_der()).unwrap();
+        config.with_single_cert(vec![self.0.der().clone()], key).unwrap()
+    }
+
     /// A server for `name` that requires certificates of the authority `clients`, if any.
     pub(super) fn server(&self, name: &str, clients: Option<&Self>) -> ServerConfig {
         self.server_with(self.issue(name), clients)
@@ -281,4 +299,38 @@ async fn a_certificate_that_has_expired_is_refused() {
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     let message = reply.json()["errors"][0]["message"].as_str().unwrap().to_lowercase();
     assert!(message.contains("expired"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_whose_self_signed_certificate_is_its_own_authority_is_reached_where_that_is_listed_alone()
+{
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let image = image::push(&registry, "team/app", "v1", 1_000);
+    let mut more = String::new();
+    let (own, expired) = (Authority::of_server("localhost", 4096), Authority::of_server("localhost", 2020));
+    let others = Authority::of_server("localhost", 4096);
+    for (host, server, name, listed) in [
+        ("own.test", &own, "localhost", Some(&own)),
+        ("name.test", &own, "127.0.0.1", Some(&own)),
+        ("expired.test", &expired, "localhost", Some(&expired)),
+        ("others.test", &own, "localhost", Some(&others)),
+        ("unlisted.test", &own, "localhost", None),
+    ] {
+        let port = front(registry.address, server.own_server()).await.port();
+        more += &format!("[[registry]]\nhost = \"{host}\"\nendpoints = [\"https://{name}:{port}\"]\n");
+        if let Some(listed) = listed {
+            let ca = directory.path().join(format!("{host}.pem"));
+            std::fs::write(&ca, listed.pem()).unwrap();
+            more += &format!("ca = \"{}\"\n", ca.display());
+        }
+    }
+    let larder = Larder::start(directory.path(), &[], &more);
+    let reply = larder.get("/v2/team/app/manifests/v1?ns=own.test").await;
+    assert_eq!(reply.body, image.index_bytes, "{:?}", reply.body);
+    for host in ["name.test", "expired.test", "others.test", "unlisted.test"] {
+        let reply = larder.get(&format!("/v2/team/app/manifests/v1?ns={host}")).await;
+        assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{host}");
+        let counted = format!(r#"larder_upstream_errors_total{{reason="upstream_tls",registry="{host}"}}"#);
+        assert_eq!(larder.metric(&counted).await, 1.0, "{host}: {:?}", reply.body);
+    }
 }

@@ -33,7 +33,9 @@ section! {
     /// to a registry without a section.
     reload path_logins: bool = flag(), |_| true, example "true";
 
-    /// PEM file of certificate authorities that are trusted besides the system's. A reload reads it again.
+    /// PEM file of certificate authorities that are trusted besides the system's; a server whose certificate is
+    /// self-signed is trusted if that is in it, for the names and dates that it has. ECDSA on P-521 or with SHA-512
+    /// cannot be verified. A reload reads it again.
     reload ca: Option<PathBuf> = path(), |_| None, example "\"/etc/ssl/certs/corp.pem\"";
 
     /// PEM file of a certificate that is shown to hosts that are named here, to no other. A reload reads it again.

@@ -38,7 +38,8 @@ section! {
     /// that.
     restart path_style: bool = flag(), |_| false;
 
-    /// A PEM file of certificate authorities that the store may be signed by, besides those of the system.
+    /// A PEM file of certificate authorities that the store may be signed by, besides those of the system, or of the
+    /// store's own certificate if that is self-signed.
     restart ca: Option<PathBuf> = path(), |_| None, example "\"/etc/larder/s3-ca.pem\"";
 
     /// The credential: an AWS credentials file, a key of a Google service account, or an Azure connection string.

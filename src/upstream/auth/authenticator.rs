@@ -11,6 +11,7 @@ use crate::support::clock::{Moment, Timestamp};
 use crate::upstream::auth::authorization::AuthorizationHeader;
 use crate::upstream::auth::challenge::{BearerChallenge, Challenge};
 use crate::upstream::auth::challenge_cache::ChallengeCache;
+use crate::upstream::auth::token_cache::Token;
 use crate::upstream::auth::tokens::{Tokens, WantedToken};
 use crate::upstream::error::Error;
 use crate::upstream::transport::address::HostTrust;
@@ -44,6 +45,8 @@ pub(crate) struct OriginAuthorization {
     /// Whether the origin is not known to ask for it for this repository: a challenge that it gave before was taken for
     /// its word.
     expected: bool,
+    /// Whether its token was renewed where the refused one was issued, although the refusal named another token server.
+    renewed_at_issuer: bool,
     challenge: Challenge,
 }
 
@@ -54,6 +57,15 @@ pub(crate) struct Unanswered {
 }
 
 impl OriginAuthorization {
+    fn new(
+        authorization: AuthorizationHeader,
+        issued: Option<Moment>,
+        fresh: bool,
+        challenge: Challenge,
+    ) -> Self {
+        Self { authorization, issued, fresh, expected: false, renewed_at_issuer: false, challenge }
+    }
+
     /// The value of the `Authorization` header.
     pub(crate) fn header_value(&self) -> HeaderValue {
         self.authorization.value()
@@ -81,7 +93,11 @@ impl OriginAuthorization {
 
     /// Whether a new one may fare better after a response of this status. ECR Public answers 400 to an expired token.
     pub(crate) fn is_renewable_after(&self, status: u16) -> bool {
-        !self.fresh && (status == 401 || status == 400 && matches!(self.challenge, Challenge::Bearer(_)))
+        match status {
+            401 => !self.fresh || self.renewed_at_issuer,
+            400 => !self.fresh && matches!(self.challenge, Challenge::Bearer(_)),
+            _ => false,
+        }
     }
 }
 
@@ -147,7 +163,10 @@ impl Authenticator {
             let why = "it refuses the user name and password".to_owned();
             return Err(Error::Refused { host: authority(request.url), status: 401, why, public: false });
         }
-        let made = self.made_for(challenge, refused.is_some(), request).await?;
+        let made = match refused {
+            Some(refused) => self.renewed(refused, challenge, request).await?,
+            None => self.made_for(challenge, false, request).await?,
+        };
         self.challenges.remember(origin, &made.challenge, repository);
         Ok(OriginAuthorization { expected, ..made })
     }
@@ -167,6 +186,39 @@ impl Authenticator {
         self.tokens.forget(repository);
     }
 
+    /// What takes the place of an authorization that was refused with `challenge`. Where that names another token
+    /// server, the one that issued the token is asked first: to who shows an expired token, nvcr.io names one that must
+    /// not be shown its credentials. If the new token is refused too, the other token server is asked.
+    async fn renewed(
+        &self,
+        refused: &OriginAuthorization,
+        challenge: Challenge,
+        request: AuthRequest<'_>,
+    ) -> Result<OriginAuthorization, Error> {
+        let is_elsewhere = match (&refused.challenge, &challenge) {
+            (Challenge::Bearer(before), Challenge::Bearer(now)) => before.realm != now.realm,
+            _ => false,
+        };
+        let failed = match (refused.renewed_at_issuer, is_elsewhere) {
+            (false, false) => return self.made_for(challenge, true, request).await,
+            (false, true) => match self.made_for(refused.challenge.clone(), true, request).await {
+                Ok(made) => return Ok(OriginAuthorization { renewed_at_issuer: true, ..made }),
+                Err(error) => error,
+            },
+            (true, _) => {
+                let (host, why) = (authority(request.url), "it refuses a token that is new".to_owned());
+                Error::Refused { host, status: 401, why, public: request.presented.credential.is_none() }
+            }
+        };
+        if !is_elsewhere {
+            return Err(failed);
+        }
+        match self.made_for(challenge, true, request).await {
+            Err(Error::Unauthenticated { .. }) => Err(failed),
+            made => made,
+        }
+    }
+
     /// What answers `challenge`; with `renew` no token that is cached.
     async fn made_for(
         &self,
@@ -177,7 +229,7 @@ impl Authenticator {
         let host = || authority(request.url);
         let login = |challenge| {
             let authorization = basic(request.presented).map_err(|lacks| lacks.error(host()))?;
-            Ok(OriginAuthorization { authorization, issued: None, fresh: true, expected: false, challenge })
+            Ok(OriginAuthorization::new(authorization, None, true, challenge))
         };
         let bearer = match &challenge {
             Challenge::Bearer(bearer) => bearer,
@@ -191,9 +243,8 @@ impl Authenticator {
         match self.tokens.server(wanted) {
             Ok(server) => {
                 let issued = self.tokens.token(server, wanted).await?;
-                let (authorization, fresh) = (issued.token.authorization, issued.fresh);
-                let issued = Some(issued.token.issued);
-                Ok(OriginAuthorization { authorization, issued, fresh, expected: false, challenge })
+                let Token { authorization, issued: at } = issued.token;
+                Ok(OriginAuthorization::new(authorization, Some(at), issued.fresh, challenge))
             }
             // The registry itself takes the user name and password, too.
             Err(_) if bearer.or_basic && !renew && basic(request.presented).is_ok() => {

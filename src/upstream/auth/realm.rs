@@ -1,9 +1,10 @@
 //! Whether a token is requested from a realm, and whether with a credential: a pure decision.
 //!
 //! The realm is a URL that the registry chose. A request for an anonymous token carries no secret, so a foreign host is
-//! permitted; a weaker transport, a user name in the URL, or an address inside the node's network is not. A credential
-//! goes only to the registry's own host and port, to a host of the same registrable domain (by the public suffix list
-//! with its private section, since the tenants of a hosting domain do not trust each other), to the token servers of
+//! permitted; a weaker transport, a user name in the URL, or an address inside the node's network is not. A registry
+//! that does not know that it is behind TLS names itself by http: such a realm is asked over TLS. A credential goes
+//! only to the registry's own host and port, to a host of the same registrable domain (by the public suffix list with
+//! its private section, since the tenants of a hosting domain do not trust each other), to the token servers of
 //! well-known registries, or to one that the configuration lists (CVE-2020-15157, CVE-2026-33540).
 
 use std::collections::HashSet;
@@ -19,6 +20,10 @@ const TOKEN_SERVERS: &[(&str, &str)] = &[
     ("registry-1.docker.io:443", "auth.docker.io:443"),
     ("index.docker.io:443", "auth.docker.io:443"),
     ("docker.io:443", "auth.docker.io:443"),
+    ("registry.hub.docker.com:443", "auth.docker.io:443"),
+    ("rg.fr-par.scw.cloud:443", "api.scaleway.com:443"),
+    ("rg.nl-ams.scw.cloud:443", "api.scaleway.com:443"),
+    ("rg.pl-waw.scw.cloud:443", "api.scaleway.com:443"),
     ("registry.freedesktop.org:443", "gitlab.freedesktop.org:443"),
 ];
 
@@ -27,7 +32,7 @@ const TOKEN_SERVERS: &[(&str, &str)] = &[
 pub(crate) enum RealmError {
     #[error("its token realm is not an absolute URL: {0}")]
     Url(#[from] url::ParseError),
-    #[error("its token realm is plain http")]
+    #[error("its token realm is plain http at another host or port")]
     PlainHttp,
     #[error("its token realm is not HTTP")]
     NotHttp,
@@ -58,7 +63,8 @@ pub(crate) fn check(
     trusted_realms: &HashSet<String>,
     secret: bool,
 ) -> Result<(Url, HostTrust), RealmError> {
-    let realm = Url::parse(realm)?;
+    let mut realm = Url::parse(realm)?;
+    use_tls_if_same_host(&mut realm, challenged_by);
     match (challenged_by.scheme(), realm.scheme()) {
         (_, "https") | ("http", "http") => {}
         (_, "http") => return Err(RealmError::PlainHttp),
@@ -83,6 +89,22 @@ pub(crate) fn check(
         return Err(RealmError::ForeignDomain);
     }
     Ok((realm, HostTrust::Untrusted))
+}
+
+/// A realm on plain HTTP of the very host that gave its challenge over TLS, on the port of plain HTTP or on the host's
+/// own, becomes one of the host's own port over TLS.
+fn use_tls_if_same_host(realm: &mut Url, challenged_by: &Url) {
+    let is_same_port =
+        realm.port().is_none() || realm.port_or_known_default() == challenged_by.port_or_known_default();
+    if (challenged_by.scheme(), realm.scheme()) == ("https", "http")
+        && realm.host() == challenged_by.host()
+        && is_same_port
+    {
+        let mut over_tls = realm.clone();
+        if over_tls.set_scheme("https").and_then(|()| over_tls.set_port(challenged_by.port())).is_ok() {
+            *realm = over_tls;
+        }
+    }
 }
 
 fn has_same_owner(realm: &Url, challenged_by: &Url) -> bool {
@@ -128,6 +150,13 @@ mod tests {
             ("https://gitlab.com/jwt/auth", "https://registry.gitlab.com/v2/", true),
             ("https://evil.gitlab.io/jwt/auth", "https://registry.gitlab.io/v2/", false),
             ("https://gitlab.freedesktop.org/jwt/auth", "https://registry.freedesktop.org/v2/", true),
+            ("https://auth.docker.io/token", "https://registry.hub.docker.com/v2/", true),
+            ("https://auth.docker.io/token", "https://hub.docker.com/v2/", false),
+            ("https://api.scaleway.com/r/tokens", "https://rg.fr-par.scw.cloud/v2/", true),
+            ("https://api.scaleway.com/r/tokens", "https://rg.nl-ams.scw.cloud/v2/", true),
+            ("https://api.scaleway.com/r/tokens", "https://rg.pl-waw.scw.cloud/v2/", true),
+            ("https://api.scaleway.com:8443/r/tokens", "https://rg.pl-waw.scw.cloud/v2/", false),
+            ("https://api.scaleway.com/r/tokens", "https://evil.functions.fnc.fr-par.scw.cloud/v2/", false),
             ("https://b.co.uk/t", "https://a.co.uk/v2/", false),
             ("https://auth.corp.co.uk/t", "https://reg.corp.co.uk/v2/", true),
             ("https://evil.github.io/t", "https://victim.github.io/v2/", false),
@@ -141,6 +170,8 @@ mod tests {
             ("http://10.0.0.1:5000/token", "http://10.0.0.1:5000/v2/", true),
             ("http://auth.example.com/t", "http://reg.example.com/v2/", false),
             ("https://auth.example.com/t", "http://reg.example.com/v2/", true),
+            ("http://reg.example.com/token", "https://reg.example.com/v2/", true),
+            ("http://auth.example.com/token", "https://reg.example.com/v2/", false),
         ] {
             let trusted = HashSet::from(["10.0.0.5:443".to_owned()]);
             let checked = check(realm, &challenged_by.parse().unwrap(), HostTrust::Untrusted, &trusted, true);
@@ -158,7 +189,11 @@ mod tests {
             ("https://10.0.0.5/token", tls, Some(HostTrust::Configured)),
             ("http://10.0.0.1:5000/token", plain, Some(HostTrust::Configured)),
             ("https://auth.test/token", plain, Some(HostTrust::Untrusted)),
-            ("http://reg.corp/token", tls, None),
+            ("http://reg.corp/token", tls, Some(HostTrust::Configured)),
+            ("http://reg.corp:5000/token", tls, None),
+            ("http://other.corp/token", tls, None),
+            ("http://u:p@reg.corp/token", tls, None),
+            ("http://10.0.0.5/token", tls, None),
             ("https://reg.corp:8443/token", tls, Some(HostTrust::Untrusted)),
             ("https://u:p@reg.corp/token", tls, None),
             ("https://127.0.0.1/token", tls, None),
@@ -170,6 +205,27 @@ mod tests {
             ("", tls, None),
         ] {
             assert_eq!(checked(realm, challenged_by).ok(), expected, "{realm} of {challenged_by}");
+        }
+    }
+
+    #[test]
+    fn a_registry_that_names_itself_by_plain_http_is_asked_over_tls_and_at_no_other_port() {
+        for (realm, challenged_by, asked) in [
+            ("http://reg.corp/token?a=b", "https://reg.corp/v2/", Some("https://reg.corp/token?a=b")),
+            ("http://reg.corp:443/token", "https://reg.corp/v2/", Some("https://reg.corp/token")),
+            ("http://REG.corp:80/token", "https://reg.corp:8443/v2/", Some("https://reg.corp:8443/token")),
+            ("http://reg.corp:8443/token", "https://reg.corp:8443/v2/", Some("https://reg.corp:8443/token")),
+            ("http://10.0.0.1/token", "https://10.0.0.1:5000/v2/", Some("https://10.0.0.1:5000/token")),
+            ("http://[::1]/token", "https://[::1]:5000/v2/", Some("https://[::1]:5000/token")),
+            ("http://reg.corp:5000/token", "https://reg.corp:8443/v2/", None),
+            ("http://sub.reg.corp/token", "https://reg.corp/v2/", None),
+            ("ftp://reg.corp/token", "https://reg.corp/v2/", None),
+            ("http://reg.corp/token", "http://reg.corp/v2/", Some("http://reg.corp/token")),
+        ] {
+            let (trust, nothing) = (HostTrust::Untrusted, HashSet::new());
+            let checked = check(realm, &challenged_by.parse().unwrap(), trust, &nothing, true);
+            let url = checked.ok().map(|(url, _)| url.to_string());
+            assert_eq!(url.as_deref(), asked, "{realm} of {challenged_by}");
         }
     }
 }

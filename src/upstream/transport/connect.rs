@@ -35,6 +35,7 @@ use tower::Service;
 use url::{Host, Url};
 
 use crate::reference::Registry;
+use crate::support::authorities;
 use crate::upstream::body::ResponseBody;
 use crate::upstream::config::{Config, Timeouts};
 use crate::upstream::error::{BoxError, ConnectStage, Error, NodeLimit, root_cause};
@@ -46,7 +47,7 @@ use crate::upstream::transport::pool::{
     ConnectionBefore, FORGOTTEN_IDLE_MIN, HostPools, LastUse, Unanswered, WatchedBody,
 };
 use crate::upstream::transport::send::{OutgoingRequest, SendRequest};
-use crate::upstream::transport::tls::{BuildError, TlsConfigs, system_roots};
+use crate::upstream::transport::tls::{BuildError, TlsConfigs, system_authorities};
 
 type Pool = HostPools<Connector>;
 
@@ -82,16 +83,16 @@ impl Transport {
         if let Some((variable, scheme)) = config.proxy.unsupported() {
             return Err(BuildError::Proxy { variable, scheme });
         }
-        let (proxies, roots) = (proxies(config), system_roots());
+        let (proxies, system) = (proxies(config), system_authorities());
         let names = Names::new(config.reach.clone());
         let mut own = HashMap::new();
         for (registry, settings) in &config.registries {
             if settings.ca.is_some() || settings.client.is_some() {
-                let tls = TlsConfigs::new(&roots, Some(settings))?;
+                let tls = TlsConfigs::new(&system, Some(settings))?;
                 own.insert(registry.clone(), Pools::new(config, tls, &proxies, &names));
             }
         }
-        let common = Pools::new(config, TlsConfigs::new(&roots, None)?, &proxies, &names);
+        let common = Pools::new(config, TlsConfigs::new(&system, None)?, &proxies, &names);
         let Timeouts { header, idle, .. } = config.timeouts;
         Ok(Self { common, own, proxies, header_wait: header, idle_wait: idle })
     }
@@ -287,6 +288,11 @@ fn error_of(host: &str, error: &(dyn StdError + 'static), connecting: bool) -> E
     if causes.any(|cause| cause.is::<NameNotAsked>()) {
         return Error::Overloaded { limit: NodeLimit::Names, host, why };
     }
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    let why = match causes.find_map(tls_error).and_then(authorities::remedy) {
+        Some(remedy) => format!("{why}: {remedy}"),
+        None => why,
+    };
     Error::Unreachable { host, stage: stage_of(error, connecting), why }
 }
 
@@ -298,7 +304,7 @@ fn stage_of(error: &(dyn StdError + 'static), connecting: bool) -> ConnectStage 
             stage = ConnectStage::Dns;
         } else if error.is::<AddressRefused>() {
             stage = ConnectStage::Address;
-        } else if error.is::<rustls::Error>() || holds_tls(error) {
+        } else if tls_error(error).is_some() {
             stage = ConnectStage::Tls;
         }
         next = error.source();
@@ -306,10 +312,10 @@ fn stage_of(error: &(dyn StdError + 'static), connecting: bool) -> ConnectStage 
     stage
 }
 
-/// `io::Error` hides what it wraps from `source`, and some are wrapped twice.
-fn holds_tls(error: &(dyn StdError + 'static)) -> bool {
-    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    inner.is_some_and(|inner| inner.is::<rustls::Error>() || holds_tls(inner))
+/// The error of TLS: `io::Error` hides what it wraps from `source`, and some are wrapped twice.
+fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    let inner = || error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    error.downcast_ref().or_else(|| tls_error(inner()?))
 }
 
 #[cfg(test)]

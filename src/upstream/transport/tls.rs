@@ -4,12 +4,12 @@
 //! A client certificate is presented to hosts that the configuration names, and to no other.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::support::authorities::Authorities;
 use crate::upstream::config::{ClientCertificate, RegistryConfig};
 
 /// Why no HTTP client can be built from the settings.
@@ -58,22 +58,14 @@ impl TlsConfigs {
     ///
     /// # Errors
     /// A certificate or key file that cannot be used.
-    pub(super) fn new(
-        system_roots: &RootCertStore,
-        settings: Option<&RegistryConfig>,
-    ) -> Result<Self, BuildError> {
-        let mut roots = system_roots.clone();
-        if let Some(ca) = settings.and_then(|settings| settings.ca.as_ref()) {
-            add_authorities(&mut roots, ca)?;
+    pub(super) fn new(system: &Authorities, settings: Option<&RegistryConfig>) -> Result<Self, BuildError> {
+        let mut authorities = system.clone();
+        if let Some(path) = settings.and_then(|settings| settings.ca.as_ref()) {
+            let failed = |why| BuildError::Authorities { path: path.clone(), why };
+            authorities.add_file(path).map_err(failed)?;
         }
         let identity = settings.and_then(|settings| settings.client.as_ref()).map(identity).transpose()?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = || {
-            let versions = ClientConfig::builder_with_provider(Arc::clone(&provider))
-                .with_safe_default_protocol_versions()
-                .map_err(|e| BuildError::Tls(e.to_string()))?;
-            Ok(versions.with_root_certificates(roots.clone()))
-        };
+        let builder = || authorities.client().map_err(|e| BuildError::Tls(e.to_string()));
         let untrusted = builder()?.with_no_client_auth();
         let configured = match identity {
             None => untrusted.clone(),
@@ -86,7 +78,7 @@ impl TlsConfigs {
 }
 
 /// The certificate authorities of the system. Blocks while files are read; what cannot be read is logged.
-pub(super) fn system_roots() -> RootCertStore {
+pub(super) fn system_authorities() -> Authorities {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
@@ -99,19 +91,7 @@ pub(super) fn system_roots() -> RootCertStore {
             "no system certificate authority was found: install ca-certificates to reach registries over TLS"
         );
     }
-    roots
-}
-
-fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<(), BuildError> {
-    let failed = |why: String| BuildError::Authorities { path: path.to_owned(), why };
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
-    let mut count = 0;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|e| failed(e.to_string()))?;
-        roots.add(certificate).map_err(|e| failed(e.to_string()))?;
-        count += 1;
-    }
-    if count == 0 { Err(failed("there is no certificate in it".to_owned())) } else { Ok(()) }
+    Authorities::new(roots)
 }
 
 /// The certificate that a client presents in the TLS handshake, with its key.

@@ -62,6 +62,23 @@ async fn a_bucket_whose_certificate_is_of_no_known_authority_is_sent_and_believe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_whose_self_signed_certificate_is_its_own_authority_is_used_where_that_is_listed_alone() {
+    let (fleet, own) = (Fleet::new().await, Authority::of_server("localhost", 4096));
+    let at = front(fleet.s3.address, own.own_server()).await;
+    let url = format!("https://localhost:{}", at.port());
+    let (ca, other) = (
+        fleet.file("own.pem", &own.pem()),
+        fleet.file("other.pem", &Authority::of_server("localhost", 4096).pem()),
+    );
+    let blob = fleet.blob(200_000, 1);
+    let node = |name, ca| fleet.node_by(name, &url, &format!("ca = \"{ca}\""), Proxy::default());
+    node("other", &other).pulls(&blob, "another certificate is listed").await;
+    assert!(fleet.s3.asked().is_empty(), "a request was sent");
+    node("own", &ca).pulls(&blob, "it is listed").await;
+    fleet.shared(&blob).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_beyond_the_proxy_of_the_environment_is_reached_in_a_tunnel() {
     let fleet = Fleet::new().await;
     let (at, ca) = fleet.behind_tls("s3.test").await;
