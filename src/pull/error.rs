@@ -210,7 +210,10 @@ impl Error {
                 | upstream::Error::RangeNotSatisfiable { .. } => Fault::Invalid,
                 upstream::Error::QueryRefused { .. } => Fault::Query,
                 upstream::Error::Overloaded { .. } => Fault::Ours,
-                _ => Fault::Outage,
+                upstream::Error::CredentialUnavailable { .. }
+                | upstream::Error::Unreachable { .. }
+                | upstream::Error::ServerError { .. }
+                | upstream::Error::RateLimited { .. } => Fault::Outage,
             },
             Self::Store(
                 store::Error::Mismatch { .. } | store::Error::TooLong { .. } | store::Error::TooShort { .. },
