@@ -16,8 +16,8 @@
 //! repository's name that this repository's own upstream did not deliver or confirm; what was pulled once is served
 //! again while upstream is away, to those who could read it before.
 //!
-//! Each part is constructed from what it needs, in [`Puller::new`], and tested by itself against a registry of the
-//! test's own. Deliberately not here: HTTP, and how long a caller is willing to wait.
+//! Each part is constructed from what it needs, in `Puller::over`, what it is made of in its own `new`, and tested by
+//! itself against a registry of the test's own. Deliberately not here: HTTP, and how long a caller is willing to wait.
 
 mod access;
 mod answer;
