@@ -317,41 +317,6 @@ impl Store {
         tokio::time::timeout(FLUSH_WAIT, self.flush()).await.is_ok()
     }
 
-    /// No call that creates or writes content ends before the result is dropped.
-    #[cfg(test)]
-    pub(crate) fn hang(&self) -> impl Sized + use<> {
-        self.0.layout.calls().hold()
-    }
-
-    /// No file that was begun is removed before the result is dropped.
-    #[cfg(test)]
-    pub(crate) fn hang_removals(&self) -> impl Sized + use<> {
-        self.0.layout.calls().hold_removals()
-    }
-
-    /// No call that reads what is not in memory ends before the result is dropped.
-    #[cfg(test)]
-    pub(crate) fn hang_reads(&self) -> impl Sized + use<> {
-        self.0.layout.calls().hold_reads()
-    }
-
-    /// Nothing that is written later is written before the sender is dropped.
-    #[cfg(test)]
-    pub(crate) async fn hold_writes(&self) -> std::sync::mpsc::Sender<()> {
-        let (held, release) = std::sync::mpsc::channel();
-        let wait = move || {
-            let _ = release.recv();
-        };
-        self.0.records.writes().later(wait).await;
-        held
-    }
-
-    /// No write has a place before the result is dropped.
-    #[cfg(test)]
-    pub(crate) fn fill_writes(&self) -> impl Sized + use<> {
-        self.0.records.writes().fill_places()
-    }
-
     /// Opens a blob; `None` if it is absent. A damaged one is moved to quarantine and counts as absent, and so does one
     /// that the disk does not give: whatever the disk does, the content can be had from upstream.
     pub async fn blob(&self, digest: Digest) -> Option<Blob> {

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use super::tests::{downloads, read};
 use super::*;
+use crate::pull::context::Priority;
 use crate::pull::for_tests::{self, Parts};
 use crate::reference::Repository;
 use crate::store::Member;
@@ -119,7 +120,7 @@ async fn a_pre_pull_that_meets_a_pods_pull_of_a_large_layer_past_the_disk_stores
     let scene = Scene::new().await;
     let Scene { parts, context, digest } = &scene;
     let pod = parts.blobs.find(context, *digest, BlobRange::Whole).await.unwrap();
-    let background = context.clone().in_background();
+    let background = context.clone().with_priority(Priority::Background);
     let (fetched, content) =
         tokio::join!(parts.blobs.fetch_into_store(&background, *digest, |_, _| {}), read(pod));
     assert!(content.unwrap() == layer());
