@@ -2,13 +2,14 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
+use crate::support::deadline::Deadline;
 use crate::upstream::body::interrupted;
 use crate::upstream::endpoint::select::EndpointId;
 use crate::upstream::endpoint::tracked::TrackedBody;
@@ -55,8 +56,8 @@ struct TransferLimits {
     host: String,
     /// The longest wait for the next chunk.
     idle: Duration,
-    /// Fires when a wait may have been that long: not moved with each chunk.
-    timer: Option<Pin<Box<Sleep>>>,
+    /// When the wait for it is over; `None` before the first.
+    timer: Option<Deadline>,
     rate: Rate,
     /// How long was waited in this period.
     waited: Duration,
@@ -144,14 +145,9 @@ impl TransferLimits {
     /// Ready once it was waited too long since `since`.
     fn poll_idle(&mut self, since: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let ends_at = since + self.idle;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(ends_at)));
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if since.elapsed() >= self.idle {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(ends_at);
-        }
+        let timer = self.timer.get_or_insert_with(|| Deadline::at(ends_at));
+        timer.set(ends_at);
+        timer.poll(cx)
     }
 
     fn count(&mut self, bytes: usize) -> Result<(), Error> {
