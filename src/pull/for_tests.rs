@@ -15,6 +15,7 @@ pub(crate) use super::fake_registry_for_tests::{FakeRegistry, MirrorBody};
 use super::manifest::Manifests;
 use super::metrics::Metrics;
 use super::registry_client::RegistryClient;
+use super::shared_names::SharedNames;
 use crate::credentials::{self, Credential, Keychain, Keys, NodeFiles};
 use crate::reference::{Child, Digest, MediaType, Repository};
 use crate::store::{self, Amount, Budget, Member, Store};
@@ -128,15 +129,17 @@ impl Parts {
         let (config, tasks) = (Live::<Config>::default(), Tasks::default());
         let (keys, ticking) = (keychain.clone(), tasks.clone());
         let access = Access::new(config.clone(), store.records(), keys, client(), ticking, &metrics);
+        let names = SharedNames::new(tier, access.clone());
+        names.replace_when_closed(store.records(), &tasks);
         let manifests = Manifests::new(
             config.clone(),
             access.clone(),
             client(),
             store.clone(),
-            tier.clone(),
+            names.clone(),
             tasks.clone(),
         );
-        let blobs = Blobs::new(config, access.clone(), client(), store.clone(), tier, tasks, metrics);
+        let blobs = Blobs::new(config, access.clone(), client(), store.clone(), names, tasks, metrics);
         Self { registry, store, clock, keychain, access, manifests, blobs, directory }
     }
 

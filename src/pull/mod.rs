@@ -73,6 +73,7 @@ use manifest::Manifests;
 use metrics::Metrics;
 use prefetch::Prefetch;
 use registry_client::RegistryClient;
+use shared_names::SharedNames;
 
 /// Pulls. Cheap to clone.
 #[derive(Clone)]
@@ -116,16 +117,25 @@ impl Puller {
         let client = || Arc::clone(&upstream);
         let access =
             Access::new(config.clone(), store.records(), keychain, client(), tasks.clone(), &metrics);
+        let names = SharedNames::new(tier, access.clone());
+        names.replace_when_closed(store.records(), &tasks);
         let manifests = Manifests::new(
             config.clone(),
             access.clone(),
             client(),
             store.clone(),
-            tier.clone(),
+            names.clone(),
             tasks.clone(),
         );
-        let blobs =
-            Blobs::new(config.clone(), access.clone(), client(), store.clone(), tier, tasks.clone(), metrics);
+        let blobs = Blobs::new(
+            config.clone(),
+            access.clone(),
+            client(),
+            store.clone(),
+            names,
+            tasks.clone(),
+            metrics,
+        );
         let prefetch = Prefetch::new(config.clone(), access.clone(), blobs.clone(), tasks.clone());
         let content = Content::new(manifests.clone(), blobs.clone(), prefetch, access.clone(), client());
         let aliases = ArchAliases::new(content.clone(), access.membership().clone(), store.records().clone());

@@ -29,9 +29,8 @@ pub(crate) struct UpstreamBlobs {
 }
 
 impl UpstreamBlobs {
-    pub(crate) fn new(access: Access, upstream: Arc<dyn RegistryClient>, tier: Tier) -> Self {
-        let names = SharedNames::new(tier.clone(), access.clone());
-        let requests = BlobRequests::new(access, upstream, tier);
+    pub(crate) fn new(access: Access, upstream: Arc<dyn RegistryClient>, names: SharedNames) -> Self {
+        let requests = BlobRequests::new(access, upstream, names.tier().clone());
         Self { requests, names, slow: SlowRegistries::default() }
     }
 
