@@ -2,9 +2,13 @@
 
 use std::fs;
 
+use bytes::Bytes;
+
 use super::Store;
+use super::content::WholeContent;
 use super::layout::Layout;
 use super::read_limits::ReadLimits;
+use super::records::members::Member;
 use super::records::tags::{self, TagRecord};
 use crate::reference::{Algorithm, Digest, Repository};
 use crate::support::clock::Timestamp;
@@ -45,6 +49,12 @@ impl Tree {
         let record = TagRecord { digest, confirmed_at: Timestamp(1) };
         tags::set(&self.layout, repository, &tag.parse().unwrap(), record).unwrap();
     }
+}
+
+/// What a repository's registry delivered.
+pub(super) fn content(repository: &Repository, content: &[u8], member: Member) -> WholeContent {
+    let (digest, bytes) = (Digest::of(content), Bytes::copy_from_slice(content));
+    WholeContent { repository: repository.clone(), digest, bytes, member }
 }
 
 /// A disk, or writes, that stand still.

@@ -75,6 +75,7 @@ use std::time::Duration;
 pub use blob::Blob;
 pub use budget::{Amount, Budget, StoreLimits};
 pub use calls_under_way::HANGS_AFTER;
+pub use content::{WholeContent, WriteWhen};
 pub use disk_calls::READS_MAX;
 pub use error::Error;
 pub use growing::GrowingBlob;
