@@ -10,8 +10,9 @@ use crate::reference::{Digest, Repository};
 use crate::store::batch::{self, End, Outcome};
 use crate::store::blocking;
 use crate::store::error::Error;
-use crate::store::ingest::Verified;
+use crate::store::ingest::{Ingest, Verified};
 use crate::store::layout::Layout;
+use crate::store::partial::PartialBlob;
 use crate::store::records::members::Member;
 use crate::store::share::Owner;
 
@@ -38,6 +39,37 @@ pub enum WriteWhen {
 }
 
 impl Store {
+    /// Begins to receive the content of `digest` from `owner`, of `declared` bytes where upstream said so.
+    ///
+    /// # Errors
+    /// A declared size beyond 1 TiB; no space; the disk, that it hangs, or that it failed a moment ago.
+    pub async fn begin(&self, digest: Digest, declared: Option<u64>, owner: Owner) -> Result<Ingest, Error> {
+        let store = self.clone();
+        let begun =
+            blocking::run_bounded(self.0.layout.calls(), move || store.begin_write(digest, declared, owner));
+        // What the write itself failed with has been recorded.
+        begun.await.inspect_err(|error| {
+            if let Error::Hangs = error {
+                self.record_failure(error);
+            }
+        })
+    }
+
+    /// The one place where a write of content begins, so that none is tried while the disk is given a pause. Blocks.
+    fn begin_write(&self, digest: Digest, declared: Option<u64>, owner: Owner) -> Result<Ingest, Error> {
+        self.0.health.begin_write()?;
+        let begun = self.0.blobs.begin(digest, declared, owner);
+        begun.inspect_err(|error| self.record_failure(error))
+    }
+
+    /// Begins to keep parts of the content of `digest`, which has `size` bytes.
+    ///
+    /// # Errors
+    /// As [`Store::begin`].
+    pub async fn begin_partial(&self, digest: Digest, size: u64, owner: Owner) -> Result<PartialBlob, Error> {
+        self.begin(digest, Some(size), owner).await.map(PartialBlob::new)
+    }
+
     /// Commits verified content that an endpoint of `repository`'s registry delivered; `member` is what it is there, if
     /// the registry itself says that the repository has it: first the membership, then the bytes, so that no request
     /// finds a blob whose membership is still being written and asks upstream for it. A membership without bytes is

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::for_tests::SMALL;
 use super::*;
-use crate::reference::MediaType;
+use crate::reference::{MediaType, Repository};
 use crate::support::body_chunk::BodyChunk;
 use crate::support::clock::Timestamp;
 use crate::support::metrics::Registry as MetricsRegistry;
