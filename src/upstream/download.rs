@@ -44,8 +44,8 @@ pub struct Download {
     /// Whether a `Content-Encoding` says that the bytes are not those of the blob. Object stores say so of what was put
     /// there like that: the digest, or the size of the whole, says so.
     pub is_encoded: bool,
-    /// The endpoint that delivers it; `None` where there is none, in tests.
-    pub endpoint: Option<EndpointId>,
+    /// The endpoint that delivers it.
+    pub endpoint: EndpointId,
     body: Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send + Sync>>,
     limits: Option<TransferLimits>,
     returned: Option<Bytes>,
@@ -67,24 +67,19 @@ struct TransferLimits {
 }
 
 impl Download {
-    /// A download of the chunks that `body` yields, which are not bounded in time. The stream ends where the body
-    /// properly ends.
+    /// A download of the chunks that `body` yields from `endpoint`, which are not bounded in time. The stream ends
+    /// where the body properly ends.
     pub fn new(
         size: Option<u64>,
         offset: u64,
         proof: Proof,
+        endpoint: EndpointId,
         body: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static,
     ) -> Self {
         let body = Box::pin(body);
         let (has_digest, is_encoded) = (false, false);
-        let (endpoint, limits, returned) = (None, None, None);
+        let (limits, returned) = (None, None);
         Self { size, offset, proof, has_digest, is_encoded, endpoint, body, limits, returned }
-    }
-
-    /// The same download, delivered by `endpoint`.
-    #[must_use]
-    pub fn delivered_by(self, endpoint: EndpointId) -> Self {
-        Self { endpoint: Some(endpoint), ..self }
     }
 
     /// The same download, which fails with `host` in its error when no chunk comes within `idle`, or when the chunks
@@ -181,10 +176,18 @@ mod tests {
         Ok(Bytes::from_static(text.as_bytes()))
     }
 
+    const IDLE: Duration = Duration::from_secs(30);
+
+    fn bounded(body: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static) -> Download {
+        let endpoint = EndpointId::for_test("registry");
+        let body = Download::new(None, 0, Proof::Public, endpoint, body);
+        body.bounded("reg.test:443".to_owned(), IDLE, None, false)
+    }
+
     #[tokio::test]
     async fn a_chunk_that_is_put_back_is_not_lost() {
-        let mut download =
-            Download::new(Some(6), 0, Proof::Public, stream::iter([chunk("abc"), chunk("def")]));
+        let chunks = stream::iter([chunk("abc"), chunk("def")]);
+        let mut download = Download::new(Some(6), 0, Proof::Public, EndpointId::for_test("registry"), chunks);
         let first = download.next().await.unwrap().unwrap();
         download.put_back(first.slice(1..));
         let mut rest = Vec::new();
@@ -196,14 +199,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stalls_or_crawls_does_not_hold_its_reader_for_ever() {
-        let idle = Duration::from_secs(30);
         let stalled = stream::iter([chunk("abc")]).chain(stream::pending());
-        let mut download = Download::new(None, 0, Proof::Public, stalled).bounded(
-            "reg.test:443".to_owned(),
-            idle,
-            None,
-            false,
-        );
+        let mut download = bounded(stalled);
         assert_eq!(download.next().await.unwrap().unwrap(), "abc");
         let error = download.next().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("no data for 30s"), "{error}");
@@ -214,21 +211,19 @@ mod tests {
             chunk("def")
         }));
         let late = late.chain(stream::pending());
-        let mut download =
-            Download::new(None, 0, Proof::Public, late).bounded("reg.test:443".to_owned(), idle, None, false);
+        let mut download = bounded(late);
         for expected in ["abc", "def"] {
             assert_eq!(download.next().await.unwrap().unwrap(), expected);
         }
         let begun = Instant::now();
         assert!(download.next().await.unwrap().is_err());
-        assert_eq!(begun.elapsed(), idle, "each wait is timed by itself");
+        assert_eq!(begun.elapsed(), IDLE, "each wait is timed by itself");
 
         let slow = stream::repeat(()).then(|()| async {
             tokio::time::sleep(Duration::from_secs(20)).await;
             chunk("abc")
         });
-        let mut download =
-            Download::new(None, 0, Proof::Public, slow).bounded("reg.test:443".to_owned(), idle, None, false);
+        let mut download = bounded(slow);
         let mut error = None;
         for _ in 0..4 {
             error = download.next().await.unwrap().err().or(error);

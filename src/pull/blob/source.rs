@@ -59,7 +59,7 @@ impl UpstreamBlobs {
     pub(crate) fn body_from_tier(&self, context: &PullContext, digest: Digest, found: Found) -> UpstreamBody {
         let chunks = found.body.map(|chunk| chunk.map_err(|error| interrupted(&error)));
         let endpoint = EndpointId::shared_tier();
-        let download = Download::new(Some(found.size), 0, Proof::Nothing, chunks).delivered_by(endpoint);
+        let download = Download::new(Some(found.size), 0, Proof::Nothing, endpoint, chunks);
         UpstreamBody::from_tier(&self.requests, context, digest, download)
     }
 
@@ -88,7 +88,7 @@ impl UpstreamBlobs {
     ) {
         let UnprovedSource { right, principal, proof, endpoint } = source;
         // Bytes of a mirror, or that another reader fetched, prove no right.
-        if endpoint.as_ref().is_none_or(|endpoint| trail.is_of(endpoint)) {
+        if trail.is_of(endpoint) {
             self.access().record_verified(context.repository(), *principal, *proof, *right).await;
         }
     }
