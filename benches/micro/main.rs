@@ -20,9 +20,9 @@ use std::sync::Arc;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::{Method, Request, Uri};
 use larder::listener::Hosts;
-use larder::reference::{Digest, Registry};
+use larder::reference::{Digest, Registry, Repository};
 use larder::serve::{range, route};
-use larder::store::{self, Amount, Budget, Member, Store};
+use larder::store::{self, Amount, Budget, Member, Store, WholeContent};
 use larder::support::clock::Clock;
 use larder::support::metrics::Registry as MetricsRegistry;
 use rustix::io::{ReadWriteFlags, preadv2};
@@ -113,10 +113,11 @@ fn blobs(c: &mut Criterion) {
     let metrics = store::metrics::Metrics::register(&MetricsRegistry::new()).unwrap();
     let store = Store::open(&config, Clock::system(), Arc::new(metrics)).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let repository = "reg.test/app".parse().unwrap();
+    let repository: Repository = "reg.test/app".parse().unwrap();
     let put = |content: Vec<u8>| {
-        let digest = Digest::of(&content);
-        runtime.block_on(store.put(&repository, digest, content.into(), Member::Blob)).unwrap();
+        let (repository, digest) = (repository.clone(), Digest::of(&content));
+        let content = WholeContent { repository, digest, bytes: content.into(), member: Member::Blob };
+        runtime.block_on(store.put(content)).unwrap();
         digest
     };
     let (layer, manifest) = (put(noise(LAYER)), put(noise(2_000)));

@@ -164,9 +164,8 @@ fn texts<'j>(file: Fields<'j>, name: &str) -> Result<Vec<(&'j str, &'j str)>, Do
 fn entries(auths: Vec<(&str, &Json)>) -> Result<DockerConfig, DockerConfigError> {
     let mut entries = Vec::with_capacity(auths.len());
     for (key, entry) in auths {
-        let shown = || without_user_information(key);
-        let fields = entry.fields(&shown(), Names::AnyCase)?;
-        let found = credential(fields)?.ok_or_else(|| DockerConfigError::Auth { key: shown() })?;
+        let shown = without_user_information(key);
+        let found = credential(entry.fields(&shown, Names::AnyCase)?, &shown)?;
         entries.push((key.to_owned(), StoredCredential::Inline(found)));
     }
     Ok(DockerConfig { entries, headers: Vec::new() })
@@ -183,21 +182,20 @@ pub(super) fn without_user_information(key: &str) -> String {
     }
 }
 
-/// `None` for a malformed `auth`; `Some(None)` for an empty entry.
-#[allow(clippy::option_option, reason = "malformed and empty are two things")]
-fn credential(entry: Fields<'_>) -> Result<Option<Option<Credential>>, DockerConfigError> {
+/// What the entry of a key has; `None` for an empty one.
+fn credential(entry: Fields<'_>, shown_key: &str) -> Result<Option<Credential>, DockerConfigError> {
     let text = |name: &str| entry.text(name).map(Option::unwrap_or_default);
     let (mut username, mut password) =
         (text("username")?.to_owned(), Secret::from(text("password")?.to_owned()));
     let (auth, token) = (text("auth")?, text("identitytoken")?);
     if !auth.is_empty() {
-        let Some(decoded) = Credential::decode(auth) else { return Ok(None) };
-        (username, password) = decoded;
+        let malformed = || DockerConfigError::Auth { key: shown_key.to_owned() };
+        (username, password) = Credential::decode(auth).ok_or_else(malformed)?;
     }
     if !token.is_empty() {
-        return Ok(Some(Some(Credential::IdentityToken(token.to_owned().into()))));
+        return Ok(Some(Credential::IdentityToken(token.to_owned().into())));
     }
-    Ok(Some(Credential::password(&username, password.reveal())))
+    Ok(Credential::password(&username, password.reveal()))
 }
 
 fn headers(given: &[(&str, &str)]) -> HttpHeaders {

@@ -51,11 +51,6 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether there is a source of pods.
-    pub fn is_used(&self) -> bool {
-        self.identity.is_some() || self.pods_api.is_some()
-    }
-
     /// Whether tokens of pods' service accounts are requested as `identity`: a kubeconfig is kubelet's; a service
     /// account of Larder's own may request none, or those of every pod of the cluster.
     pub fn requests_tokens(&self, identity: &Identity) -> bool {

@@ -22,7 +22,7 @@ use super::protect::Running;
 use super::secrets::PodSecrets;
 use super::service_account::ServiceAccounts;
 use super::source::{ImagePresence, PodEvent, PodSource, SecretSource};
-use super::state::{HeldBack, State};
+use super::state::{HeldBack, SourceChange, State};
 use super::status::{PodNumbers, PodOutlook, PodsStatus};
 use super::table::PODS_MAX;
 use crate::reference::{Image, Reference, Repository};
@@ -191,31 +191,30 @@ impl Pods {
             self.0.fetcher.mark(pod);
         }
         let name = self.0.sources.get(source).map_or("", |source| source.name());
-        let why = match &event {
-            PodEvent::Lost(why) => why.clone(),
-            _ => String::new(),
-        };
         let changed = self.0.state.lock().apply(source, event);
-        match changed.connection {
-            Some(true) => tracing::info!(source = name, "this node's pods are seen"),
-            Some(false) => tracing::warn!(
-                source = name,
-                why,
-                "this node's pods are not seen; images are fetched when a runtime asks for them"
-            ),
-            None if !why.is_empty() => {
-                tracing::debug!(source = name, why, "this node's pods are still not seen")
+        match changed.source {
+            SourceChange::Seen => {
+                tracing::info!(source = name, "this node's pods are seen");
+                self.0.metrics.connected(name, true);
             }
-            None => {}
+            SourceChange::Lost(why) => {
+                tracing::warn!(
+                    source = name,
+                    why,
+                    "this node's pods are not seen; images are fetched when a runtime asks for them"
+                );
+                self.0.metrics.connected(name, false);
+            }
+            SourceChange::StillLost(why) => {
+                tracing::debug!(source = name, why, "this node's pods are still not seen");
+            }
+            SourceChange::None => {}
         }
         if changed.is_full {
             tracing::warn!(
                 pods = PODS_MAX,
                 "there are more pods than are followed; images of the others are fetched when a runtime asks for them"
             );
-        }
-        if let Some(is_connected) = changed.connection {
-            self.0.metrics.connected(name, is_connected);
         }
         changed.pods
     }

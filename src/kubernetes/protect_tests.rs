@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::pull::for_tests;
 use crate::reference::Reference;
-use crate::store::Member;
+use crate::store::{Member, WholeContent};
 use crate::support::shutdown;
 
 /// Running images of one namespace.
@@ -18,8 +18,9 @@ async fn put(store: &Store, image: &Image, manifest: &'static [u8]) -> Digest {
     let Reference::Tag(tag) = &image.reference else { panic!() };
     let (digest, media_type) =
         (Digest::of(manifest), "application/vnd.oci.image.manifest.v1+json".parse().unwrap());
-    let bytes = Bytes::from_static(manifest);
-    store.put(&image.repository, digest, bytes, Member::Manifest(media_type)).await.unwrap();
+    let (repository, bytes) = (image.repository.clone(), Bytes::from_static(manifest));
+    let member = Member::Manifest(media_type);
+    store.put(WholeContent { repository, digest, bytes, member }).await.unwrap();
     store.records().confirm_tag(&image.repository, tag, digest).await.unwrap();
     digest
 }

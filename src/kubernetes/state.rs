@@ -46,14 +46,28 @@ pub(super) struct HeldBack {
 }
 
 /// What an event changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Changed {
     /// Other pods, or the same in another state.
     pub(super) pods: bool,
-    /// The source tells of pods again, or does not any more.
-    pub(super) connection: Option<bool>,
+    /// Whether the source tells of pods.
+    pub(super) source: SourceChange,
     /// There are more pods than are followed, and there were not before.
     pub(super) is_full: bool,
+}
+
+/// What an event says of its source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum SourceChange {
+    /// Nothing new.
+    #[default]
+    None,
+    /// It tells of pods, and did not before.
+    Seen,
+    /// It tells of none any more, or from the start, and why.
+    Lost(String),
+    /// It still tells of none, and why.
+    StillLost(String),
 }
 
 impl State {
@@ -77,28 +91,35 @@ impl State {
 
     /// Applies what a source tells.
     pub(super) fn apply(&mut self, source: usize, event: PodEvent) -> Changed {
-        let problem = match &event {
-            PodEvent::Lost(why) => Some(Some(why.clone())),
-            // A source whose list comes and whose events do not is not connected.
-            PodEvent::ListBegins | PodEvent::Applied(_) | PodEvent::Deleted { .. } => None,
-            PodEvent::ListEnds | PodEvent::Resumed => Some(None),
-        };
-        let mut connection = None;
-        if let (Some(problem), Some(status)) = (problem, self.sources.get_mut(source)) {
-            let is_connected = problem.is_none();
-            let is_first = status.problem.as_deref() == Some(NOTHING_YET);
-            if status.connected != is_connected || is_first {
-                connection = Some(is_connected);
-            }
-            (status.connected, status.problem) = (is_connected, problem);
-        }
+        let change = self.source_change(source, &event);
         let was_full = self.table.has_left_out();
         let pods = self.table.apply(source, event);
         let is_full = self.table.has_left_out() && !was_full;
         if pods {
             self.settled.retain(|uid, _| self.table.contains(uid));
         }
-        Changed { pods, connection, is_full }
+        Changed { pods, source: change, is_full }
+    }
+
+    fn source_change(&mut self, source: usize, event: &PodEvent) -> SourceChange {
+        let problem = match event {
+            PodEvent::Lost(why) => Some(why),
+            PodEvent::ListEnds | PodEvent::Resumed => None,
+            // A source whose list comes and whose events do not is not connected.
+            PodEvent::ListBegins | PodEvent::Applied(_) | PodEvent::Deleted { .. } => {
+                return SourceChange::None;
+            }
+        };
+        let Some(status) = self.sources.get_mut(source) else { return SourceChange::None };
+        let is_first = status.problem.as_deref() == Some(NOTHING_YET);
+        let is_new = is_first || status.connected != problem.is_none();
+        (status.connected, status.problem) = (problem.is_none(), problem.cloned());
+        match problem {
+            None if is_new => SourceChange::Seen,
+            None => SourceChange::None,
+            Some(why) if is_new => SourceChange::Lost(why.clone()),
+            Some(why) => SourceChange::StillLost(why.clone()),
+        }
     }
 
     /// What is to be done now. What begins and ends counts as begun and ended.

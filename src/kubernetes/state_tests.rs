@@ -29,15 +29,17 @@ fn lost(why: &str) -> PodEvent {
 #[test]
 fn a_source_that_fails_again_and_again_is_told_once() {
     let mut state = State::new(&["watch"], 3);
-    let connection = |state: &mut State, event| state.apply(0, event).connection;
-    assert_eq!(connection(&mut state, lost("refused")), Some(false));
-    assert_eq!(connection(&mut state, lost("refused")), None);
-    assert_eq!(connection(&mut state, lost("no answer")), None, "another reason is no other state");
-    assert_eq!(connection(&mut state, PodEvent::ListBegins), None);
-    assert_eq!(connection(&mut state, PodEvent::Applied(pod("a", "app"))), None);
-    assert_eq!(connection(&mut state, PodEvent::ListEnds), Some(true));
-    assert_eq!(connection(&mut state, PodEvent::Applied(pod("a", "app"))), None);
-    assert_eq!(connection(&mut state, lost("cut off")), Some(false));
+    let change = |state: &mut State, event| state.apply(0, event).source;
+    let (why, none) = (|text: &str| text.to_owned(), SourceChange::None);
+    assert_eq!(change(&mut state, lost("refused")), SourceChange::Lost(why("refused")));
+    assert_eq!(change(&mut state, lost("refused")), SourceChange::StillLost(why("refused")));
+    let other = SourceChange::StillLost(why("no answer"));
+    assert_eq!(change(&mut state, lost("no answer")), other, "another reason is no other state");
+    assert_eq!(change(&mut state, PodEvent::ListBegins), none);
+    assert_eq!(change(&mut state, PodEvent::Applied(pod("a", "app"))), none);
+    assert_eq!(change(&mut state, PodEvent::ListEnds), SourceChange::Seen);
+    assert_eq!(change(&mut state, PodEvent::Applied(pod("a", "app"))), none);
+    assert_eq!(change(&mut state, lost("cut off")), SourceChange::Lost(why("cut off")));
     assert_eq!(state.status().sources[0].problem.as_deref(), Some("cut off"));
     assert_eq!(state.counts().0, 1, "what was seen last stays");
 }

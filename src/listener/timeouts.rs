@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::limits::ConnectionLimits;
 use super::send_buffer::STILL_AFTER;
 use super::sendfile::Outgoing;
 use super::socket::Socket;
+use crate::support::deadline::Deadline;
 use crate::support::tasks::Tasks;
 
 /// How long a peer may go on sending after we have closed our side.
@@ -46,37 +47,6 @@ impl Busy {
 
     fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A point in time that is moved with every request and almost never reached: the timer behind it is only moved where
-/// the timer would fire too late.
-struct Deadline {
-    at: Instant,
-    timer: Pin<Box<Sleep>>,
-}
-
-impl Deadline {
-    fn after(wait: Duration) -> Self {
-        let at = Instant::now() + wait;
-        Self { at, timer: Box::pin(tokio::time::sleep_until(at)) }
-    }
-
-    fn set(&mut self, wait: Duration) {
-        self.at = Instant::now() + wait;
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.timer.deadline() > self.at {
-            self.timer.as_mut().reset(self.at);
-        }
-        loop {
-            ready!(self.timer.as_mut().poll(cx));
-            if Instant::now() >= self.at {
-                return Poll::Ready(());
-            }
-            self.timer.as_mut().reset(self.at);
-        }
     }
 }
 
@@ -119,6 +89,7 @@ impl Timed {
         limits: ConnectionLimits,
         closing: Tasks,
     ) -> Self {
+        let now = Instant::now();
         Self {
             socket: Some(socket),
             outgoing,
@@ -126,10 +97,10 @@ impl Timed {
             busy,
             limits,
             closing,
-            reading: Deadline::after(limits.head_wait),
+            reading: Deadline::at(now + limits.head_wait),
             head_begun: true,
             counted: 0,
-            writing: Deadline::after(limits.write_wait),
+            writing: Deadline::at(now + limits.write_wait),
             taking: Taking::Yes,
             peer_closed: false,
         }
@@ -149,7 +120,7 @@ impl Timed {
             // A request has been answered: the next may take its time to begin.
             self.counted = count;
             self.head_begun = false;
-            self.reading.set(self.limits.idle_wait);
+            self.reading.set(Instant::now() + self.limits.idle_wait);
         }
         if self.reading.poll(cx).is_pending() {
             return false;
@@ -159,7 +130,7 @@ impl Timed {
         }
         // A request has come in this very moment: it is read, and not lost.
         self.head_begun = true;
-        self.reading.set(self.limits.head_wait);
+        self.reading.set(Instant::now() + self.limits.head_wait);
         self.reading.poll(cx).is_ready()
     }
 
@@ -171,7 +142,7 @@ impl Timed {
         }
         if self.taking == Taking::Yes {
             self.taking = Taking::Waits;
-            self.writing.set(STILL_AFTER.min(self.limits.write_wait));
+            self.writing.set(Instant::now() + STILL_AFTER.min(self.limits.write_wait));
         }
         if self.writing.poll(cx).is_pending() {
             return Poll::Pending;
@@ -184,7 +155,7 @@ impl Timed {
         if let Some(socket) = &self.socket {
             self.outgoing.stands_still(socket)?;
         }
-        self.writing.set(left);
+        self.writing.set(Instant::now() + left);
         self.writing.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -212,7 +183,7 @@ impl AsyncRead for Timed {
         if count.is_multiple_of(2) && (count != this.counted || !this.head_begun) {
             this.counted = count;
             this.head_begun = true;
-            this.reading.set(this.limits.head_wait);
+            this.reading.set(Instant::now() + this.limits.head_wait);
         }
         read
     }

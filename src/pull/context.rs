@@ -138,12 +138,6 @@ impl PullContext {
         self.change(|inner| inner.deadline = Some(Instant::now() + wait))
     }
 
-    /// The same pull, for which no runtime waits.
-    #[must_use]
-    pub fn in_background(self) -> Self {
-        self.with_priority(Priority::Background)
-    }
-
     /// The same pull, as urgent as that.
     #[must_use]
     pub fn with_priority(self, priority: Priority) -> Self {
@@ -308,7 +302,10 @@ mod tests {
         let app: Repository = "reg.test/app".parse().unwrap();
         let first = PullContext::new(app.clone(), Some("v1".parse().unwrap()), Caller::Unidentified)
             .answered_within(Duration::from_secs(25));
-        let other = first.in_repository("reg.test/app-arm64".parse().unwrap()).as_anonymous().in_background();
+        let other = first
+            .in_repository("reg.test/app-arm64".parse().unwrap())
+            .as_anonymous()
+            .with_priority(Priority::Background);
         assert_eq!((first.repository(), first.priority()), (&app, Priority::Foreground));
         assert!(!first.caller().is_identified() && other.caller().is_identified());
         assert_eq!((other.request_id(), other.deadline()), (first.request_id(), first.deadline()));

@@ -1,7 +1,7 @@
 //! Why a pull could not be answered, and whose fault that is.
 //!
 //! Promises: each variant names one cause and keeps the cause below it; no variant carries a credential or a URL's
-//! query. Deliberately not here: HTTP statuses (`serve/respond` has the one table).
+//! query. Deliberately not here: HTTP statuses (`serve/refusal` has the one table).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,7 +93,7 @@ pub enum Error {
     /// No client waited for a download that brought next to nothing.
     #[error("no client waits for the download, and it brings less than 32 KiB a second")]
     NoClient,
-    /// The blob was fetched for the store alone, and the store's disk did not take it.
+    /// The blob was fetched for the store alone, and the store had no room for it, or its disk did not take it.
     #[error("the blob could not be stored; the daemon's log says why")]
     NotStored,
     /// The task that did the work ended in a panic or was stopped with the daemon.
@@ -210,7 +210,10 @@ impl Error {
                 | upstream::Error::RangeNotSatisfiable { .. } => Fault::Invalid,
                 upstream::Error::QueryRefused { .. } => Fault::Query,
                 upstream::Error::Overloaded { .. } => Fault::Ours,
-                _ => Fault::Outage,
+                upstream::Error::CredentialUnavailable { .. }
+                | upstream::Error::Unreachable { .. }
+                | upstream::Error::ServerError { .. }
+                | upstream::Error::RateLimited { .. } => Fault::Outage,
             },
             Self::Store(
                 store::Error::Mismatch { .. } | store::Error::TooLong { .. } | store::Error::TooShort { .. },

@@ -76,8 +76,8 @@ impl MirrorBody {
             tokio::time::sleep(chunk_takes).await;
             chunk
         });
-        Download::new(self.size, from as u64, Proof::Public, Box::pin(paced))
-            .delivered_by(EndpointId::for_test("mirror"))
+        let endpoint = EndpointId::for_test("mirror");
+        Download::new(self.size, from as u64, Proof::Public, endpoint, Box::pin(paced))
     }
 }
 
@@ -339,8 +339,8 @@ impl RegistryClient for FakeRegistry {
             let padding = if from > 0 && until.is_none() { self.0.lock().padding } else { 0 };
             let body: Bytes = [&body[..], &vec![0; padding][..]].concat().into();
             let held = self.0.lock().held.clone().filter(|_| from == 0 && until.is_none());
-            let value = Download::new(Some(size as u64), from, proof, held_back(chunks(&body), held))
-                .delivered_by(EndpointId::for_test("registry"));
+            let (endpoint, chunks) = (EndpointId::for_test("registry"), held_back(chunks(&body), held));
+            let value = Download::new(Some(size as u64), from, proof, endpoint, chunks);
             Ok(Allowed { value, proof })
         })
     }

@@ -15,9 +15,10 @@ pub(crate) use super::fake_registry_for_tests::{FakeRegistry, MirrorBody};
 use super::manifest::Manifests;
 use super::metrics::Metrics;
 use super::registry_client::RegistryClient;
+use super::shared_names::SharedNames;
 use crate::credentials::{self, Credential, Keychain, Keys, NodeFiles};
 use crate::reference::{Child, Digest, MediaType, Repository};
-use crate::store::{self, Amount, Budget, Member, Store};
+use crate::store::{self, Amount, Budget, Member, Store, WholeContent};
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::live::Live;
 use crate::support::metrics::Registry as MetricsRegistry;
@@ -50,7 +51,8 @@ pub(crate) fn metrics() -> Arc<Metrics> {
 pub(crate) async fn remember_blob(store: &Store, repository: &str, content: &'static [u8]) -> Digest {
     let digest = Digest::of(content);
     let repository = repository.parse().unwrap();
-    store.put(&repository, digest, Bytes::from_static(content), Member::Blob).await.unwrap();
+    let (bytes, member) = (Bytes::from_static(content), Member::Blob);
+    store.put(WholeContent { repository, digest, bytes, member }).await.unwrap();
     digest
 }
 
@@ -58,8 +60,8 @@ pub(crate) async fn remember_blob(store: &Store, repository: &str, content: &'st
 pub(crate) async fn remember_manifest(store: &Store, repository: &str) -> Digest {
     let digest = Digest::of(MANIFEST);
     let member = Member::Manifest(MediaType::OCI_MANIFEST.parse().unwrap());
-    let repository = repository.parse().unwrap();
-    store.put(&repository, digest, Bytes::from_static(MANIFEST), member).await.unwrap();
+    let (repository, bytes) = (repository.parse().unwrap(), Bytes::from_static(MANIFEST));
+    store.put(WholeContent { repository, digest, bytes, member }).await.unwrap();
     digest
 }
 
@@ -128,15 +130,17 @@ impl Parts {
         let (config, tasks) = (Live::<Config>::default(), Tasks::default());
         let (keys, ticking) = (keychain.clone(), tasks.clone());
         let access = Access::new(config.clone(), store.records(), keys, client(), ticking, &metrics);
+        let names = SharedNames::new(tier, access.clone());
+        names.replace_when_closed(store.records(), &tasks);
         let manifests = Manifests::new(
             config.clone(),
             access.clone(),
             client(),
             store.clone(),
-            tier.clone(),
+            names.clone(),
             tasks.clone(),
         );
-        let blobs = Blobs::new(config, access.clone(), client(), store.clone(), tier, tasks, metrics);
+        let blobs = Blobs::new(config, access.clone(), client(), store.clone(), names, tasks, metrics);
         Self { registry, store, clock, keychain, access, manifests, blobs, directory }
     }
 

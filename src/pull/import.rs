@@ -10,7 +10,7 @@ use super::access::Access;
 use super::error::Error;
 use super::manifest::Manifests;
 use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, Principal, Repository, Tag};
-use crate::store::{self, Member, Owner, Store};
+use crate::store::{self, Member, Owner, Store, WholeContent};
 use crate::support::tasks::Tasks;
 
 /// Imports images. Cheap to clone.
@@ -71,7 +71,8 @@ impl Importer {
         let document =
             Document::parse(&bytes, None).map_err(|source| Error::Document { host: host(), source })?;
         let member = Member::Manifest(document.media_type);
-        Ok(self.store.put(repository, digest, bytes, member).await?)
+        let repository = repository.clone();
+        Ok(self.store.put(WholeContent { repository, digest, bytes, member }).await?)
     }
 
     /// Sets what a tag names, and who may read the repository.

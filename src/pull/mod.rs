@@ -16,8 +16,8 @@
 //! repository's name that this repository's own upstream did not deliver or confirm; what was pulled once is served
 //! again while upstream is away, to those who could read it before.
 //!
-//! Each part is constructed from what it needs, in [`Puller::new`], and tested by itself against a registry of the
-//! test's own. Deliberately not here: HTTP, and how long a caller is willing to wait.
+//! Each part is constructed from what it needs, in `Puller::over`, what it is made of in its own `new`, and tested by
+//! itself against a registry of the test's own. Deliberately not here: HTTP, and how long a caller is willing to wait.
 
 mod access;
 mod answer;
@@ -73,6 +73,7 @@ use manifest::Manifests;
 use metrics::Metrics;
 use prefetch::Prefetch;
 use registry_client::RegistryClient;
+use shared_names::SharedNames;
 
 /// Pulls. Cheap to clone.
 #[derive(Clone)]
@@ -116,16 +117,25 @@ impl Puller {
         let client = || Arc::clone(&upstream);
         let access =
             Access::new(config.clone(), store.records(), keychain, client(), tasks.clone(), &metrics);
+        let names = SharedNames::new(tier, access.clone());
+        names.replace_when_closed(store.records(), &tasks);
         let manifests = Manifests::new(
             config.clone(),
             access.clone(),
             client(),
             store.clone(),
-            tier.clone(),
+            names.clone(),
             tasks.clone(),
         );
-        let blobs =
-            Blobs::new(config.clone(), access.clone(), client(), store.clone(), tier, tasks.clone(), metrics);
+        let blobs = Blobs::new(
+            config.clone(),
+            access.clone(),
+            client(),
+            store.clone(),
+            names,
+            tasks.clone(),
+            metrics,
+        );
         let prefetch = Prefetch::new(config.clone(), access.clone(), blobs.clone(), tasks.clone());
         let content = Content::new(manifests.clone(), blobs.clone(), prefetch, access.clone(), client());
         let aliases = ArchAliases::new(content.clone(), access.membership().clone(), store.records().clone());

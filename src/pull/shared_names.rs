@@ -69,6 +69,11 @@ impl SharedNames {
         Self { tier, access, forgetting: Arc::new(Semaphore::new(FORGETTING_MAX)) }
     }
 
+    /// The tier through which nodes share it.
+    pub(crate) fn tier(&self) -> &Tier {
+        &self.tier
+    }
+
     /// Shares that the registry said just now, or said at the last question, what a tag names.
     pub(crate) async fn share_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) {
         if !self.tier.shares_names_of(repository.registry()) {

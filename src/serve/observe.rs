@@ -114,7 +114,14 @@ impl Outcome {
     fn index(self) -> usize {
         match self {
             Self::Served(source) => source as usize,
-            other => SOURCES + OTHERS.iter().position(|each| *each == other).unwrap_or(0),
+            Self::Issued => SOURCES,
+            Self::Challenged => SOURCES + 1,
+            Self::Declined => SOURCES + 2,
+            Self::Failed => SOURCES + 3,
+            Self::BadRequest => SOURCES + 4,
+            Self::Misdirected => SOURCES + 5,
+            Self::TimedOut => SOURCES + 6,
+            Self::Overloaded => SOURCES + 7,
         }
     }
 }

@@ -10,12 +10,66 @@ use crate::reference::{Digest, Repository};
 use crate::store::batch::{self, End, Outcome};
 use crate::store::blocking;
 use crate::store::error::Error;
-use crate::store::ingest::Verified;
+use crate::store::ingest::{Ingest, Verified};
 use crate::store::layout::Layout;
+use crate::store::partial::PartialBlob;
 use crate::store::records::members::Member;
 use crate::store::share::Owner;
 
+/// Small content that is complete in memory, such as a manifest.
+#[derive(Debug, Clone)]
+pub struct WholeContent {
+    /// The repository whose registry delivered it.
+    pub repository: Repository,
+    /// What it has to be.
+    pub digest: Digest,
+    /// The content.
+    pub bytes: Bytes,
+    /// What it is in the repository.
+    pub member: Member,
+}
+
+/// When content that is answered from memory is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteWhen {
+    /// In any case.
+    Always,
+    /// If its blob has left the store: it was there.
+    IfGone,
+}
+
 impl Store {
+    /// Begins to receive the content of `digest` from `owner`, of `declared` bytes where upstream said so.
+    ///
+    /// # Errors
+    /// A declared size beyond 1 TiB; no space; the disk, that it hangs, or that it failed a moment ago.
+    pub async fn begin(&self, digest: Digest, declared: Option<u64>, owner: Owner) -> Result<Ingest, Error> {
+        let store = self.clone();
+        let begun =
+            blocking::run_bounded(self.0.layout.calls(), move || store.begin_write(digest, declared, owner));
+        // What the write itself failed with has been recorded.
+        begun.await.inspect_err(|error| {
+            if let Error::Hangs = error {
+                self.record_failure(error);
+            }
+        })
+    }
+
+    /// The one place where a write of content begins, so that none is tried while the disk is given a pause. Blocks.
+    fn begin_write(&self, digest: Digest, declared: Option<u64>, owner: Owner) -> Result<Ingest, Error> {
+        self.0.health.begin_write()?;
+        let begun = self.0.blobs.begin(digest, declared, owner);
+        begun.inspect_err(|error| self.record_failure(error))
+    }
+
+    /// Begins to keep parts of the content of `digest`, which has `size` bytes.
+    ///
+    /// # Errors
+    /// As [`Store::begin`].
+    pub async fn begin_partial(&self, digest: Digest, size: u64, owner: Owner) -> Result<PartialBlob, Error> {
+        self.begin(digest, Some(size), owner).await.map(PartialBlob::new)
+    }
+
     /// Commits verified content that an endpoint of `repository`'s registry delivered; `member` is what it is there, if
     /// the registry itself says that the repository has it: first the membership, then the bytes, so that no request
     /// finds a blob whose membership is still being written and asks upstream for it. A membership without bytes is
@@ -52,116 +106,86 @@ impl Store {
         self.0.blobs.end_commit(verified, outcome).inspect_err(|error| self.record_failure(error))
     }
 
-    /// Stores small content that is complete in memory, such as a manifest. It counts for its registry and is not
-    /// refused for that registry's share: no more is asked for than what a pull names.
+    /// Stores small content. It counts for its registry and is not refused for that registry's share: no more is asked
+    /// for than what a pull names.
     ///
     /// # Errors
-    /// Content that is not `digest`'s; no space; the disk, or that it failed a moment ago.
-    pub async fn put(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        content: Bytes,
-        member: Member,
-    ) -> Result<(), Error> {
-        blocking::run(self.put_of(repository, digest, content, member)).await
+    /// Content that is not its digest's; no space; the disk, or that it failed a moment ago.
+    pub async fn put(&self, content: WholeContent) -> Result<(), Error> {
+        blocking::run(self.put_of(content)).await
     }
 
     /// As [`Store::put`], for an answer that waits for it, and therefore not for a disk that hangs.
     ///
     /// # Errors
     /// As [`Store::put`], and [`Error::Hangs`].
-    pub async fn put_for_answer(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        content: Bytes,
-        member: Member,
-    ) -> Result<(), Error> {
-        let put = self.put_of(repository, digest, content, member);
-        blocking::record(self.0.layout.calls(), put).await
+    pub async fn put_for_answer(&self, content: WholeContent) -> Result<(), Error> {
+        blocking::record(self.0.layout.calls(), self.put_of(content)).await
     }
 
-    fn put_of(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        content: Bytes,
-        member: Member,
-    ) -> impl FnOnce() -> Result<(), Error> + Send + use<> {
-        let (store, repository) = (self.clone(), repository.clone());
+    fn put_of(&self, content: WholeContent) -> impl FnOnce() -> Result<(), Error> + Send + use<> {
+        let store = self.clone();
         move || {
-            let verified = store.receive(&repository, digest, &content)?;
-            store.commit(verified, &repository, Some(&member))
+            let verified = store.receive(&content)?;
+            store.commit(verified, &content.repository, Some(&content.member))
         }
     }
 
     /// Blocks.
-    fn receive(&self, repository: &Repository, digest: Digest, content: &Bytes) -> Result<Verified, Error> {
+    fn receive(&self, content: &WholeContent) -> Result<Verified, Error> {
+        let WholeContent { repository, digest, bytes, .. } = content;
         let owner = Owner::unlimited(repository.registry());
         let begun = {
             let _call = self.0.layout.calls().begin();
-            self.begin_write(digest, Some(content.len() as u64), owner)
+            self.begin_write(*digest, Some(bytes.len() as u64), owner)
         };
         let mut ingest = begun?;
-        ingest.write(content).inspect_err(|error| self.record_failure(error))?;
-        ingest.hash(content);
+        ingest.write(bytes).inspect_err(|error| self.record_failure(error))?;
+        ingest.hash(bytes);
         ingest.verify()
     }
 
     /// As [`Store::put`], for an answer that does not wait for the disk: behind what is being written already, so that
     /// a record that is written later never names content that is not durable. The caller keeps the content until then.
     /// `done` is told whether it is stored; it is dropped where too much waits to be written.
-    pub async fn put_later(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        content: Bytes,
-        member: Member,
-        done: impl FnOnce(bool) + Send + 'static,
-    ) {
-        let write = self.write_of(repository, digest, content, member, false, done);
+    pub async fn put_later(&self, content: WholeContent, done: impl FnOnce(bool) + Send + 'static) {
+        let write = self.write_of(content, WriteWhen::Always, done);
         self.0.records.writes().stage(write).await;
     }
 
-    /// As [`Store::put_later`], for content that is answered from memory: waits for nothing. If it `was_stored` it is
-    /// written only if its blob has left the store.
+    /// As [`Store::put_later`], for content that is answered from memory: waits for nothing.
     pub fn put_without_waiting(
         &self,
-        repository: &Repository,
-        digest: Digest,
-        content: Bytes,
-        member: Member,
-        was_stored: bool,
+        content: WholeContent,
+        when: WriteWhen,
         done: impl FnOnce(bool) + Send + 'static,
     ) {
         if let Some(place) = self.0.records.writes().place_now() {
-            place.stage(self.write_of(repository, digest, content, member, was_stored, done));
+            place.stage(self.write_of(content, when, done));
         }
     }
 
     fn write_of(
         &self,
-        repository: &Repository,
-        digest: Digest,
-        content: Bytes,
-        member: Member,
-        was_stored: bool,
+        content: WholeContent,
+        when: WriteWhen,
         done: impl FnOnce(bool) + Send + 'static,
     ) -> batch::Write {
-        let (store, repository) = (self.clone(), repository.clone());
+        let store = self.clone();
         Box::new(move |staging: &Layout| -> (Result<(), Error>, End) {
-            if was_stored && store.0.blobs.is_on_disk(&digest, content.len() as u64) {
+            let WholeContent { repository, digest, bytes, member } = &content;
+            if when == WriteWhen::IfGone && store.0.blobs.is_on_disk(digest, bytes.len() as u64) {
                 return (Ok(()), Box::new(|_| done(true)));
             }
-            let received = store.receive(&repository, digest, &content);
+            let received = store.receive(&content);
             let staged = received.and_then(|verified| {
-                store.stage(staging, &verified, &repository, Some(&member)).map(|()| verified)
+                store.stage(staging, &verified, repository, Some(member)).map(|()| verified)
             });
             let (verified, staged) = match staged {
                 Ok(verified) => (Some(verified), Ok(())),
                 Err(error) => (None, Err(error)),
             };
+            let WholeContent { repository, digest, .. } = content;
             let end = move |outcome| {
                 let written = match (verified, outcome) {
                     (Some(verified), outcome) => store.end_commit(verified, &repository, outcome),

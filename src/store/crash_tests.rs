@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use super::failpoints::{DIRECTORY, STOP_AT};
 use super::tests::{open, repository};
-use super::{Member, Store};
+use super::{Member, Store, for_tests};
 use crate::reference::{Digest, MediaType, Principal, PrincipalKind, Repository, Tag};
 use crate::support::clock::Timestamp;
 
@@ -57,7 +57,7 @@ impl Image {
         let Self { repository, layer, manifest, media_type, tag, principal } = self;
         let kinds = [(layer, Member::Blob), (manifest, Member::Manifest(media_type.clone()))];
         for (content, member) in kinds {
-            store.put(repository, Digest::of(content), content.clone(), member).await.unwrap();
+            store.put(for_tests::content(repository, content, member)).await.unwrap();
             done(if content == layer { "layer" } else { "manifest" });
         }
         store.records().confirm_tag(repository, tag, Digest::of(manifest)).await.unwrap();
@@ -67,7 +67,7 @@ impl Image {
         store.flush().await;
         done("grant");
         // So that crashes happen while it is there.
-        store.put(repository, Digest::of(layer), layer.clone(), Member::Blob).await.unwrap();
+        store.put(for_tests::content(repository, layer, Member::Blob)).await.unwrap();
         done("removes the grant");
         store.records().remove_grant(repository, *principal).await.unwrap();
         done("no grant");
@@ -75,7 +75,7 @@ impl Image {
         let held = store.hold_writes().await;
         let (behind, later) = (Digest::of(BEHIND), "later".parse().unwrap());
         let member = Member::Manifest(media_type.clone());
-        store.put_later(repository, behind, Bytes::from_static(BEHIND), member, |_| {}).await;
+        store.put_later(for_tests::content(repository, BEHIND, member), |_| {}).await;
         store.records().confirm_tag_later(repository, &later, behind).await;
         let place = store.records().place().await;
         store.records().set_grant_later(place.unwrap(), repository, *principal, SECOND_GRANT);
@@ -85,7 +85,7 @@ impl Image {
         done("removes the second grant");
         store.records().remove_grant(repository, *principal).await.unwrap();
         // Once more over an existing blob.
-        store.put(repository, Digest::of(layer), layer.clone(), Member::Blob).await.unwrap();
+        store.put(for_tests::content(repository, layer, Member::Blob)).await.unwrap();
         done("layer again");
     }
 

@@ -1,9 +1,14 @@
-//! A store's tree without a store, for tests of what reads it.
+//! A store's tree without a store, for tests of what reads it, and a store whose disk or writes stand still.
 
 use std::fs;
 
+use bytes::Bytes;
+
+use super::Store;
+use super::content::WholeContent;
 use super::layout::Layout;
 use super::read_limits::ReadLimits;
+use super::records::members::Member;
 use super::records::tags::{self, TagRecord};
 use crate::reference::{Algorithm, Digest, Repository};
 use crate::support::clock::Timestamp;
@@ -43,5 +48,44 @@ impl Tree {
     pub(super) fn tag(&self, repository: &Repository, tag: &str, digest: Digest) {
         let record = TagRecord { digest, confirmed_at: Timestamp(1) };
         tags::set(&self.layout, repository, &tag.parse().unwrap(), record).unwrap();
+    }
+}
+
+/// What a repository's registry delivered.
+pub(super) fn content(repository: &Repository, content: &[u8], member: Member) -> WholeContent {
+    let (digest, bytes) = (Digest::of(content), Bytes::copy_from_slice(content));
+    WholeContent { repository: repository.clone(), digest, bytes, member }
+}
+
+/// A disk, or writes, that stand still.
+impl Store {
+    /// No call that creates or writes content ends before the result is dropped.
+    pub(crate) fn hang(&self) -> impl Sized + use<> {
+        self.0.layout.calls().hold()
+    }
+
+    /// No file that was begun is removed before the result is dropped.
+    pub(crate) fn hang_removals(&self) -> impl Sized + use<> {
+        self.0.layout.calls().hold_removals()
+    }
+
+    /// No call that reads what is not in memory ends before the result is dropped.
+    pub(crate) fn hang_reads(&self) -> impl Sized + use<> {
+        self.0.layout.calls().hold_reads()
+    }
+
+    /// Nothing that is written later is written before the sender is dropped.
+    pub(crate) async fn hold_writes(&self) -> std::sync::mpsc::Sender<()> {
+        let (held, release) = std::sync::mpsc::channel();
+        let wait = move || {
+            let _ = release.recv();
+        };
+        self.0.records.writes().later(wait).await;
+        held
+    }
+
+    /// No write has a place before the result is dropped.
+    pub(crate) fn fill_writes(&self) -> impl Sized + use<> {
+        self.0.records.writes().fill_places()
     }
 }

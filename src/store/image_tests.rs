@@ -2,7 +2,7 @@
 
 use super::tests::{World, repository};
 use super::*;
-use crate::reference::{MediaType, Reference};
+use crate::reference::{MediaType, Reference, Repository};
 
 /// An image of one layer: puts its config and manifest and returns the manifest's digest.
 async fn put_image(world: &World, repository: &Repository, config: &[u8], layer: Digest) -> Digest {

@@ -79,7 +79,7 @@ async fn other_tools_find_the_tags_in_index_json() {
     let (repository, tag) = (repository("reg.test/a/b"), "v1".parse().unwrap());
     let digest = Digest::of(b"{}");
     let member = Member::Manifest(MediaType::OCI_MANIFEST.parse().unwrap());
-    world.store.put(&repository, digest, Bytes::from_static(b"{}"), member).await.unwrap();
+    world.store.put(for_tests::content(&repository, b"{}", member)).await.unwrap();
     world.store.records().confirm_tag(&repository, &tag, digest).await.unwrap();
     maintenance::oci_index::write(
         &Layout::new(world.directory.path()),
@@ -99,7 +99,7 @@ async fn a_stop_leaves_index_json_in_step_with_the_tags_and_the_index_closed() {
     let repository = repository("reg.test/a/b");
     let digest = Digest::of(b"{}");
     let member = Member::Manifest(MediaType::OCI_MANIFEST.parse().unwrap());
-    world.store.put(&repository, digest, Bytes::from_static(b"{}"), member).await.unwrap();
+    world.store.put(for_tests::content(&repository, b"{}", member)).await.unwrap();
     world.store.records().confirm_tag(&repository, &"v1".parse().unwrap(), digest).await.unwrap();
     let (trigger, shutdown) = crate::support::shutdown::channel();
     trigger.fire();
@@ -118,7 +118,7 @@ async fn what_is_written_after_its_answer_is_seen_at_once_and_kept_by_a_stop_the
     let records = world.store.records();
     let (blob_file, written) = (world.blob_file(digest), Arc::new(Mutex::new(None)));
     records.writes().later(|| std::thread::sleep(Duration::from_millis(50))).await;
-    world.store.put_later(&app, digest, content.clone(), Member::Blob, |_| {}).await;
+    world.store.put_later(for_tests::content(&app, &content, Member::Blob), |_| {}).await;
     let seen = Arc::clone(&written);
     records.writes().later(move || *seen.lock() = Some(blob_file.exists())).await;
     records.confirm_tag_later(&app, &tag, digest).await;
@@ -126,7 +126,7 @@ async fn what_is_written_after_its_answer_is_seen_at_once_and_kept_by_a_stop_the
     records.confirm_tag_later(&app, &"gone".parse().unwrap(), digest).await;
     records.remove_tag(&app, &"gone".parse().unwrap()).await.unwrap();
     assert_eq!(*written.lock(), Some(true), "the content is durable when its tag is written");
-    world.store.put_later(&app, Digest::of(b"last"), Bytes::from_static(b"last"), Member::Blob, |_| {}).await;
+    world.store.put_later(for_tests::content(&app, b"last", Member::Blob), |_| {}).await;
     world.store.close().await;
     let next = open(world.directory.path()).unwrap();
     assert_eq!(next.records().tag(&app, &tag).await.map(|record| record.digest), Some(digest));
@@ -174,7 +174,8 @@ async fn a_tag_whose_manifest_could_not_be_stored_is_known_in_memory_and_not_on_
     let stored = Arc::new(Mutex::new(None));
     let done = Arc::clone(&stored);
     let told = move |is_stored| *done.lock() = Some(is_stored);
-    world.store.put_later(&app, new, Bytes::from_static(b"other"), Member::Blob, told).await;
+    let other = WholeContent { digest: new, ..for_tests::content(&app, b"other", Member::Blob) };
+    world.store.put_later(other, told).await;
     records.confirm_tag_later(&app, &tag, new).await;
     world.store.flush().await;
     assert_eq!(*stored.lock(), Some(false));
@@ -182,7 +183,7 @@ async fn a_tag_whose_manifest_could_not_be_stored_is_known_in_memory_and_not_on_
     let on_disk = fs::read_to_string(world.store.0.layout.tag(&app, &tag)).unwrap();
     assert!(on_disk.contains(&old.to_string()), "{on_disk}");
     // Once it is there the record is written.
-    world.store.put_later(&app, new, Bytes::from_static(b"new"), Member::Blob, |_| {}).await;
+    world.store.put_later(for_tests::content(&app, b"new", Member::Blob), |_| {}).await;
     records.confirm_tag_later(&app, &tag, new).await;
     world.store.close().await;
     let next = open(world.directory.path()).unwrap();

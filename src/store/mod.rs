@@ -7,7 +7,8 @@
 //! [`Store`] owns its components and moves their blocking work off the async threads: `records` (which digests a
 //! repository may serve), `blobs` (receiving and reading content), `admission` (the budget), `index` (sizes and last
 //! access), `health` (the disk), `pins`, `inventory` and `maintenance`. Each is constructed from what it needs. How
-//! content is written is in `content`, what concerns images by name in `images`.
+//! content is written is in `content`, how it is opened for readers in `reading`, what concerns images by name in
+//! `images`.
 //!
 //! Not here: where bytes come from, and who may read them (`pull` decides by the records).
 
@@ -56,6 +57,7 @@ mod pins;
 mod quarantine;
 mod quarantine_files;
 mod read_limits;
+mod reading;
 mod recent_comparisons;
 mod records;
 mod rehashing;
@@ -75,6 +77,7 @@ use std::time::Duration;
 pub use blob::Blob;
 pub use budget::{Amount, Budget, StoreLimits};
 pub use calls_under_way::HANGS_AFTER;
+pub use content::{WholeContent, WriteWhen};
 pub use disk_calls::READS_MAX;
 pub use error::Error;
 pub use growing::GrowingBlob;
@@ -93,11 +96,11 @@ pub use records::members::Member;
 pub use records::tags::TagRecord;
 pub use share::Owner;
 
-use crate::reference::{Digest, Repository};
-use crate::support::clock::Clock;
+use crate::reference::Digest;
+use crate::support::clock::{Clock, Timestamp};
 use crate::support::shutdown::Shutdown;
+use admission::Admission;
 use components::Components;
-use disk_calls::Call;
 use metrics::Metrics;
 use read_limits::ReadLimits;
 
@@ -226,7 +229,7 @@ impl Store {
     }
 }
 
-/// Blobs.
+/// What may be stored, and waiting for what is being written.
 impl Store {
     /// Whether `bytes` of `owner` could be stored now. Nothing is reserved or evicted.
     ///
@@ -241,70 +244,30 @@ impl Store {
     /// Whether a blob of `bytes` is better not stored, because it is asked for the first time and would push out much
     /// of what is. Remembers that it was asked for.
     pub async fn is_passed_by(&self, digest: Digest, bytes: u64) -> bool {
-        if !large::may_be_large(bytes) {
-            return false;
-        }
-        let admission = Arc::clone(&self.0.admission);
-        let now = self.clock().now();
-        let is_passed_by = move || Some(admission.is_passed_by(digest, bytes, now));
-        blocking::find(self.0.layout.calls(), is_passed_by).await.unwrap_or(false)
+        self.ask_of_large(bytes, move |admission, now| admission.is_passed_by(digest, bytes, now)).await
     }
 
     /// Whether it would be, if it were asked for; remembers nothing.
     pub async fn would_be_passed_by(&self, digest: Digest, bytes: u64) -> bool {
+        self.ask_of_large(bytes, move |admission, now| admission.would_be_passed_by(digest, bytes, now)).await
+    }
+
+    /// The answer to a question that is asked only of large blobs; no is that to any other.
+    async fn ask_of_large(
+        &self,
+        bytes: u64,
+        ask: impl FnOnce(&Admission, Timestamp) -> bool + Send + 'static,
+    ) -> bool {
         if !large::may_be_large(bytes) {
             return false;
         }
-        let admission = Arc::clone(&self.0.admission);
-        let now = self.clock().now();
-        let would_be = move || Some(admission.would_be_passed_by(digest, bytes, now));
-        blocking::find(self.0.layout.calls(), would_be).await.unwrap_or(false)
-    }
-
-    /// Begins to receive the content of `digest` from `owner`, of `declared` bytes where upstream said so.
-    ///
-    /// # Errors
-    /// A declared size beyond 1 TiB; no space; the disk, that it hangs, or that it failed a moment ago.
-    pub async fn begin(&self, digest: Digest, declared: Option<u64>, owner: Owner) -> Result<Ingest, Error> {
-        let store = self.clone();
-        let begun =
-            blocking::run_bounded(self.0.layout.calls(), move || store.begin_write(digest, declared, owner));
-        // What the write itself failed with has been recorded.
-        begun.await.inspect_err(|error| {
-            if let Error::Hangs = error {
-                self.record_failure(error);
-            }
-        })
-    }
-
-    /// The one place where a write of content begins, so that none is tried while the disk is given a pause. Blocks.
-    fn begin_write(&self, digest: Digest, declared: Option<u64>, owner: Owner) -> Result<Ingest, Error> {
-        self.0.health.begin_write()?;
-        let begun = self.0.blobs.begin(digest, declared, owner);
-        begun.inspect_err(|error| self.record_failure(error))
-    }
-
-    /// Begins to keep parts of the content of `digest`, which has `size` bytes.
-    ///
-    /// # Errors
-    /// As [`Store::begin`].
-    pub async fn begin_partial(&self, digest: Digest, size: u64, owner: Owner) -> Result<PartialBlob, Error> {
-        self.begin(digest, Some(size), owner).await.map(PartialBlob::new)
+        let (admission, now) = (Arc::clone(&self.0.admission), self.clock().now());
+        blocking::find(self.0.layout.calls(), move || Some(ask(&admission, now))).await.unwrap_or(false)
     }
 
     /// Whether nothing is written for a while, because the disk failed a moment ago or hangs.
     pub fn is_paused(&self) -> bool {
         self.0.health.is_paused()
-    }
-
-    /// How many blobs have left the store since its start, by eviction, removal, quarantine or from outside.
-    pub fn removals(&self) -> u64 {
-        self.0.blobs.removals().count()
-    }
-
-    /// Whether a blob that was there may have left since [`Store::removals`] were so many. Asks no disk.
-    pub fn may_have_left(&self, digest: &Digest, removals: u64) -> bool {
-        self.0.blobs.removals().may_have_left(digest, removals)
     }
 
     /// Waits until everything is durable that was to be written later, however long the disk takes.
@@ -315,80 +278,6 @@ impl Store {
     /// As [`Store::flush`], but no longer than `FLUSH_WAIT`; `false` if it was not enough.
     pub async fn flush_for_a_while(&self) -> bool {
         tokio::time::timeout(FLUSH_WAIT, self.flush()).await.is_ok()
-    }
-
-    /// No call that creates or writes content ends before the result is dropped.
-    #[cfg(test)]
-    pub(crate) fn hang(&self) -> impl Sized + use<> {
-        self.0.layout.calls().hold()
-    }
-
-    /// No file that was begun is removed before the result is dropped.
-    #[cfg(test)]
-    pub(crate) fn hang_removals(&self) -> impl Sized + use<> {
-        self.0.layout.calls().hold_removals()
-    }
-
-    /// No call that reads what is not in memory ends before the result is dropped.
-    #[cfg(test)]
-    pub(crate) fn hang_reads(&self) -> impl Sized + use<> {
-        self.0.layout.calls().hold_reads()
-    }
-
-    /// Nothing that is written later is written before the sender is dropped.
-    #[cfg(test)]
-    pub(crate) async fn hold_writes(&self) -> std::sync::mpsc::Sender<()> {
-        let (held, release) = std::sync::mpsc::channel();
-        let wait = move || {
-            let _ = release.recv();
-        };
-        self.0.records.writes().later(wait).await;
-        held
-    }
-
-    /// No write has a place before the result is dropped.
-    #[cfg(test)]
-    pub(crate) fn fill_writes(&self) -> impl Sized + use<> {
-        self.0.records.writes().fill_places()
-    }
-
-    /// Opens a blob; `None` if it is absent. A damaged one is moved to quarantine and counts as absent, and so does one
-    /// that the disk does not give: whatever the disk does, the content can be had from upstream.
-    pub async fn blob(&self, digest: Digest) -> Option<Blob> {
-        self.0.blobs.lookup(digest).await
-    }
-
-    /// A blob that the registry of `repository` itself has sent, and what it is there, if `repository` may serve it;
-    /// `None` as [`Store::blob`]. What was looked up a moment ago costs no trip to another thread, anything else one.
-    pub async fn received_blob(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-    ) -> Option<(Blob, Option<Member>)> {
-        if let Some(member) = self.0.records.known(repository, digest)
-            && let Some(blob) = self.0.blobs.find_open(digest)
-        {
-            return Some((blob, Some(member)));
-        }
-        let (store, repository) = (self.clone(), repository.clone());
-        let look = move |call: &mut Call<'_>| {
-            if !store.0.records.look_for_receipt(repository.registry(), digest) {
-                return None;
-            }
-            let blob = store.0.blobs.open(digest, call)?;
-            Some((blob, store.0.records.look_for_member(&repository, digest)))
-        };
-        blocking::found(blocking::read(self.0.layout.calls(), look).await)
-    }
-
-    /// Notes that a blob was used without being opened. Never blocks.
-    pub fn record_access(&self, digest: Digest) {
-        self.0.blobs.record_access(digest);
-    }
-
-    /// Moves a blob that failed a check while it was read to quarantine; the next reader fetches it anew.
-    pub async fn quarantine(&self, blob: &Blob, reason: String) {
-        self.0.blobs.quarantine_damaged(blob, reason).await;
     }
 }
 

@@ -72,9 +72,8 @@ impl Model {
     async fn apply(&mut self, op: &Op) -> Result<(), TestCaseError> {
         match *op {
             Op::Put(n) => {
-                let (digest, content) = (Digest::of(&content(n)), content(n));
-                let put =
-                    self.store().put(&repository("a.test/r"), digest, content.clone(), Member::Blob).await;
+                let (repository, content) = (repository("a.test/r"), content(n));
+                let put = self.store().put(for_tests::content(&repository, &content, Member::Blob)).await;
                 match put {
                     Ok(()) => drop(self.stored.insert(n, content)),
                     Err(Error::Full { .. }) => {

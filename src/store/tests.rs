@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::for_tests::SMALL;
 use super::*;
-use crate::reference::MediaType;
+use crate::reference::{MediaType, Repository};
 use crate::support::body_chunk::BodyChunk;
 use crate::support::clock::Timestamp;
 use crate::support::metrics::Registry as MetricsRegistry;
@@ -39,9 +39,8 @@ impl World {
     }
 
     pub(super) async fn put(&self, repository: &Repository, content: &[u8]) -> Digest {
-        let digest = Digest::of(content);
-        self.store.put(repository, digest, Bytes::copy_from_slice(content), Member::Blob).await.unwrap();
-        digest
+        self.store.put(for_tests::content(repository, content, Member::Blob)).await.unwrap();
+        Digest::of(content)
     }
 
     pub(super) async fn content(&self, digest: Digest) -> Option<Bytes> {
@@ -160,7 +159,7 @@ pub(super) fn content_of(chunk: BodyChunk) -> Vec<u8> {
 async fn small_content_is_not_written_while_the_disk_is_paused_and_a_failure_to_write_it_begins_a_pause() {
     let world = World::new();
     let (app, content) = (repository("reg.test/a"), Bytes::from_static(b"manifest"));
-    let put = || world.store.put(&app, Digest::of(&content), content.clone(), Member::Blob);
+    let put = || world.store.put(for_tests::content(&app, &content, Member::Blob));
     // What lies in the way would be moved to quarantine.
     for directory in ["ingest", "quarantine"] {
         fs::remove_dir(world.file(directory)).unwrap();
@@ -238,8 +237,8 @@ async fn a_blob_that_was_committed_a_moment_ago_can_be_evicted_for_the_next() {
     store.0.index.catch_up();
     let busy = store.0.index.hold_up();
     let put = |content: Vec<u8>| {
-        let (store, digest) = (store.clone(), Digest::of(&content));
-        async move { store.put(&repository("reg.test/a"), digest, content.into(), Member::Blob).await }
+        let (store, app) = (store.clone(), repository("reg.test/a"));
+        async move { store.put(for_tests::content(&app, &content, Member::Blob)).await }
     };
     put(bytes(200_000)).await.unwrap();
     let second = tokio::spawn(put(bytes(200_001)));

@@ -8,6 +8,7 @@ pub mod bounded_map;
 pub mod byte_budget;
 pub mod causes;
 pub mod clock;
+pub(crate) mod deadline;
 pub mod directory;
 pub mod go_json;
 pub mod host;

@@ -14,7 +14,7 @@ use super::handle::{Inner, Tier};
 use super::lease::{LEASED_MIN, Lease};
 use super::metrics::Leased;
 use super::reading::{Found, Lookup};
-use super::wait::waiting;
+use super::wait::{Wait, waiting};
 use crate::reference::{Digest, Registry};
 
 /// Nodes that begin in the same instant look for a lease within this time of each other, so that most of them find that
@@ -99,7 +99,8 @@ impl Inner {
             Some(_) => {}
         }
         inner.bucket.metrics.leases.count(Leased::Waited);
-        let body = waiting(Arc::clone(inner), registry.clone(), digest, size, slot.clone());
+        let (inner, registry, of_waiter) = (Arc::clone(inner), registry.clone(), slot.clone());
+        let body = waiting(Wait { inner, registry, digest, size, slot: of_waiter });
         Role::Waiter(Found { size, modified: None, body }, slot)
     }
 

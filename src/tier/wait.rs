@@ -24,103 +24,31 @@ const FAILED_LOOKS_MAX: u32 = 3;
 /// A lease that was the same for so long may be that of a writer that is done and could not delete it.
 const LOOK_AFTER: Duration = RENEW_EVERY.saturating_mul(2);
 
-/// The body of an object that another node is writing.
-pub(super) fn waiting(
-    inner: Arc<Inner>,
-    registry: Registry,
-    digest: Digest,
-    size: u64,
-    slot: ClaimSlot,
-) -> Chunks {
+/// A wait for an object that another node is writing.
+pub(super) struct Wait {
+    pub(super) inner: Arc<Inner>,
+    pub(super) registry: Registry,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    /// Holds this node's lease once it has taken over.
+    pub(super) slot: ClaimSlot,
+}
+
+/// The body of the object.
+pub(super) fn waiting(wait: Wait) -> Chunks {
     let waited = async move {
         let begun = Instant::now();
-        let found = wait(&inner, &registry, digest, size, &slot).await;
+        let found = wait.run().await;
         let result = match &found {
             Some(_) => Waited::Hit,
-            None if slot.is_held() => Waited::TookOver,
+            None if wait.slot.is_held() => Waited::TookOver,
             None => Waited::GaveUp,
         };
-        inner.bucket.metrics.waits.observe(result, begun.elapsed());
+        wait.inner.bucket.metrics.waits.observe(result, begun.elapsed());
         let why = "another node did not write the blob in time";
         found.map(|found| found.body).ok_or_else(|| Error::new(ErrorKind::GaveUp, why))
     };
     shareable(stream::once(waited).try_flatten())
-}
-
-/// Waits for an object; `None` if the registry is to be asked. This node then holds the lease if it is in `slot`.
-async fn wait(
-    inner: &Arc<Inner>,
-    registry: &Registry,
-    digest: Digest,
-    size: u64,
-    slot: &ClaimSlot,
-) -> Option<Found> {
-    let (key, begun) = (inner.bucket.layout.lease(registry, digest), Instant::now());
-    let mut seen: Option<Seen> = None;
-    let (mut pause, mut failed) = (first_pause(), 0);
-    loop {
-        // Not all nodes at once.
-        tokio::time::sleep(pause.mul_f64(0.7 + 0.6 * fastrand::f64())).await;
-        let is_over = begun.elapsed() >= inner.config.wait_max;
-        let lease = match inner.leases.lease_at(&key).await {
-            Ok(lease) => lease,
-            // One failure says little: the writer goes on.
-            Err(error) => {
-                failed += 1;
-                if is_over || failed == FAILED_LOOKS_MAX || error.kind == ErrorKind::Denied {
-                    return None;
-                }
-                pause = longer(pause);
-                continue;
-            }
-        };
-        failed = 0;
-        let Some((lease, bytes)) = lease else {
-            match after_the_writer(inner, registry, digest, size, (slot, is_over)).await {
-                TakenOver::Ended(found) => return found,
-                TakenOver::Renewed => {
-                    pause = longer(pause);
-                    continue;
-                }
-            }
-        };
-        let now = Instant::now();
-        if seen.as_ref().is_none_or(|seen| seen.bytes != bytes) {
-            seen = Some(Seen { bytes, since: now, looked: false });
-        }
-        let Some(seen) = &mut seen else { continue };
-        let silent = if inner.leases.is_silent(&key, lease) { SILENT_MAX } else { now - seen.since };
-        match decide(lease, begun.elapsed(), silent, inner.config.wait_max) {
-            // It would be the next wait for nothing.
-            Decision::Wait(_) if inner.leases.is_vain(registry) => return None,
-            Decision::Wait(next) => {
-                pause = next;
-                if silent >= LOOK_AFTER && !std::mem::replace(&mut seen.looked, true) {
-                    match inner.written(registry, digest, size).await {
-                        Written::Yes(found) => return Some(found),
-                        Written::No => {}
-                        Written::Unusable => return None,
-                    }
-                }
-            }
-            Decision::GiveUp => {
-                inner.note_vain(registry, lease, is_over);
-                return None;
-            }
-            Decision::TakeOver => {
-                inner.leases.note_silent(&key, lease);
-                match take_over(inner, registry, digest, size, (&seen.bytes, slot)).await {
-                    TakenOver::Ended(found) => return found,
-                    // It does not succeed: another node is always faster, or the store deletes nothing.
-                    TakenOver::Renewed if begun.elapsed() >= inner.config.wait_max => {
-                        inner.note_vain(registry, lease, true);
-                        return None;
-                    }
-                    TakenOver::Renewed => {}
-                }
-            }
-        }
-    }
 }
 
 /// A lease as it was seen last.
@@ -147,6 +75,144 @@ enum TakenOver {
     Renewed,
 }
 
+impl Wait {
+    /// Waits for the object; `None` if the registry is to be asked. This node then holds the lease if it is in `slot`.
+    async fn run(&self) -> Option<Found> {
+        let Self { inner, registry, .. } = self;
+        let (key, begun) = (self.lease_key(), Instant::now());
+        let mut seen: Option<Seen> = None;
+        let (mut pause, mut failed) = (first_pause(), 0);
+        loop {
+            // Not all nodes at once.
+            tokio::time::sleep(pause.mul_f64(0.7 + 0.6 * fastrand::f64())).await;
+            let is_over = begun.elapsed() >= inner.config.wait_max;
+            let lease = match inner.leases.lease_at(&key).await {
+                Ok(lease) => lease,
+                // One failure says little: the writer goes on.
+                Err(error) => {
+                    failed += 1;
+                    if is_over || failed == FAILED_LOOKS_MAX || error.kind == ErrorKind::Denied {
+                        return None;
+                    }
+                    pause = longer(pause);
+                    continue;
+                }
+            };
+            failed = 0;
+            let Some((lease, bytes)) = lease else {
+                match self.after_the_writer(is_over).await {
+                    TakenOver::Ended(found) => return found,
+                    TakenOver::Renewed => {
+                        pause = longer(pause);
+                        continue;
+                    }
+                }
+            };
+            let now = Instant::now();
+            if seen.as_ref().is_none_or(|seen| seen.bytes != bytes) {
+                seen = Some(Seen { bytes, since: now, looked: false });
+            }
+            let Some(seen) = &mut seen else { continue };
+            let silent = if inner.leases.is_silent(&key, lease) { SILENT_MAX } else { now - seen.since };
+            match decide(lease, begun.elapsed(), silent, inner.config.wait_max) {
+                // It would be the next wait for nothing.
+                Decision::Wait(_) if inner.leases.is_vain(registry) => return None,
+                Decision::Wait(next) => {
+                    pause = next;
+                    if silent >= LOOK_AFTER && !std::mem::replace(&mut seen.looked, true) {
+                        match self.written().await {
+                            Written::Yes(found) => return Some(found),
+                            Written::No => {}
+                            Written::Unusable => return None,
+                        }
+                    }
+                }
+                Decision::GiveUp => {
+                    self.note_vain(lease, is_over);
+                    return None;
+                }
+                Decision::TakeOver => {
+                    inner.leases.note_silent(&key, lease);
+                    match self.take_over(&seen.bytes).await {
+                        TakenOver::Ended(found) => return found,
+                        // It does not succeed: another node is always faster, or the store deletes nothing.
+                        TakenOver::Renewed if begun.elapsed() >= inner.config.wait_max => {
+                            self.note_vain(lease, true);
+                            return None;
+                        }
+                        TakenOver::Renewed => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// What comes of a lease that is gone: its blob, or this node's own lease, unless the wait is over.
+    async fn after_the_writer(&self, is_over: bool) -> TakenOver {
+        match self.written().await {
+            Written::Yes(found) => return TakenOver::Ended(Some(found)),
+            Written::No if !is_over && self.inner.config.write => {}
+            Written::No | Written::Unusable => return TakenOver::Ended(None),
+        }
+        // The writer gave up.
+        self.claim_unless(|kind| matches!(kind, ErrorKind::Exists | ErrorKind::Throttled)).await
+    }
+
+    /// Deletes a silent lease and creates this node's. Where the blob is there after all, that one ends the wait.
+    async fn take_over(&self, seen: &Bytes) -> TakenOver {
+        let (inner, key) = (&self.inner, self.lease_key());
+        // Its writer may be done, and not have been able to delete its lease.
+        match self.written().await {
+            Written::Yes(found) => return TakenOver::Ended(Some(found)),
+            Written::No if inner.config.write => {}
+            Written::No | Written::Unusable => return TakenOver::Ended(None),
+        }
+        // Another one may have been faster.
+        match inner.leases.lease_at(&key).await {
+            Ok(now) if now.as_ref().is_none_or(|(_, now)| now == seen) => {}
+            Ok(_) => return TakenOver::Renewed,
+            Err(_) => return TakenOver::Ended(None),
+        }
+        if inner.bucket.ensure_absent(&key).await.is_err() {
+            return TakenOver::Ended(None);
+        }
+        self.claim_unless(|kind| kind == ErrorKind::Exists).await
+    }
+
+    /// Creates this node's lease, unless that fails as it does where there is another node's.
+    async fn claim_unless(&self, is_renewed: impl Fn(ErrorKind) -> bool) -> TakenOver {
+        match self.inner.claim(&self.registry, self.digest, self.size, &self.slot).await {
+            Ok(claim) => {
+                self.slot.hold(claim);
+                TakenOver::Ended(None)
+            }
+            Err(error) if is_renewed(error.kind) => TakenOver::Renewed,
+            Err(_) => TakenOver::Ended(None),
+        }
+    }
+
+    async fn written(&self) -> Written {
+        let Self { inner, registry, digest, size, .. } = self;
+        match inner.look(registry, *digest, &inner.bucket.layout.blob(registry, *digest)).await {
+            Lookup::Found(found) if found.size == *size => Written::Yes(found),
+            Lookup::Absent => Written::No,
+            Lookup::Found(_) | Lookup::Unavailable => Written::Unusable,
+        }
+    }
+
+    /// Takes note of a wait that ended without the object, if the next one might, too: after an estimate alone it might
+    /// not.
+    fn note_vain(&self, lease: Lease, is_over: bool) {
+        if lease.complete_for > 0 || is_over {
+            self.inner.leases.note_vain(&self.registry);
+        }
+    }
+
+    fn lease_key(&self) -> String {
+        self.inner.bucket.layout.lease(&self.registry, self.digest)
+    }
+}
+
 impl Inner {
     /// Creates this node's lease, unless the tier does not take what this node writes.
     pub(super) async fn claim(
@@ -160,79 +226,5 @@ impl Inner {
             return Err(Error::new(ErrorKind::GaveUp, "it does not take what it is given"));
         }
         self.leases.claim(registry, digest, size, slot).await
-    }
-
-    /// Takes note of a wait that ended without the object, if the next one might, too: after an estimate alone it might
-    /// not.
-    fn note_vain(&self, registry: &Registry, lease: Lease, is_over: bool) {
-        if lease.complete_for > 0 || is_over {
-            self.leases.note_vain(registry);
-        }
-    }
-
-    async fn written(self: &Arc<Self>, registry: &Registry, digest: Digest, size: u64) -> Written {
-        match self.look(registry, digest, &self.bucket.layout.blob(registry, digest)).await {
-            Lookup::Found(found) if found.size == size => Written::Yes(found),
-            Lookup::Absent => Written::No,
-            Lookup::Found(_) | Lookup::Unavailable => Written::Unusable,
-        }
-    }
-}
-
-/// What comes of a lease that is gone: its blob, or this node's own lease, unless the wait is over.
-async fn after_the_writer(
-    inner: &Arc<Inner>,
-    registry: &Registry,
-    digest: Digest,
-    size: u64,
-    (slot, is_over): (&ClaimSlot, bool),
-) -> TakenOver {
-    match inner.written(registry, digest, size).await {
-        Written::Yes(found) => return TakenOver::Ended(Some(found)),
-        Written::No if !is_over && inner.config.write => {}
-        Written::No | Written::Unusable => return TakenOver::Ended(None),
-    }
-    // The writer gave up.
-    match inner.claim(registry, digest, size, slot).await {
-        Ok(claim) => {
-            slot.hold(claim);
-            TakenOver::Ended(None)
-        }
-        Err(error) if matches!(error.kind, ErrorKind::Exists | ErrorKind::Throttled) => TakenOver::Renewed,
-        Err(_) => TakenOver::Ended(None),
-    }
-}
-
-/// Deletes a silent lease and creates this node's. Where the blob is there after all, that one ends the wait.
-async fn take_over(
-    inner: &Arc<Inner>,
-    registry: &Registry,
-    digest: Digest,
-    size: u64,
-    (seen, slot): (&Bytes, &ClaimSlot),
-) -> TakenOver {
-    let key = inner.bucket.layout.lease(registry, digest);
-    // Its writer may be done, and not have been able to delete its lease.
-    match inner.written(registry, digest, size).await {
-        Written::Yes(found) => return TakenOver::Ended(Some(found)),
-        Written::No if inner.config.write => {}
-        Written::No | Written::Unusable => return TakenOver::Ended(None),
-    }
-    // Another one may have been faster.
-    match inner.leases.lease_at(&key).await {
-        Ok(now) if now.as_ref().is_none_or(|(_, now)| now == seen) => {}
-        Ok(_) => return TakenOver::Renewed,
-        Err(_) => return TakenOver::Ended(None),
-    }
-    if inner.bucket.ensure_absent(&key).await.is_err() {
-        return TakenOver::Ended(None);
-    }
-    match inner.claim(registry, digest, size, slot).await {
-        Ok(claim) => {
-            slot.hold(claim);
-            TakenOver::Ended(None)
-        }
-        Err(error) if error.kind == ErrorKind::Exists => TakenOver::Renewed,
-        Err(_) => TakenOver::Ended(None),
     }
 }

@@ -329,7 +329,7 @@ async fn another_range_of_a_mirror_is_followed_by_the_registry() {
     });
     for _ in 0..2 {
         let download = upstream.download(&repository(), digest(), 2, None, &anonymous()).await.unwrap();
-        assert_eq!(download.endpoint.unwrap().host(), "reg.example.com:443");
+        assert_eq!(download.endpoint.host(), "reg.example.com:443");
     }
     assert_eq!(hosts(&transport), ["mirror", "reg", "reg"]);
 }

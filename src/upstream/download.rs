@@ -2,13 +2,14 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
+use crate::support::deadline::Deadline;
 use crate::upstream::body::interrupted;
 use crate::upstream::endpoint::select::EndpointId;
 use crate::upstream::endpoint::tracked::TrackedBody;
@@ -43,8 +44,8 @@ pub struct Download {
     /// Whether a `Content-Encoding` says that the bytes are not those of the blob. Object stores say so of what was put
     /// there like that: the digest, or the size of the whole, says so.
     pub is_encoded: bool,
-    /// The endpoint that delivers it; `None` where there is none, in tests.
-    pub endpoint: Option<EndpointId>,
+    /// The endpoint that delivers it.
+    pub endpoint: EndpointId,
     body: Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send + Sync>>,
     limits: Option<TransferLimits>,
     returned: Option<Bytes>,
@@ -55,8 +56,8 @@ struct TransferLimits {
     host: String,
     /// The longest wait for the next chunk.
     idle: Duration,
-    /// Fires when a wait may have been that long: not moved with each chunk.
-    timer: Option<Pin<Box<Sleep>>>,
+    /// When the wait for it is over; `None` before the first.
+    timer: Option<Deadline>,
     rate: Rate,
     /// How long was waited in this period.
     waited: Duration,
@@ -66,24 +67,19 @@ struct TransferLimits {
 }
 
 impl Download {
-    /// A download of the chunks that `body` yields, which are not bounded in time. The stream ends where the body
-    /// properly ends.
+    /// A download of the chunks that `body` yields from `endpoint`, which are not bounded in time. The stream ends
+    /// where the body properly ends.
     pub fn new(
         size: Option<u64>,
         offset: u64,
         proof: Proof,
+        endpoint: EndpointId,
         body: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static,
     ) -> Self {
         let body = Box::pin(body);
         let (has_digest, is_encoded) = (false, false);
-        let (endpoint, limits, returned) = (None, None, None);
+        let (limits, returned) = (None, None);
         Self { size, offset, proof, has_digest, is_encoded, endpoint, body, limits, returned }
-    }
-
-    /// The same download, delivered by `endpoint`.
-    #[must_use]
-    pub fn delivered_by(self, endpoint: EndpointId) -> Self {
-        Self { endpoint: Some(endpoint), ..self }
     }
 
     /// The same download, which fails with `host` in its error when no chunk comes within `idle`, or when the chunks
@@ -144,14 +140,9 @@ impl TransferLimits {
     /// Ready once it was waited too long since `since`.
     fn poll_idle(&mut self, since: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let ends_at = since + self.idle;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(ends_at)));
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if since.elapsed() >= self.idle {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(ends_at);
-        }
+        let timer = self.timer.get_or_insert_with(|| Deadline::at(ends_at));
+        timer.set(ends_at);
+        timer.poll(cx)
     }
 
     fn count(&mut self, bytes: usize) -> Result<(), Error> {
@@ -185,10 +176,18 @@ mod tests {
         Ok(Bytes::from_static(text.as_bytes()))
     }
 
+    const IDLE: Duration = Duration::from_secs(30);
+
+    fn bounded(body: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static) -> Download {
+        let endpoint = EndpointId::for_test("registry");
+        let body = Download::new(None, 0, Proof::Public, endpoint, body);
+        body.bounded("reg.test:443".to_owned(), IDLE, None, false)
+    }
+
     #[tokio::test]
     async fn a_chunk_that_is_put_back_is_not_lost() {
-        let mut download =
-            Download::new(Some(6), 0, Proof::Public, stream::iter([chunk("abc"), chunk("def")]));
+        let chunks = stream::iter([chunk("abc"), chunk("def")]);
+        let mut download = Download::new(Some(6), 0, Proof::Public, EndpointId::for_test("registry"), chunks);
         let first = download.next().await.unwrap().unwrap();
         download.put_back(first.slice(1..));
         let mut rest = Vec::new();
@@ -200,14 +199,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stalls_or_crawls_does_not_hold_its_reader_for_ever() {
-        let idle = Duration::from_secs(30);
         let stalled = stream::iter([chunk("abc")]).chain(stream::pending());
-        let mut download = Download::new(None, 0, Proof::Public, stalled).bounded(
-            "reg.test:443".to_owned(),
-            idle,
-            None,
-            false,
-        );
+        let mut download = bounded(stalled);
         assert_eq!(download.next().await.unwrap().unwrap(), "abc");
         let error = download.next().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("no data for 30s"), "{error}");
@@ -218,21 +211,19 @@ mod tests {
             chunk("def")
         }));
         let late = late.chain(stream::pending());
-        let mut download =
-            Download::new(None, 0, Proof::Public, late).bounded("reg.test:443".to_owned(), idle, None, false);
+        let mut download = bounded(late);
         for expected in ["abc", "def"] {
             assert_eq!(download.next().await.unwrap().unwrap(), expected);
         }
         let begun = Instant::now();
         assert!(download.next().await.unwrap().is_err());
-        assert_eq!(begun.elapsed(), idle, "each wait is timed by itself");
+        assert_eq!(begun.elapsed(), IDLE, "each wait is timed by itself");
 
         let slow = stream::repeat(()).then(|()| async {
             tokio::time::sleep(Duration::from_secs(20)).await;
             chunk("abc")
         });
-        let mut download =
-            Download::new(None, 0, Proof::Public, slow).bounded("reg.test:443".to_owned(), idle, None, false);
+        let mut download = bounded(slow);
         let mut error = None;
         for _ in 0..4 {
             error = download.next().await.unwrap().err().or(error);

@@ -177,17 +177,22 @@ impl std::fmt::Debug for PageBody {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::{StreamExt, stream};
+    use futures_util::{Stream, StreamExt, stream};
     use http::header::CONTENT_LENGTH;
 
     use super::*;
+    use crate::upstream::endpoint::select::EndpointId;
     use crate::upstream::proof::Proof;
+
+    fn download(body: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static) -> Download {
+        Download::new(None, 0, Proof::Nothing, EndpointId::for_test("registry"), body)
+    }
 
     #[tokio::test]
     async fn a_page_of_more_than_64_mib_is_refused_whether_it_was_declared_or_not() {
         let body = || {
             let chunk = Bytes::from_static(&[b' '; 1024 * 1024]);
-            Download::new(None, 0, Proof::Nothing, stream::repeat(Ok(chunk)).take(65))
+            download(stream::repeat(Ok(chunk)).take(65))
         };
         let declared = [(CONTENT_LENGTH, (PAGE_BYTES_MAX + 1).into())].into_iter().collect();
         let (registry, memory) = ("reg.test".parse().unwrap(), PageMemory::default());
@@ -214,7 +219,7 @@ mod tests {
             let (registry, memory) = (name.parse::<Registry>().unwrap(), memory.clone());
             async move {
                 let chunk = Bytes::from_static(&[b' '; 200_000]);
-                let body = Download::new(None, 0, Proof::Nothing, stream::iter([Ok(chunk)]));
+                let body = download(stream::iter([Ok(chunk)]));
                 Page::begin(&HeaderMap::new(), (&registry, String::new()), body, memory).await
             }
         };

@@ -186,19 +186,19 @@ impl BodyReader {
         let is_encoded = is_encoded(response.headers());
         let received = self.received.counter_for(registry, Some(digest));
         let chunks = Chunks { body: response.into_body(), host: host.clone(), received };
-        let mut download = Download::new(size, offset, proof, chunks);
+        let mut download = Download::new(size, offset, proof, endpoint, chunks);
         (download.has_digest, download.is_encoded) = (head.has_digest, is_encoded);
         let idle = self.body_wait(has_alternative).idle;
-        Ok(download.delivered_by(endpoint).bounded(host, idle, tracked, has_alternative))
+        Ok(download.bounded(host, idle, tracked, has_alternative))
     }
 
     /// A page of a list.
     pub(super) async fn page(&self, registry: &Registry, response: RegistryResponse) -> Result<Page, Error> {
-        let RegistryResponse { response, host, proof, has_alternative, tracked, .. } = response;
+        let RegistryResponse { response, host, proof, endpoint, has_alternative, tracked, .. } = response;
         let idle = self.body_wait(has_alternative).idle;
         let (head, body) = response.into_parts();
         let chunks = Chunks { body, host: host.clone(), received: ReceivedCounter::none() };
-        let body = Download::new(None, 0, proof, chunks);
+        let body = Download::new(None, 0, proof, endpoint, chunks);
         let from = (registry, host.clone());
         let body = body.bounded(host, idle, tracked, has_alternative);
         Page::begin(&head.headers, from, body, self.lists.clone()).await

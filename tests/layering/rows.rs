@@ -123,7 +123,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["maintenance"],
             &["components"],
             &["mod"],
-            &["content", "images"],
+            &["content", "images", "reading"],
         ],
     ),
     (

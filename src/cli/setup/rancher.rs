@@ -44,12 +44,12 @@ pub(super) fn plan(machine: &Machine, request: &SetupRequest, of: &Rancher) -> R
     let malformed = |at: String| format!("{path} is malformed, and {name} does not start with it: {at}");
     let mut urls: Vec<String> = request.urls();
     urls.extend(change.led_to().map(str::to_owned));
-    let remove = |text: &str| without(text, &urls).unwrap_or_else(|| Some(text.to_owned()));
+    let remove = |text: &str| without(text, &urls).unwrap_or_else(|NotEdited| Some(text.to_owned()));
     let mut plan = SetupPlan { restart: Some(of.restart), shown: Some(shown), ..SetupPlan::default() };
     let by_hand = |what: &str| {
         format!("{path} has a form that is not edited here, and nothing was written. By hand: {what}")
     };
-    if change.is_changed_by_others() && without(change.text(), &urls).is_none() {
+    if change.is_changed_by_others() && without(change.text(), &urls).is_err() {
         return Err(by_hand(&format!("remove the endpoint {}", urls.join(" and "))));
     }
     if request.undo {
@@ -129,13 +129,14 @@ fn strings(list: &[Value]) -> Option<Vec<String>> {
     list.iter().map(|endpoint| endpoint.as_str().map(str::to_owned)).collect()
 }
 
-/// The file without these endpoints, `Some(None)` if nothing is left; a registry that had no other is not named any
-/// more. `None`: it has a form that is not edited.
-#[allow(clippy::option_option, reason = "no file, and a file that cannot be edited")]
-fn without(text: &str, urls: &[String]) -> Option<Option<String>> {
+/// A file has a form that is not edited here.
+struct NotEdited;
+
+/// The file without these endpoints, `None` if nothing is left; a registry that had no other is not named any more.
+fn without(text: &str, urls: &[String]) -> Result<Option<String>, NotEdited> {
     let heads = [HEAD, HEAD_OF_THEIRS, HEAD_OF_EARLIER];
     let mut left = heads.iter().find_map(|head| text.strip_prefix(head)).unwrap_or(text).to_owned();
-    let Ok(mut file) = read(text) else { return Some(Some(text.to_owned())) };
+    let Ok(mut file) = read(text) else { return Ok(Some(text.to_owned())) };
     let named: Vec<String> = endpoints(&file).into_iter().map(|(registry, _)| registry).collect();
     let mut found = false;
     for registry in named {
@@ -146,16 +147,16 @@ fn without(text: &str, urls: &[String]) -> Option<Option<String>> {
             continue;
         }
         found = true;
-        let list = strings(listed)?;
+        let list = strings(listed).ok_or(NotEdited)?;
         let emptied = if list.is_empty() { forget(&mut file, &registry) } else { Emptied::Nothing };
-        left = reduced(&left, &registry, &list, emptied)?;
+        left = reduced(&left, &registry, &list, emptied).ok_or(NotEdited)?;
         if read(&left).as_ref() != Ok(&file) {
-            return None;
+            return Err(NotEdited);
         }
     }
     match found {
-        false => Some(Some(text.to_owned())),
-        true => Some((!left.trim().is_empty()).then_some(left)),
+        false => Ok(Some(text.to_owned())),
+        true => Ok((!left.trim().is_empty()).then_some(left)),
     }
 }
 

@@ -148,14 +148,16 @@ mod tests {
             let environment = Environment { home: Some("/h".into()), ..Environment::default() };
             resolve(&format!("[kubernetes]\n{text}"), &environment).unwrap().kubernetes
         };
-        assert!(!config("").is_used());
+        let has_source =
+            |config: &crate::kubernetes::Config| config.identity.is_some() || config.pods_api.is_some();
+        assert!(!has_source(&config("")));
         let kubelets = config("kubeconfig = \"/etc/kubernetes/kubelet.conf\"");
-        assert!(kubelets.is_used() && kubelets.secrets);
+        assert!(has_source(&kubelets) && kubelets.secrets);
         assert_eq!(kubelets.identity, Some(Identity::Kubeconfig("/etc/kubernetes/kubelet.conf".into())));
         assert!(!config("kubeconfig = \"in-cluster\"").secrets);
         assert!(config("kubeconfig = \"in-cluster\"\nsecrets = true").secrets);
         let socket = config("pods_api = \"/run/pods.sock\"");
-        assert!(socket.is_used() && socket.identity.is_none());
+        assert!(has_source(&socket) && socket.identity.is_none());
     }
 
     #[test]

@@ -21,7 +21,8 @@
 //! shared_rights         what other nodes shared for an outage, held for as long as it lasts
 //! ```
 //!
-//! [`authorize::Access`] is what the rest of `pull` uses, and does not know manifests, blobs or HTTP.
+//! [`authorize::Access`] is what the rest of `pull` uses. It asks registries for tags, manifests and blobs, and knows
+//! no bytes of them and no HTTP.
 
 pub(crate) mod authorize;
 mod confirm;

@@ -1,10 +1,10 @@
 //! The body of an answer: the bytes of a blob, wherever they come from.
 //!
-//! A hit reads a blob that is complete, every other follows a flight (`follow`). Where the bytes come from may change
-//! without the client noticing: a damaged blob is fetched anew and followed from there; what the disk does not give
-//! back is fetched past the disk; a range far ahead of the readable offset is asked for by itself. The end of a body is
-//! told exactly once: all bytes, or an error, after which the connection must be closed so that the body is seen to be
-//! short.
+//! A hit reads a blob that is complete, a download is followed (`follow`), kept parts and single ranges are read as
+//! such, and what is not stored passes by. Where the bytes come from may change without the client noticing: a damaged
+//! blob is fetched anew and followed from there; what the disk does not give back is fetched past the disk; a range far
+//! ahead of the readable offset is asked for by itself. The end of a body is told exactly once: all bytes, or an error,
+//! after which the connection must be closed so that the body is seen to be short.
 //!
 //! The end of a whole body is withheld until the whole is right, wherever its parts came from: what goes on past the
 //! store is hashed together with what the client has, which is read back for that from where it was sent from.

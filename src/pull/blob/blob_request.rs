@@ -37,7 +37,7 @@ pub(crate) struct UnprovedSource {
     pub(super) right: UnprovedRight,
     pub(super) principal: Principal,
     pub(super) proof: Proof,
-    pub(super) endpoint: Option<EndpointId>,
+    pub(super) endpoint: EndpointId,
 }
 
 impl BlobRequests {

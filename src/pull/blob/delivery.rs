@@ -111,8 +111,8 @@ impl Tries {
     }
 
     /// Whether a try that begins with a body of `endpoint` would be one that was made before.
-    pub(crate) fn is_repeated_by(&self, endpoint: Option<&EndpointId>) -> bool {
-        endpoint.is_some_and(|endpoint| self.wrong.contains(endpoint))
+    pub(crate) fn is_repeated_by(&self, endpoint: &EndpointId) -> bool {
+        self.wrong.contains(endpoint)
     }
 
     /// Takes in a try whose content was wrong, and returns whether another one makes sense. `another` says whether an
@@ -183,11 +183,10 @@ mod tests {
         let mut tries = Tries::default();
         tries.failed(&plain, true);
         let [a, b] = ["a", "b"].map(EndpointId::for_test);
-        assert!(tries.is_repeated_by(Some(&a)) && !tries.is_repeated_by(Some(&b)));
-        assert!(!tries.is_repeated_by(None));
+        assert!(tries.is_repeated_by(&a) && !tries.is_repeated_by(&b));
         let mut tries = Tries::default();
         tries.failed(&ranges, false);
-        assert!(!tries.is_repeated_by(Some(&a)), "a plain connection to it is another way");
+        assert!(!tries.is_repeated_by(&a), "a plain connection to it is another way");
     }
 
     #[test]

@@ -26,6 +26,9 @@ use crate::support::metrics::IntGauge;
 use crate::support::sync::Mutex;
 use crate::support::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
+/// Pulls as which a flight may go on besides its own: a blob has a few repositories.
+const ALTERNATES_MAX: usize = 4;
+
 /// One download under way.
 #[derive(Debug)]
 pub(crate) struct Flight {
@@ -138,9 +141,6 @@ impl Flight {
         self.progress.subscribe()
     }
 }
-
-/// Flights that a follower may continue for are bounded: a blob has a few repositories.
-const ALTERNATES_MAX: usize = 4;
 
 /// With whom a request shares a flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Who leads, who follows, and how a flight ends.
 
 use super::*;
+use crate::pull::context::Priority;
 use crate::pull::for_tests;
 use crate::store::Owner;
 
@@ -54,7 +55,8 @@ fn a_background_download_that_a_runtime_joins_is_foreground_from_then_on() {
     let flights = flights();
     let context = PullContext::new("a.test/r".parse().unwrap(), None, Caller::Anonymous);
     let digest = Digest::of(b"x");
-    let Role::Lead(leader) = flights.join_or_lead(&context.clone().in_background(), digest, Sharing::All)
+    let Role::Lead(leader) =
+        flights.join_or_lead(&context.clone().with_priority(Priority::Background), digest, Sharing::All)
     else {
         panic!()
     };

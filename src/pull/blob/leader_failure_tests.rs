@@ -4,6 +4,7 @@ use futures_util::future::join_all;
 
 use super::tests::{downloads, pull};
 use super::*;
+use crate::pull::context::Priority;
 use crate::pull::for_tests::{self, MirrorBody, Parts};
 use crate::reference::Repository;
 use crate::upstream;
@@ -161,7 +162,7 @@ async fn a_pre_pull_that_joins_a_download_does_not_fail_with_its_leader() {
             while scene.parts.blobs.downloads() == 0 {
                 tokio::task::yield_now().await;
             }
-            let context = for_tests::pull(&scene.good).in_background();
+            let context = for_tests::pull(&scene.good).with_priority(Priority::Background);
             scene.parts.blobs.fetch_into_store(&context, scene.digest, |_, _| {}).await
         };
         let (led, fetched, ()) = tokio::join!(scene.lead(), fetch, let_it_fail);

@@ -87,11 +87,11 @@ use super::context::{Priority, PullContext};
 use super::error::Error;
 use super::metrics::Metrics;
 use super::registry_client::RegistryClient;
+use super::shared_names::SharedNames;
 use crate::reference::Digest;
 use crate::store::Store;
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
-use crate::tier::Tier;
 use crate::upstream::AuthContext;
 use begun::Begun;
 pub use blob_answer::{BlobAnswer, BlobSize};
@@ -144,14 +144,14 @@ impl Blobs {
         access: Access,
         registries: Arc<dyn RegistryClient>,
         store: Store,
-        tier: Tier,
+        names: SharedNames,
         tasks: Tasks,
         metrics: Arc<Metrics>,
     ) -> Self {
         let flights = Flights::new(metrics.flights.clone());
         let foreground = Foreground::new(flights.clone());
         let stored = StoredBlobs::new(store.clone(), access.clone());
-        let upstream = UpstreamBlobs::new(access.clone(), Arc::clone(&registries), tier);
+        let upstream = UpstreamBlobs::new(access.clone(), Arc::clone(&registries), names);
         let segments = Segments::new(upstream.clone(), tasks.clone(), Arc::clone(&metrics));
         let transfers = Transfers::new(upstream.clone(), segments, foreground.clone());
         let room = Room::new(config, store.clone());

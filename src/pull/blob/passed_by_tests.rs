@@ -5,9 +5,10 @@ use std::sync::OnceLock;
 
 use super::tests::{downloads, read};
 use super::*;
+use crate::pull::context::Priority;
 use crate::pull::for_tests::{self, Parts};
 use crate::reference::Repository;
-use crate::store::Member;
+use crate::store::{Member, WholeContent};
 
 const MIB: u64 = 1024 * 1024;
 /// Just large, and less than the share of a registry without a name.
@@ -30,9 +31,10 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         let (parts, app) = (Parts::with_room_for(STORE), "reg.test/app".parse::<Repository>().unwrap());
-        let (base, others) = ("other.test/base".parse().unwrap(), vec![9; OTHERS]);
-        let others_digest = Digest::of(&others);
-        parts.store.put(&base, others_digest, others.into(), Member::Blob).await.unwrap();
+        let (repository, others) = ("other.test/base".parse().unwrap(), vec![9; OTHERS]);
+        let (others_digest, bytes) = (Digest::of(&others), others.into());
+        let others = WholeContent { repository, digest: others_digest, bytes, member: Member::Blob };
+        parts.store.put(others).await.unwrap();
         let digest = parts.registry.push(&app, None, layer());
         parts.declare_size(&app, digest, SIZE);
         let context = for_tests::pull(&app);
@@ -119,7 +121,7 @@ async fn a_pre_pull_that_meets_a_pods_pull_of_a_large_layer_past_the_disk_stores
     let scene = Scene::new().await;
     let Scene { parts, context, digest } = &scene;
     let pod = parts.blobs.find(context, *digest, BlobRange::Whole).await.unwrap();
-    let background = context.clone().in_background();
+    let background = context.clone().with_priority(Priority::Background);
     let (fetched, content) =
         tokio::join!(parts.blobs.fetch_into_store(&background, *digest, |_, _| {}), read(pod));
     assert!(content.unwrap() == layer());

@@ -1,4 +1,5 @@
-//! Passthrough: a blob from upstream to a client without the store, when the disk failed.
+//! Passthrough: a blob from upstream to one client without the store: what the store does not take or give back, a
+//! single range of what is not stored, and a range far ahead of a download.
 //!
 //! A whole body is still never complete and wrong: its bytes are hashed as they pass, on from the hash of what the fill
 //! had written, and the last of them are withheld until the digest is verified, and more of what a mirror delivers, as

@@ -7,7 +7,6 @@ use super::tests::{damage, downloads, pull, read, refuse_downloads};
 use super::*;
 use crate::pull::for_tests::{self, MirrorBody, Parts};
 use crate::reference::Repository;
-use crate::store::Member;
 use crate::upstream::DeliveryFault;
 
 /// Larger than the tail that is withheld.
@@ -108,9 +107,7 @@ async fn lose_what_was_received(parts: &Parts) -> Option<crate::store::Blob> {
     assert_eq!(files.len(), 1, "it is being stored");
     std::fs::OpenOptions::new().write(true).open(&files[0]).unwrap().set_len(0).unwrap();
     static OTHER: [u8; 6_500_000] = [5; 6_500_000];
-    let other = Digest::of(&OTHER);
-    let repository = "reg.test/other".parse().unwrap();
-    parts.store.put(&repository, other, Bytes::from_static(&OTHER), Member::Blob).await.unwrap();
+    let other = for_tests::remember_blob(&parts.store, "reg.test/other", &OTHER).await;
     // It is read, and therefore not evicted.
     parts.store.blob(other).await
 }

@@ -50,7 +50,7 @@ async fn background_work_goes_on_in_the_moment_in_which_it_may() {
     tokio::join!(foreground.yield_before_start(), asks);
     assert_eq!(begun.elapsed(), second + MORE_TO_COME);
     // A runtime joins the background download itself.
-    let own = lead(&flights, &pull().in_background(), b"own");
+    let own = lead(&flights, &pull().with_priority(Priority::Background), b"own");
     let (_leader, begun) = (lead(&flights, &pull(), b"x"), Instant::now());
     let joins = async {
         tokio::time::sleep(second).await;
@@ -70,7 +70,7 @@ async fn what_is_fetched_ahead_goes_before_the_background_and_never_before_what_
         begun.elapsed()
     };
     let ahead = lead(&flights, &pull().with_priority(Priority::Ahead), b"ahead");
-    let background = lead(&flights, &pull().in_background(), b"background");
+    let background = lead(&flights, &pull().with_priority(Priority::Background), b"background");
     // A question about a tag alone, which nearly every pull begins with, stops nothing that is fetched ahead.
     foreground.record();
     assert_eq!(elapsed(ahead.flight()).await, Duration::ZERO);
@@ -180,7 +180,7 @@ async fn what_another_node_downloads_does_not_slow_down_what_this_one_fetches_ah
 #[tokio::test(start_paused = true)]
 async fn what_a_pod_wants_does_not_wait_behind_the_pre_pull_that_downloads_it() {
     let (flights, foreground) = world();
-    let own = lead(&flights, &pull().in_background(), b"own");
+    let own = lead(&flights, &pull().with_priority(Priority::Background), b"own");
     let _other = lead(&flights, &pull().with_priority(Priority::Ahead), b"other");
     assert!(!own.flight().is_ahead() && !foreground.may_widen(own.flight()));
     let begun = Instant::now();
@@ -193,7 +193,8 @@ async fn what_a_pod_wants_does_not_wait_behind_the_pre_pull_that_downloads_it() 
     assert_eq!(begun.elapsed(), Duration::from_millis(5));
     assert!(own.flight().is_ahead() && foreground.may_widen(own.flight()));
     // Another pre-pull that joins takes nothing back.
-    let _ = flights.join_or_lead(&pull().in_background(), Digest::of(b"own"), Sharing::All);
+    let _ =
+        flights.join_or_lead(&pull().with_priority(Priority::Background), Digest::of(b"own"), Sharing::All);
     assert!(own.flight().is_ahead());
 }
 

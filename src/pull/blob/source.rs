@@ -29,9 +29,8 @@ pub(crate) struct UpstreamBlobs {
 }
 
 impl UpstreamBlobs {
-    pub(crate) fn new(access: Access, upstream: Arc<dyn RegistryClient>, tier: Tier) -> Self {
-        let names = SharedNames::new(tier.clone(), access.clone());
-        let requests = BlobRequests::new(access, upstream, tier);
+    pub(crate) fn new(access: Access, upstream: Arc<dyn RegistryClient>, names: SharedNames) -> Self {
+        let requests = BlobRequests::new(access, upstream, names.tier().clone());
         Self { requests, names, slow: SlowRegistries::default() }
     }
 
@@ -60,7 +59,7 @@ impl UpstreamBlobs {
     pub(crate) fn body_from_tier(&self, context: &PullContext, digest: Digest, found: Found) -> UpstreamBody {
         let chunks = found.body.map(|chunk| chunk.map_err(|error| interrupted(&error)));
         let endpoint = EndpointId::shared_tier();
-        let download = Download::new(Some(found.size), 0, Proof::Nothing, chunks).delivered_by(endpoint);
+        let download = Download::new(Some(found.size), 0, Proof::Nothing, endpoint, chunks);
         UpstreamBody::from_tier(&self.requests, context, digest, download)
     }
 
@@ -89,7 +88,7 @@ impl UpstreamBlobs {
     ) {
         let UnprovedSource { right, principal, proof, endpoint } = source;
         // Bytes of a mirror, or that another reader fetched, prove no right.
-        if endpoint.as_ref().is_none_or(|endpoint| trail.is_of(endpoint)) {
+        if trail.is_of(endpoint) {
             self.access().record_verified(context.repository(), *principal, *proof, *right).await;
         }
     }

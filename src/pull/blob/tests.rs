@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 
 use super::*;
+use crate::pull::context::Priority;
 use crate::pull::for_tests::{self, Parts};
 use crate::support::body_chunk::BodyChunk;
 
@@ -87,7 +88,7 @@ async fn bytes_on_disk_from_another_registry_prove_nothing() {
 async fn a_blob_is_fetched_into_the_store_once() {
     let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
     let digest = parts.registry.push(&app, None, &LAYER);
-    let context = for_tests::pull(&app).in_background();
+    let context = for_tests::pull(&app).with_priority(Priority::Background);
     for downloaded in [true, false] {
         let fetched = parts.blobs.fetch_into_store(&context, digest, |_, _| {}).await.unwrap();
         assert_eq!(fetched, (LAYER.len() as u64, downloaded));

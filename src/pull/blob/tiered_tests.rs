@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::pull::blob::past_the_disk_tests::as_time_passes;
+use crate::pull::context::Priority;
 use crate::pull::for_tests::{self, Parts};
 use crate::reference::{Child, Repository};
 use crate::tier;
@@ -187,7 +188,7 @@ async fn what_is_fetched_ahead_does_not_wait_until_the_tier_has_it() {
     let digest = parts.registry.push(&app, None, &LAYER);
     parts.declare_size(&app, digest, LAYER.len() as u64);
     objects.hang_at(Op::Put, "/blobs/");
-    let context = for_tests::pull(&app).in_background();
+    let context = for_tests::pull(&app).with_priority(Priority::Background);
     let fetched = parts.blobs.fetch_into_store(&context, digest, |_, _| {});
     let fetched = tokio::time::timeout(Duration::from_secs(30), fetched).await;
     assert_eq!(fetched.expect("it waits for an upload").unwrap(), (LAYER.len() as u64, true));

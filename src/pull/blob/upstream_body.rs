@@ -136,13 +136,13 @@ impl UpstreamBody {
     pub(crate) fn unproved(&self) -> Option<UnprovedSource> {
         let DeliveredBy::Registry(auth) = &self.delivered_by else { return None };
         let (principal, proof) = (auth.presented.principal, self.download.proof);
-        let endpoint = self.endpoint().cloned();
+        let endpoint = self.endpoint().clone();
         self.unproved.map(|right| UnprovedSource { right, principal, proof, endpoint })
     }
 
     /// The endpoint that delivers now.
-    pub(crate) fn endpoint(&self) -> Option<&EndpointId> {
-        self.download.endpoint.as_ref()
+    pub(crate) fn endpoint(&self) -> &EndpointId {
+        &self.download.endpoint
     }
 
     /// The offset at which it began.
@@ -188,7 +188,7 @@ impl UpstreamBody {
     }
 
     fn record_endpoint(&self) {
-        self.endpoint().into_iter().for_each(|endpoint| self.trail.record(endpoint, &self.repository));
+        self.trail.record(self.endpoint(), &self.repository);
     }
 
     /// Bytes between here and the declared end; zero where upstream declared none.
@@ -368,13 +368,11 @@ impl UpstreamBody {
     /// Records that the endpoint did not deliver; returns whether another one is left.
     fn record(&self, fault: DeliveryFault) -> bool {
         let registry = self.repository.registry();
-        self.endpoint()
-            .is_some_and(|endpoint| self.requests.record_fault(registry, self.digest, endpoint, fault))
+        self.requests.record_fault(registry, self.digest, self.endpoint(), fault)
     }
 
     fn host(&self) -> String {
-        let registry = || self.repository.registry().to_string();
-        self.endpoint().map_or_else(registry, |endpoint| endpoint.host().to_owned())
+        self.endpoint().host().to_owned()
     }
 
     fn invalid(&self, why: String) -> upstream::Error {

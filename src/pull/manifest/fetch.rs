@@ -97,13 +97,13 @@ impl ManifestFetcher {
         upstream: Arc<dyn RegistryClient>,
         store: Store,
         kept: KeptManifests,
-        (tier, memory): (Tier, Arc<ByteBudget<String>>),
+        memory: Arc<ByteBudget<String>>,
+        names: SharedNames,
         tasks: Tasks,
     ) -> Self {
         let (running, confirmations) =
             (Singleflight::new(tasks.clone()), Arc::new(Semaphore::new(CONFIRMATIONS_MAX)));
-        let names = SharedNames::new(tier.clone(), access.clone());
-        names.replace_when_closed(store.records(), &tasks);
+        let tier = names.tier().clone();
         Self { access, upstream, store, kept, tier, memory, names, running, confirmations, tasks }
     }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::memory_cache::{Found, MemoryCache, Write};
+use super::memory_cache::{Found, MemoryCache};
 use crate::reference::{Digest, MediaType, Repository};
-use crate::store::{Member, Store};
+use crate::store::{Member, Store, WholeContent, WriteWhen};
 use crate::support::clock::{Clock, Timestamp};
 
 /// The manifests in memory, and the store that they belong in. Cheap to clone.
@@ -56,11 +56,10 @@ impl KeptManifests {
         // Nearly always nothing has left the store since.
         if on_disk_at != Some(removals)
             && !self.store.is_paused()
-            && let Some(write) = self.begin_write(repository, digest, removals)
+            && let Some(when) = self.begin_write(repository, digest, removals)
         {
-            let (member, was_stored) = (Member::Manifest(media_type.clone()), write == Write::IfGone);
             let done = self.end_of_write(repository, digest);
-            self.store.put_without_waiting(repository, digest, bytes.clone(), member, was_stored, done);
+            self.store.put_without_waiting(content(repository, digest, &media_type, &bytes), when, done);
         }
         Some((media_type, bytes))
     }
@@ -94,14 +93,14 @@ impl KeptManifests {
         media_type: &MediaType,
         bytes: &Bytes,
     ) {
-        let member = Member::Manifest(media_type.clone());
+        let content = content(repository, digest, media_type, bytes);
         if self.memory.insert(repository, digest, media_type, bytes) {
             self.begin_write(repository, digest, self.store.removals());
             let done = self.end_of_write(repository, digest);
-            self.store.put_later(repository, digest, bytes.clone(), member, done).await;
+            self.store.put_later(content, done).await;
             return;
         }
-        if let Err(error) = self.store.put_for_answer(repository, digest, bytes.clone(), member).await {
+        if let Err(error) = self.store.put_for_answer(content).await {
             self.memory.insert_large(repository, digest, media_type, bytes);
             if self.store.should_log(&error) {
                 let cause = error.cause();
@@ -124,7 +123,7 @@ impl KeptManifests {
         self.memory.clear();
     }
 
-    fn begin_write(&self, repository: &Repository, digest: Digest, removals: u64) -> Option<Write> {
+    fn begin_write(&self, repository: &Repository, digest: Digest, removals: u64) -> Option<WriteWhen> {
         let may_have_left = |before| self.store.may_have_left(&digest, before);
         self.memory.begin_write(repository, digest, removals, may_have_left, self.now())
     }
@@ -139,6 +138,13 @@ impl KeptManifests {
         let under_way = UnderWay { memory, clock, repository: repository.clone(), digest, is_stored: false };
         move |is_stored| under_way.end(is_stored)
     }
+}
+
+/// A manifest as the store takes it.
+fn content(repository: &Repository, digest: Digest, media_type: &MediaType, bytes: &Bytes) -> WholeContent {
+    let (repository, bytes, member) =
+        (repository.clone(), bytes.clone(), Member::Manifest(media_type.clone()));
+    WholeContent { repository, digest, bytes, member }
 }
 
 #[cfg(test)]
@@ -171,7 +177,7 @@ mod tests {
             drop(full);
             clock.advance(Duration::from_secs(60));
             let write = kept.begin_write(&app, digest, store.removals());
-            assert_eq!(write, is_looked_for.then_some(Write::Content));
+            assert_eq!(write, is_looked_for.then_some(WriteWhen::Always));
         }
     }
 

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::reference::{Digest, MediaType, Repository};
+use crate::store::WriteWhen;
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::{Moment, Timestamp};
 
@@ -65,15 +66,6 @@ pub(crate) struct Found {
 /// How long a manifest that could not be written, because there was no room, is used without another try.
 const WRITE_PAUSE: Duration = Duration::from_secs(10);
 
-/// What is to be done for a manifest to be on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Write {
-    /// It is to be written.
-    Content,
-    /// It was there: it is to be written if it is gone.
-    IfGone,
-}
-
 impl Default for MemoryCache {
     fn default() -> Self {
         let manifests = BoundedMap::new(MANIFESTS_MAX);
@@ -112,15 +104,15 @@ impl MemoryCache {
         removals: u64,
         may_have_left: impl FnOnce(u64) -> bool,
         now: Timestamp,
-    ) -> Option<Write> {
+    ) -> Option<WriteWhen> {
         let mut cached = self.0.lock();
         let found = cached.manifests.get(&(repository.clone(), digest))?;
         let write = match found.on_disk {
             OnDisk::No { tried_at } if tried_at.is_some_and(|at| at.age_at(now) < WRITE_PAUSE) => {
                 return None;
             }
-            OnDisk::No { .. } => Write::Content,
-            OnDisk::Yes { removals: before } if may_have_left(before) => Write::IfGone,
+            OnDisk::No { .. } => WriteWhen::Always,
+            OnDisk::Yes { removals: before } if may_have_left(before) => WriteWhen::IfGone,
             OnDisk::BeingWritten { .. } | OnDisk::Yes { .. } => return None,
         };
         found.on_disk = OnDisk::BeingWritten { removals };
@@ -237,17 +229,17 @@ mod tests {
         let end = |is_stored, at| cache.end_write(&app, digest, is_stored, Timestamp(at));
         assert_eq!(begin(0, 1_000), None);
         cache.insert(&app, digest, &media_type, &Bytes::from_static(b"x"));
-        assert_eq!(begin(0, 1_000), Some(Write::Content));
+        assert_eq!(begin(0, 1_000), Some(WriteWhen::Always));
         assert_eq!(begin(0, 1_000), None, "it is being written");
         end(false, 1_000);
         assert_eq!(begin(0, 1_009), None, "there is no room: not with each request");
-        assert_eq!(begin(0, 1_010), Some(Write::Content));
+        assert_eq!(begin(0, 1_010), Some(WriteWhen::Always));
         end(true, 1_010);
         assert_eq!(begin(0, 1_010), None);
-        assert_eq!(begin(1, 1_010), Some(Write::IfGone), "it left the store meanwhile");
+        assert_eq!(begin(1, 1_010), Some(WriteWhen::IfGone), "it left the store meanwhile");
         end(true, 1_010);
         assert_eq!(begin(1, 1_010), None);
-        assert_eq!(begin(2, 1_010), Some(Write::IfGone));
+        assert_eq!(begin(2, 1_010), Some(WriteWhen::IfGone));
     }
 
     #[tokio::test(start_paused = true)]

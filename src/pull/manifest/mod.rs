@@ -31,12 +31,12 @@ use super::config::Config;
 use super::context::{PullContext, UpstreamWait};
 use super::error::{Error, Fault};
 use super::registry_client::RegistryClient;
+use super::shared_names::SharedNames;
 use crate::reference::{Digest, MediaType, Reference, Repository, Tag};
 use crate::store::{Member, Store};
 use crate::support::clock::{Clock, Moment};
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
-use crate::tier::Tier;
 use fetch::ManifestFetcher;
 use kept::KeptManifests;
 use resolve::Tags;
@@ -70,7 +70,7 @@ impl Manifests {
         access: Access,
         upstream: Arc<dyn RegistryClient>,
         store: Store,
-        tier: Tier,
+        names: SharedNames,
         tasks: Tasks,
     ) -> Self {
         let kept = KeptManifests::new(store.clone());
@@ -80,7 +80,8 @@ impl Manifests {
             Arc::clone(&upstream),
             store.clone(),
             kept,
-            (tier, stored.memory()),
+            stored.memory(),
+            names,
             tasks.clone(),
         );
         let tags = Tags::new(

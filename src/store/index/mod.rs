@@ -7,6 +7,8 @@
 mod cursors;
 pub(super) mod database;
 pub(super) mod evictions;
+#[cfg(test)]
+mod for_tests;
 pub(super) mod rows;
 pub(super) mod rows_on_disk;
 mod scan;
@@ -175,22 +177,6 @@ impl Index {
         }
     }
 
-    /// From now on waits for an answer as long as it takes, for a test.
-    #[cfg(test)]
-    pub(super) fn wait_for_every_answer(&self) {
-        self.0.waits_for_every_answer.store(true, Ordering::Release);
-    }
-
-    /// Waits until every operation so far is applied, the count at the start included, for a test.
-    #[cfg(test)]
-    pub(super) fn catch_up(&self) {
-        let (done, wait) = sync_channel(1);
-        self.look(move |_| {
-            let _ = done.send(());
-        });
-        let _ = wait.recv();
-    }
-
     /// Writes everything to disk, marks the stop as clean and joins the thread. Blocks.
     pub(super) fn close(&self) {
         let thread = self.0.thread.lock().take();
@@ -200,42 +186,6 @@ impl Index {
                 tracing::error!("the thread of the index panicked; the next start rebuilds the index");
             }
         }
-    }
-
-    /// As [`Index::catch_up`], and until no eviction is under way either.
-    #[cfg(test)]
-    pub(super) fn settle(&self) {
-        struct Last(SyncSender<()>);
-        impl Demand for Last {
-            fn next(&mut self, _: Evictable<'_>) -> Option<Wanted> {
-                let _ = self.0.send(());
-                None
-            }
-            fn evicted(&mut self, _: &Batch) {}
-        }
-        let mut is_settled = false;
-        while !is_settled && self.0.thread.lock().is_some() {
-            let (done, wait) = sync_channel(1);
-            self.evict_ahead(Last(done));
-            // Dropped while another eviction ahead of need is under way.
-            is_settled = wait.recv().is_ok();
-        }
-    }
-
-    /// Keeps the thread busy until a value is received from the other end, for a test of what happens meanwhile.
-    #[cfg(test)]
-    pub(super) fn hold_up(&self) -> Receiver<()> {
-        let (done, wait) = sync_channel(0);
-        self.look(move |_| {
-            let _ = done.send(());
-        });
-        wait
-    }
-
-    /// The thread, for a test that waits for its end.
-    #[cfg(test)]
-    pub(super) fn take_thread(&self) -> Option<JoinHandle<()>> {
-        self.0.thread.lock().take()
     }
 }
 

@@ -6,12 +6,12 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
+use object_store::azure::{AzureConfigKey, AzureCredential, MicrosoftAzure, MicrosoftAzureBuilder};
+use object_store::gcp::{GcpCredential, GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ClientOptions, RetryConfig};
+use object_store::{ClientOptions, CredentialProvider, ObjectStore, RetryConfig};
 
 use super::credential::{AccountSecret, AwsKeyFile, account_key, text_of};
 use super::file_threads::FileThreads;
@@ -50,6 +50,70 @@ fn again() -> RetryConfig {
     RetryConfig { max_retries: PART_RETRIES, retry_timeout: PART_RETRY_TIME, ..RetryConfig::default() }
 }
 
+/// What the builders of the platforms' stores have in common.
+trait StoreBuilder: Clone {
+    type Store: ObjectStore;
+    type Credential: Send + Sync + 'static;
+
+    fn build_store(self) -> object_store::Result<Self::Store>;
+    fn credentials_of(store: &Self::Store) -> Credentials<Self::Credential>;
+    fn with_provider(self, credentials: Credentials<Self::Credential>) -> Self;
+    fn repeating(self, retry: RetryConfig) -> Self;
+}
+
+type Credentials<C> = Arc<dyn CredentialProvider<Credential = C>>;
+
+macro_rules! store_builder {
+    ($builder:ty => $store:ty, $credential:ty) => {
+        impl StoreBuilder for $builder {
+            type Store = $store;
+            type Credential = $credential;
+
+            fn build_store(self) -> object_store::Result<$store> {
+                self.build()
+            }
+
+            fn credentials_of(store: &$store) -> Credentials<$credential> {
+                Arc::clone(store.credentials())
+            }
+
+            fn with_provider(self, credentials: Credentials<$credential>) -> Self {
+                self.with_credentials(credentials)
+            }
+
+            fn repeating(self, retry: RetryConfig) -> Self {
+                self.with_retry(retry)
+            }
+        }
+    };
+}
+
+store_builder!(AmazonS3Builder => AmazonS3, AwsCredential);
+store_builder!(GoogleCloudStorageBuilder => GoogleCloudStorage, GcpCredential);
+store_builder!(MicrosoftAzureBuilder => MicrosoftAzure, AzureCredential);
+
+/// The credential that a platform gives to its machines and pods.
+enum FromPlatform {
+    /// It is kept at hand.
+    Kept,
+    /// There is a credential of the configuration, or requests are not signed.
+    NotNeeded,
+}
+
+/// The store of a builder, which sends parts of an upload again and all else once.
+fn store_of<B: StoreBuilder>(mut builder: B, credential: FromPlatform) -> Result<Store, BuildError> {
+    let mut kept: Option<Arc<dyn AtHand>> = None;
+    if let FromPlatform::Kept = credential {
+        let platform = builder.clone().build_store().map_err(settings)?;
+        let credential = Arc::new(KeptCredential::new(B::credentials_of(&platform)));
+        builder = builder.with_provider(Arc::clone(&credential) as _);
+        kept = Some(credential as _);
+    }
+    let writing = builder.clone().build_store().map_err(settings)?;
+    let store = builder.repeating(once()).build_store().map_err(settings)?;
+    Ok(Store::new(Arc::new(store), Arc::new(writing), kept))
+}
+
 fn directory(config: &Config) -> Result<Store, BuildError> {
     let directory = FilePath::new(config.location.directory());
     let path = Path::from_absolute_path(directory).map_err(settings)?;
@@ -81,18 +145,14 @@ fn s3(config: &Config, client: StoreClient) -> Result<Store, BuildError> {
             hosted(endpoint, bucket)?
         });
     }
-    let mut kept: Option<Arc<dyn AtHand>> = None;
     if let Some(path) = &config.key_file {
-        builder = builder.with_credentials(Arc::new(AwsKeyFile::open(path)?));
-    } else if !is_set(builder.get_config_value(&AmazonS3ConfigKey::SkipSignature)) {
-        let platform = builder.clone().build().map_err(settings)?;
-        let credential = Arc::new(KeptCredential::new(Arc::clone(platform.credentials())));
-        builder = builder.with_credentials(Arc::clone(&credential) as _);
-        kept = Some(credential as _);
+        return store_of(
+            builder.with_credentials(Arc::new(AwsKeyFile::open(path)?)),
+            FromPlatform::NotNeeded,
+        );
     }
-    let writing = builder.clone().build().map_err(settings)?;
-    let store = builder.with_retry(once()).build().map_err(settings)?;
-    Ok(Store::new(Arc::new(store), Arc::new(writing), kept))
+    let is_unsigned = is_set(builder.get_config_value(&AmazonS3ConfigKey::SkipSignature));
+    store_of(builder, if is_unsigned { FromPlatform::NotNeeded } else { FromPlatform::Kept })
 }
 
 /// The URL of a bucket that is named in its host.
@@ -115,16 +175,8 @@ fn google(config: &Config, client: StoreClient) -> Result<Store, BuildError> {
     if let Some(endpoint) = &config.endpoint {
         builder = builder.with_base_url(endpoint);
     }
-    let mut kept: Option<Arc<dyn AtHand>> = None;
-    if !is_set(builder.get_config_value(&GoogleConfigKey::SkipSignature)) {
-        let platform = builder.clone().build().map_err(settings)?;
-        let credential = Arc::new(KeptCredential::new(Arc::clone(platform.credentials())));
-        builder = builder.with_credentials(Arc::clone(&credential) as _);
-        kept = Some(credential as _);
-    }
-    let writing = builder.clone().build().map_err(settings)?;
-    let store = builder.with_retry(once()).build().map_err(settings)?;
-    Ok(Store::new(Arc::new(store), Arc::new(writing), kept))
+    let is_unsigned = is_set(builder.get_config_value(&GoogleConfigKey::SkipSignature));
+    store_of(builder, if is_unsigned { FromPlatform::NotNeeded } else { FromPlatform::Kept })
 }
 
 fn azure(config: &Config, client: StoreClient) -> Result<Store, BuildError> {
@@ -154,16 +206,8 @@ fn azure(config: &Config, client: StoreClient) -> Result<Store, BuildError> {
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint);
     }
-    let mut kept: Option<Arc<dyn AtHand>> = None;
-    if !is_set(builder.get_config_value(&AzureConfigKey::SkipSignature)) {
-        let platform = builder.clone().build().map_err(settings)?;
-        let credential = Arc::new(KeptCredential::new(Arc::clone(platform.credentials())));
-        builder = builder.with_credentials(Arc::clone(&credential) as _);
-        kept = Some(credential as _);
-    }
-    let writing = builder.clone().build().map_err(settings)?;
-    let store = builder.with_retry(once()).build().map_err(settings)?;
-    Ok(Store::new(Arc::new(store), Arc::new(writing), kept))
+    let is_unsigned = is_set(builder.get_config_value(&AzureConfigKey::SkipSignature));
+    store_of(builder, if is_unsigned { FromPlatform::NotNeeded } else { FromPlatform::Kept })
 }
 
 /// Whether a setting of the environment is on, as object_store reads it.
