@@ -50,7 +50,11 @@ async fn a_rotated_gate_secret_locks_out_clients_with_the_old_one() {
     let program = Program::start(directory.path(), &gate(&file));
     assert_eq!(program.ping("the-first-value-of-it").await, 200);
     std::fs::write(&file, "the-second-value-of-it\n").unwrap();
-    program.reload(TAKEN).await;
+    let said = program.reload(TAKEN).await;
+    assert!(
+        said.contains("WARN") && said.contains("larder setup"),
+        "runtimes are refused without a word: {said}"
+    );
     assert_eq!(program.ping("the-second-value-of-it").await, 200);
     assert_eq!(program.ping("the-first-value-of-it").await, 403);
 }

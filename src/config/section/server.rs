@@ -53,7 +53,7 @@ section! {
     restart allow_uids: Vec<u32> = list(number(0..=u32::MAX)), |_| Vec::new();
 
     /// A header that every request must carry, except those for /token. `larder setup` writes it into root's
-    /// hosts.toml.
+    /// hosts.toml: run it again whenever the header or its value changes, or every pull is refused.
     reload gate_header: Option<HeaderName> = header(), |_| None, example "\"X-Node-Key\"";
 
     /// The file that holds the value of `gate_header`: 16 to 1024 visible ASCII characters. A reload reads it again.
