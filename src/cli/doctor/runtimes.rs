@@ -1,6 +1,6 @@
 //! The runtimes: does their own configuration lead to this cache, and do they believe it?
 
-use super::finding::{CORRECT, Findings, Level};
+use super::finding::{CORRECT, DOCKER, Findings, Level};
 use super::here::Here;
 use super::{containerd, hosts, unreadable};
 use crate::cli::daemon::InEffect;
@@ -148,11 +148,10 @@ fn rancher(machine: &Machine, directory: &str, runtime: Runtime, here: &Here, fi
 }
 
 fn docker(machine: &Machine, here: &Here, settings: &Settings, findings: &mut Findings) {
-    const ABOUT: &str = "docker";
     let default: &Registry = &settings.serve.default_registry;
     let text = match machine.text_or_empty(DOCKER_CONFIG) {
         Ok(text) => text,
-        Err(why) => return unreadable::add(findings, ABOUT, &why),
+        Err(why) => return unreadable::add(findings, DOCKER, &why),
     };
     let text = if text.trim().is_empty() { "{}" } else { &text };
     let config: serde_json::Value = match serde_json::from_str(text) {
@@ -160,7 +159,7 @@ fn docker(machine: &Machine, here: &Here, settings: &Settings, findings: &mut Fi
         Err(error) => {
             return findings.add(
                 Level::Problem,
-                ABOUT,
+                DOCKER,
                 format!("{DOCKER_CONFIG} is malformed: {error}"),
                 "correct it",
             );
@@ -173,17 +172,17 @@ fn docker(machine: &Machine, here: &Here, settings: &Settings, findings: &mut Fi
     if leads_here && default.as_str() != DOCKER_HUB {
         findings.add(
             Level::Problem,
-            ABOUT,
+            DOCKER,
             format!("it asks here for images of Docker Hub without saying so, and gets those of {default}"),
             format!("default_registry = \"{DOCKER_HUB}\" in [server], or larder setup docker --undo"),
         );
     } else if leads_here {
-        findings.ok(ABOUT, "Docker Hub leads here");
-        gate(Runtime::Docker, ABOUT, here, findings);
+        findings.ok(DOCKER, "Docker Hub leads here");
+        gate(Runtime::Docker, DOCKER, here, findings);
     } else {
         findings.add(
             findings.docker_level(),
-            ABOUT,
+            DOCKER,
             "registry-mirrors does not name this cache",
             "larder setup docker, then systemctl restart docker",
         );
@@ -231,7 +230,9 @@ fn containers(machine: &Machine, here: &Here, settings: &Settings, findings: &mu
         }
     }
     if ours.is_empty() {
-        findings.add(Level::Warning, CONTAINERS, "registries.conf.d does not name this cache", setup);
+        // podman is for people, who may pull as they like.
+        let level = if Runtime::Crio.is_on(machine) { findings.crio_level() } else { Level::Warning };
+        findings.add(level, CONTAINERS, "registries.conf.d does not name this cache", setup);
         return;
     }
     findings.ok(CONTAINERS, format!("these registries lead here: {}", ours.join(", ")));
