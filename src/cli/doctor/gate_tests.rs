@@ -126,7 +126,7 @@ fn each_runtime_that_leads_here_is_said_to_pass_the_gate_or_not() {
         ("docker", "/etc/docker/daemon.json", json),
     ] {
         let findings = found(&[(file, text)], true);
-        assert_eq!(with(&findings, Level::Problem, "cannot send the header").about, name);
+        assert_eq!(with(&findings, Level::Problem, "send").about, name);
         assert_eq!(leads_here(&findings, name).as_deref(), Some("0"));
     }
     // setup refuses these: the remedy must not be it alone.
@@ -136,5 +136,33 @@ fn each_runtime_that_leads_here_is_said_to_pass_the_gate_or_not() {
         let findings = found(&[(file, text)], true);
         let [Finding { remedy, .. }] = &findings.0[..] else { panic!("{file}: {:#?}", findings.0) };
         assert!(remedy.starts_with("allow_uids in place of [server] gate_header"), "{file}: {remedy}");
+    }
+}
+
+#[test]
+fn a_docker_that_is_set_up_behind_a_gate_raises_no_alarm_for_ever() {
+    let hub = "/etc/docker/certs.d/docker.io/hosts.toml";
+    let quay = "/etc/docker/certs.d/quay.io/hosts.toml";
+    let sends = hosts_with(&format!("[host.\"http://127.0.0.1:5050\".header]\nx-node-key = \"{VALUE}\""));
+    let none = hosts_with("");
+    let json = |text| ("/etc/docker/daemon.json", text);
+    let off = json("{\"features\":{\"containerd-snapshotter\":false}}");
+    for (files, level, part, remedy, metric) in [
+        (vec![json("{}"), (hub, sends.as_str())], Level::Ok, "sends the header", "", "1"),
+        (vec![json("{}"), (hub, &none)], Level::Problem, "does not send", "larder setup docker", "0"),
+        (
+            vec![json("{}"), (hub, &sends), (quay, &none)],
+            Level::Problem,
+            "quay.io/hosts.toml: it does not send",
+            "larder setup docker --registry quay.io",
+            "0",
+        ),
+        (vec![json("{}")], Level::Problem, "nothing leads", "larder setup docker; without that store", "0"),
+        (vec![off, (hub, &sends)], Level::Problem, "is off", "turn it on", "0"),
+    ] {
+        let findings = found(&files, true);
+        let hit = with(&findings, level, part);
+        assert!(hit.about == DOCKER && hit.remedy.starts_with(remedy), "{hit:?}");
+        assert_eq!(leads_here(&findings, DOCKER).as_deref(), Some(metric), "{:#?}", findings.0);
     }
 }

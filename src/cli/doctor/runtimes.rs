@@ -2,13 +2,14 @@
 
 use super::finding::{CORRECT, DOCKER, Findings, Level};
 use super::here::Here;
-use super::{containerd, hosts, unreadable};
+use super::hosts::{self, HostsFile, Leads};
+use super::{containerd, unreadable};
 use crate::cli::daemon::InEffect;
 use crate::cli::machine::Machine;
 use crate::cli::registries_conf::{self, OURS};
 use crate::cli::registries_yaml;
 use crate::cli::runtime::Runtime;
-use crate::cli::runtime_files::DOCKER_CONFIG;
+use crate::cli::runtime_files::{DOCKER_CONFIG, DOCKER_HOSTS};
 use crate::cli::setup::{
     BEST_KNOWN, MICROK8S_HOSTS, REWRITE_REMEDY, first_directory, judged_list, k0s_hosts,
 };
@@ -178,7 +179,16 @@ fn docker(machine: &Machine, here: &Here, settings: &Settings, findings: &mut Fi
         );
     } else if leads_here {
         findings.ok(DOCKER, "Docker Hub leads here");
-        gate(Runtime::Docker, DOCKER, here, findings);
+        if here.header.is_some() {
+            findings.add(
+                Level::Problem,
+                DOCKER,
+                "registry-mirrors names this cache, and Docker can send it no header of [server] gate_header: its requests are refused, and it pulls around this cache",
+                "larder setup docker, which takes the mirror away and leads its containerd image store here; or allow_uids instead of gate_header",
+            );
+        }
+    } else if here.header.is_some() {
+        image_store(machine, &config, here, findings);
     } else {
         findings.add(
             findings.docker_level(),
@@ -186,6 +196,45 @@ fn docker(machine: &Machine, here: &Here, settings: &Settings, findings: &mut Fi
             "registry-mirrors does not name this cache",
             "larder setup docker, then systemctl restart docker",
         );
+    }
+}
+
+/// With a gate, only Docker's containerd image store can pull through this cache, since its `hosts.toml` has headers.
+fn image_store(machine: &Machine, config: &serde_json::Value, here: &Here, findings: &mut Findings) {
+    let level = findings.docker_level();
+    if config["features"]["containerd-snapshotter"] == serde_json::Value::Bool(false) {
+        return findings.add(
+            level,
+            DOCKER,
+            "its containerd image store is off (features in daemon.json), and only that can send the header of [server] gate_header",
+            "turn it on, then larder setup docker; or allow_uids instead of gate_header",
+        );
+    }
+    let names = match machine.names_or_empty(DOCKER_HOSTS) {
+        Ok(names) => names,
+        Err(why) => return unreadable::add(findings, DOCKER, &why),
+    };
+    let mut hub = Some(Leads::Elsewhere);
+    for name in names.iter().filter(|name| machine.has_directory(&format!("{DOCKER_HOSTS}/{name}"))) {
+        let file = HostsFile { about: DOCKER, directory: DOCKER_HOSTS, name };
+        let leads = hosts::look(machine, &file, here, findings);
+        if name == DOCKER_HUB {
+            hub = leads;
+        }
+    }
+    match hub {
+        Some(Leads::Here { passes: true }) => findings.ok(
+            DOCKER,
+            format!("{DOCKER_HOSTS}/{DOCKER_HUB} leads here{}, for its containerd image store alone", here.sends()),
+        ),
+        Some(Leads::Elsewhere) => findings.add(
+            level,
+            DOCKER,
+            "nothing leads its containerd image store here, and only that can send the header of [server] gate_header",
+            "larder setup docker; without that store allow_uids instead of gate_header",
+        ),
+        // What is wrong with it has been said.
+        Some(Leads::Here { passes: false }) | None => {}
     }
 }
 
