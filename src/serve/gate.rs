@@ -1,7 +1,8 @@
 //! The gate: a header that every request must carry, whose value only those know who can read root's `hosts.toml`.
 //!
-//! Promises: the value is compared in a time that says nothing about where it differs, and is in no `Debug`, log or
-//! error; it is not read from a file that every user of the machine can read. Deliberately not here: which requests must carry it (`handler`).
+//! Promises: the value is compared in a time that says nothing about where it differs, is in no `Debug`, log or error,
+//! and is not taken from a file that every user of the machine can read. Deliberately not here: which requests must
+//! carry it (`handler`).
 
 use std::io;
 use std::ops::RangeInclusive;
