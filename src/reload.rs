@@ -99,10 +99,13 @@ impl Reload {
         self.upstream.reconfigure(configured);
         self.keychain.reconfigure(sources);
         // The settings may be as before: the value is in a file.
-        if *self.gate.current() != gate {
-            tracing::info!(
-                "the gate's header or value changed: clients with the old one are refused from now on"
-            );
+        match &gate {
+            Some(_) if *self.gate.current() != gate => tracing::warn!(
+                "the gate's header or value changed: runtimes are refused from now on that do not send it; `larder \
+                 setup` writes it for them, and `larder doctor` names those that lack it"
+            ),
+            None if self.gate.current().is_some() => tracing::info!("requests need no header any more"),
+            _ => {}
         }
         self.gate.replace(gate);
         self.path_logins.replace(settings.serve.path_logins.clone());

@@ -8,3 +8,5 @@ pub(super) const TLS_KEYS: [&str; 3] = ["ca", "client", "skip_verify"];
 pub(super) const DOCKER_CONFIG: &str = "/etc/docker/daemon.json";
 /// Where Docker's containerd image store looks hosts up, and containerd 2.2 and later after their own directory.
 pub(super) const DOCKER_HOSTS: &str = "/etc/docker/certs.d";
+/// The header by which a client says that it has no way around this cache (`strict`).
+pub(super) const MODE: &str = "X-Larder-Mode";

@@ -7,6 +7,9 @@ use super::section::{Change, LogConfig, Sections};
 use crate::listener::{ConnectionLimits, Listen};
 use crate::{admin, credentials, kubernetes, prepull, pull, serve, store, tier, traces, upstream};
 
+/// A key that has its default from `[credentials] kubelet_root`.
+const PODS_API: &str = "[kubernetes] pods_api (by [credentials] kubelet_root)";
+
 /// Everything that the daemon is built from.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -52,8 +55,21 @@ impl Settings {
         self.sources.contains_key("[server] listen")
     }
 
-    /// What is not as in `before`, key by key.
+    /// What is not as in `before`, key by key; and what a key that a restart applies has by default from one that a
+    /// reload applies.
     pub fn changes(&self, before: &Self) -> Vec<Change> {
-        self.sections.changes(&before.sections)
+        let mut changes = self.sections.changes(&before.sections);
+        changes.extend(self.moved_pods_api(before));
+        changes
+    }
+
+    /// Kubelet's socket of pods where it is looked for below another `kubelet_root`: the watch goes on at the old one.
+    fn moved_pods_api(&self, before: &Self) -> Option<Change> {
+        let by_default = |settings: &Self| match &settings.kubernetes {
+            kubernetes::Config { pods_api: None, pods_api_default: Some(at), .. } => Some(at.clone()),
+            _ => None,
+        };
+        let moved = by_default(self)? != by_default(before)?;
+        moved.then(|| Change { key: PODS_API.to_owned(), needs_restart: true })
     }
 }

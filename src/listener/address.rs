@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -13,6 +13,29 @@ pub enum Listen {
     Tcp(SocketAddr),
     /// `unix:/run/larder/registry.sock`.
     Unix(PathBuf),
+}
+
+impl Listen {
+    /// Whether a socket at this address receives what is sent to another.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(own), Self::Tcp(other)) => {
+                own.port() == other.port() && contains(own.ip(), other.ip())
+            }
+            (own, other) => own == other,
+        }
+    }
+
+    /// Whether another address cannot be bound, because a socket at this one has its port at one of the addresses that
+    /// it stands for.
+    pub fn blocks(&self, other: &Self) -> bool {
+        self != other && other.covers(self)
+    }
+}
+
+/// Whether one is the other, or stands for all addresses and so for the other: `[::]` for those of IPv4 too.
+fn contains(whole: IpAddr, part: IpAddr) -> bool {
+    whole == part || (whole.is_unspecified() && (whole.is_ipv6() || part.is_ipv4()))
 }
 
 impl FromStr for Listen {
@@ -49,6 +72,23 @@ pub struct ListenError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_held_socket_ends_no_daemon_that_is_to_listen_on_more_addresses_of_its_port() {
+        for (held, at, expected) in [
+            ("127.0.0.1:5050", "0.0.0.0:5050", true),
+            ("127.0.0.1:5050", "[::]:5050", true),
+            ("[::1]:5050", "[::]:5050", true),
+            ("[::1]:5050", "0.0.0.0:5050", false),
+            ("127.0.0.1:5050", "0.0.0.0:6060", false),
+            ("127.0.0.1:5050", "10.0.0.1:5050", false),
+            ("0.0.0.0:5050", "0.0.0.0:5050", false),
+            ("unix:/x", "0.0.0.0:5050", false),
+        ] {
+            let (held, at): (Listen, Listen) = (held.parse().unwrap(), at.parse().unwrap());
+            assert_eq!(held.blocks(&at), expected, "{held} {at}");
+        }
+    }
 
     #[test]
     fn addresses_are_read_and_nonsense_is_named() {

@@ -1,7 +1,8 @@
 //! The gate: a header that every request must carry, whose value only those know who can read root's `hosts.toml`.
 //!
-//! Promises: the value is compared in a time that says nothing about where it differs, and is in no `Debug`, log or
-//! error. Deliberately not here: which requests must carry it (`handler`).
+//! Promises: the value is compared in a time that says nothing about where it differs, is in no `Debug`, log or error,
+//! and is not taken from a file that every user of the machine can read. Deliberately not here: which requests must
+//! carry it (`handler`).
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -10,17 +11,20 @@ use std::path::{Path, PathBuf};
 use http::{HeaderMap, HeaderName};
 
 use crate::credentials::{Keys, Secret};
-use crate::support::open_file::{self, read_regular};
+use crate::support::secret_file::{SecretFileError, read_secret};
 
 /// Bytes of the value. A shorter one can be guessed.
 const BYTES: RangeInclusive<usize> = 16..=1_024;
+/// How the daemon of the systemd unit gets a file that is root's alone.
+const UNIT: &str =
+    "; the systemd unit is handed the file by LoadCredential= (docs/credentials-and-access.md)";
 
 /// Where the gate's value is, and which header carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GateConfig {
     /// The name of the header.
     pub header: HeaderName,
-    /// The file that holds the value; white space around it does not count.
+    /// The file that holds the value, and that no other user can read; white space around it does not count.
     pub file: PathBuf,
 }
 
@@ -34,13 +38,13 @@ pub struct Gate {
 /// Why a gate cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum GateError {
-    /// The file cannot be read.
-    #[error("{}: {source}", path.display())]
+    /// The file cannot be read, or is not used, since others can read it too.
+    #[error("{}: {source}{}", path.display(), remedy(source))]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        source: SecretFileError,
     },
     /// What is in the file is no value for a gate.
     #[error("{}: expected {} to {} visible ASCII characters", path.display(), BYTES.start(), BYTES.end())]
@@ -85,22 +89,54 @@ impl Gate {
 }
 
 /// The file without the white space around it, as far as a value may go with some room for that.
-fn value(path: &Path) -> io::Result<Secret> {
-    let bytes_max = 2 * *BYTES.end() as u64;
-    let content = read_regular(path, bytes_max)?.ok_or_else(|| io::Error::other("it is no regular file"))?;
-    let whole = Secret::from(open_file::text(content)?);
-    Ok(whole.reveal().trim().to_owned().into())
+fn value(path: &Path) -> Result<Secret, SecretFileError> {
+    let content = read_secret(path, 2 * *BYTES.end() as u64)?;
+    let text = std::str::from_utf8(&content)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no text"))?;
+    Ok(text.trim().to_owned().into())
+}
+
+/// What is done about a file that only root can read, or everybody: the unit's daemon is neither.
+fn remedy(error: &SecretFileError) -> &'static str {
+    match error {
+        SecretFileError::Open => UNIT,
+        SecretFileError::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => UNIT,
+        _ => "",
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn read(content: &str) -> Result<Gate, GateError> {
+        read_of(content, 0o600)
+    }
+
+    fn read_of(content: &str, mode: u32) -> Result<Gate, GateError> {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gate");
         std::fs::write(&file, content).unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
         Gate::read(&GateConfig { header: HeaderName::from_static("x-node-key"), file })
+    }
+
+    #[test]
+    fn a_value_that_every_local_user_can_read_opens_the_gate_to_none_of_them() {
+        for (mode, is_used) in [(0o400, true), (0o600, true), (0o640, true), (0o440, true)]
+            .into_iter()
+            .chain([(0o644, false), (0o444, false), (0o660, false)])
+        {
+            let read = read_of("0123456789abcdef", mode);
+            assert_eq!(read.is_ok(), is_used, "{mode:o}");
+            if let Err(error) = read {
+                let text = error.to_string();
+                assert!(text.contains("LoadCredential=") && !text.contains("0123"), "{text}");
+            }
+        }
     }
 
     #[test]

@@ -268,6 +268,7 @@ class Setup(unittest.TestCase):
         directory, root = self.world.directory("gate"), self.world.directory("machine")
         with open(f"{directory}/gate", "w", encoding="utf-8") as file:
             file.write("a-secret-of-this-node\n")
+        os.chmod(f"{directory}/gate", 0o600)
         gated = Larder(self.world, {"reg.test": self.registry.url})
         with open(gated.config, encoding="utf-8") as file:
             text = file.read().replace("[server]\n", f'[server]\ngate_header = "X-Node-Key"\ngate_file = "{directory}/gate"\n')

@@ -196,7 +196,7 @@ async fn an_identity_token_is_sent_upstream_by_post_and_never_as_a_password() {
 async fn behind_a_gate_a_request_without_the_secret_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gate");
-    std::fs::write(&file, "0123456789abcdef\n").unwrap();
+    crate::support::secret_file(&file, "0123456789abcdef\n");
     let more = format!("[server]\ngate_header = \"X-Node-Key\"\ngate_file = {file:?}");
     let (_registry, larder, _state) = scene(&more).await;
     let ada = basic("ada", "p:w&d=");

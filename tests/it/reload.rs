@@ -9,6 +9,7 @@ use super::transport::{Authority, front};
 use crate::support::client::{self, Reply};
 use crate::support::image::{self, Image};
 use crate::support::registry::{Accounts, FakeRegistry};
+use crate::support::secret_file;
 
 const TAKEN: &str = "the configuration was read again";
 const KEPT: &str = "the configuration is not read again";
@@ -46,11 +47,15 @@ fn gate(file: &Path) -> String {
 async fn a_rotated_gate_secret_locks_out_clients_with_the_old_one() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gate");
-    std::fs::write(&file, "the-first-value-of-it\n").unwrap();
+    secret_file(&file, "the-first-value-of-it\n");
     let program = Program::start(directory.path(), &gate(&file));
     assert_eq!(program.ping("the-first-value-of-it").await, 200);
-    std::fs::write(&file, "the-second-value-of-it\n").unwrap();
-    program.reload(TAKEN).await;
+    secret_file(&file, "the-second-value-of-it\n");
+    let said = program.reload(TAKEN).await;
+    assert!(
+        said.contains("WARN") && said.contains("larder setup"),
+        "runtimes are refused without a word: {said}"
+    );
     assert_eq!(program.ping("the-second-value-of-it").await, 200);
     assert_eq!(program.ping("the-first-value-of-it").await, 403);
 }
@@ -124,10 +129,10 @@ async fn another_file_of_the_nodes_credentials_is_used_from_the_next_pull() {
 async fn a_configuration_that_is_not_valid_changes_nothing() {
     let ((old, image), directory) = (registry_with("team/app").await, tempfile::tempdir().unwrap());
     let file = directory.path().join("gate");
-    std::fs::write(&file, "the-first-value-of-it\n").unwrap();
+    secret_file(&file, "the-first-value-of-it\n");
     let good = |url: &str, more: &str| format!("{}{}", gate(&file), registry(url, more));
     let program = Program::start(directory.path(), &good(&old.url(), ""));
-    std::fs::write(&file, "the-second-value-of-it\n").unwrap();
+    secret_file(&file, "the-second-value-of-it\n");
     let elsewhere = "http://127.0.0.1:1";
     for (broken, named) in [
         (format!("{}nonsense = [", good(elsewhere, "")), "line "),
@@ -152,7 +157,7 @@ async fn a_configuration_that_is_not_valid_changes_nothing() {
         // What is cached would be served in an outage of the wrong place too.
         assert_eq!(old.count(Method::HEAD, "/manifests/v1"), 1, "the old place is asked after {named}");
     }
-    std::fs::write(&file, "short").unwrap();
+    secret_file(&file, "short");
     program.write(&good(&old.url(), ""));
     assert!(program.reload(KEPT).await.contains("gate_file"));
     assert_eq!(program.ping("the-first-value-of-it").await, 200);

@@ -22,3 +22,13 @@ pub mod runtime;
 pub mod s3;
 pub mod scene;
 pub mod world;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Writes a file that only its owner can read, as a file with a secret has to be.
+pub fn secret_file(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}

@@ -13,6 +13,7 @@ use crate::cli::run_async::run_async;
 use crate::cli::socket_unit::{self, Held};
 use crate::config::Settings;
 use crate::credentials::{Keychain, Keys};
+use crate::listener::Listen;
 use crate::support::clock::Clock;
 use crate::support::size;
 
@@ -50,6 +51,7 @@ pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings
     ours.retain(|address| port::check(*address, running, settings, findings));
     pending(asked, findings);
     socket(machine, asked, findings);
+    not_listened_on(asked, findings);
     clock(findings);
     credentials(settings, findings);
     if running { ours } else { Vec::new() }
@@ -123,6 +125,27 @@ fn socket(machine: &Machine, asked: &InEffect, findings: &mut Findings) {
     }
 }
 
+/// Addresses that are configured and that the running daemon could not take, since the socket that systemd handed to it
+/// has their port. Clients of other machines are refused there, go elsewhere, and all seems well.
+fn not_listened_on(asked: &InEffect, findings: &mut Findings) {
+    if asked.daemon.is_err() {
+        return;
+    }
+    let listening = asked.listening();
+    for at in asked.settings.listen.iter().filter(|at| !listening.iter().any(|own| own.covers(at))) {
+        let (Listen::Tcp(at), Some(Listen::Tcp(own))) = (at, listening.iter().find(|own| own.blocks(at)))
+        else {
+            continue;
+        };
+        findings.add(
+            Level::Problem,
+            ABOUT,
+            format!("[server] listen names {at}, and the daemon was handed a socket that has its port at {own} alone: it does not listen on other addresses"),
+            format!("systemctl edit larder.socket: [Socket] with the lines ListenStream=, ListenStream={at} and BindToDevice=; then systemctl restart larder.socket larder"),
+        );
+    }
+}
+
 /// A clock that is behind makes certificates invalid that are not.
 fn clock(findings: &mut Findings) {
     let written = std::env::current_exe().and_then(std::fs::metadata).and_then(|found| found.modified());
@@ -152,4 +175,37 @@ fn credentials(settings: &Settings, findings: &mut Findings) {
     let files: Vec<String> = keychain.files_in_use().iter().map(|f| f.display().to_string()).collect();
     let what = if files.is_empty() { "none".to_owned() } else { files.join(", ") };
     findings.ok(ABOUT, format!("docker configs of the node that can be read from here: {what}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::control::EffectiveConfig;
+    use crate::config::{self, Environment};
+
+    #[test]
+    fn a_cache_for_other_machines_that_listens_on_loopback_alone_is_seen() {
+        for (listen, listening, expected) in [
+            ("0.0.0.0:5050", "127.0.0.1:5050", Some("ListenStream=0.0.0.0:5050")),
+            ("[::]:5050", "127.0.0.1:5050", Some("ListenStream=[::]:5050")),
+            ("0.0.0.0:5050", "0.0.0.0:5050", None),
+            ("127.0.0.1:5050", "0.0.0.0:5050", None),
+            // What systemd holds stands in place of the default.
+            ("127.0.0.1:5050", "127.0.0.1:505", None),
+            ("0.0.0.0:0", "0.0.0.0:41234", None),
+        ] {
+            let text = format!("[server]\nlisten = [\"{listen}\"]\n");
+            let environment = Environment { home: Some("/h".into()), ..Environment::default() };
+            let settings = config::resolve(&text, &environment).unwrap();
+            let said = EffectiveConfig { listening: vec![listening.to_owned()], ..Default::default() };
+            let asked = InEffect { settings, daemon: Ok(said), from: String::new() };
+            let mut findings = Findings::default();
+            not_listened_on(&asked, &mut findings);
+            let remedy = findings.0.first().map(|found| (found.level, found.remedy.as_str()));
+            assert_eq!(remedy.is_some(), expected.is_some(), "{listen} {listening}: {:?}", findings.0);
+            if let (Some((level, remedy)), Some(expected)) = (remedy, expected) {
+                assert!(level == Level::Problem && remedy.contains(expected), "{remedy}");
+            }
+        }
+    }
 }

@@ -53,7 +53,10 @@ pub(super) fn check(
     let asked = requests(settings, image).unwrap_or_default();
     let request = of_tag(&asked, &tag).map(|request| request.request);
     let Finding { level, what, remedy, .. } = outcome(&image.repository, request, directory.as_deref());
-    findings.add(level, ABOUT, what, remedy);
+    // The daemon turns such a request away before it reads what is asked for.
+    let is_gated = request.is_none() && settings.serve.gate.is_some();
+    let gate = if is_gated { ", or was refused for want of the header of [server] gate_header" } else { "" };
+    findings.add(level, ABOUT, format!("{what}{gate}"), remedy);
     pulled(image, pull(&image.to_string()), findings);
 }
 

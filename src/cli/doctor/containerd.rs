@@ -1,21 +1,17 @@
 //! containerd: what its configuration in force leads to, and the traps in it (docs/wiring.md).
 
-use toml_edit::{DocumentMut, Item};
-
 use super::finding::{CORRECT, Findings, Level};
-use super::unreadable;
+use super::here::Here;
+use super::{hosts, unreadable};
 use crate::cli::containerd_config::{CONFIG, Cri, config_at, config_of};
 use crate::cli::containerd_files::{files, takes_config_path_away};
 use crate::cli::machine::Machine;
-use crate::cli::runtime_files::TLS_KEYS;
-use crate::cli::setup::{LACKS_VERSION, LOGINS, LOGINS_REMEDY, first_directory, listed_hosts, registry_of};
+use crate::cli::setup::{LACKS_VERSION, LOGINS, LOGINS_REMEDY, first_directory};
 
-const ABOUT: &str = "containerd";
-const SETUP: &str = "larder setup containerd, then systemctl restart containerd";
+pub(super) const ABOUT: &str = "containerd";
+pub(super) const SETUP: &str = "larder setup containerd, then systemctl restart containerd";
 /// In place of a file: containerd itself was asked.
 const ASKED: &str = "containerd's configuration in force";
-/// What every version of containerd knows; one that is not known makes it drop the whole file.
-const CAPABILITIES: [&str; 3] = ["pull", "resolve", "push"];
 
 /// A file of containerd's configuration, or what containerd printed.
 struct Part {
@@ -25,8 +21,8 @@ struct Part {
     certain: bool,
 }
 
-/// Looks at the containerd of the machine; `urls` are where this cache listens.
-pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings) {
+/// Looks at the containerd of the machine.
+pub(super) fn check(machine: &Machine, here: &Here, findings: &mut Findings) {
     if let Err(why) = machine.text_or_empty(CONFIG) {
         return unreadable::add(findings, ABOUT, &why);
     }
@@ -66,7 +62,7 @@ pub(super) fn check(machine: &Machine, urls: &[String], findings: &mut Findings)
             SETUP,
         );
     }
-    directories(machine, ABOUT, &first_directory(Some(&path)), urls, findings);
+    hosts::directories(machine, ABOUT, &first_directory(Some(&path)), here, findings);
 }
 
 /// What is to be said whatever directory is named; whether that counts at all.
@@ -161,149 +157,4 @@ fn in_force(machine: &Machine) -> Result<Vec<Part>, String> {
         parts.push(Part { path: file.path, cri, certain: file.certain });
     }
     Ok(parts)
-}
-
-/// Looks at the directory of each registry in the one that containerd looks into.
-pub(super) fn directories(
-    machine: &Machine,
-    about: &'static str,
-    directory: &str,
-    urls: &[String],
-    findings: &mut Findings,
-) {
-    let names = match machine.names_or_empty(directory) {
-        Ok(names) => names,
-        Err(why) => return unreadable::add(findings, about, &why),
-    };
-    let (mut leads_here, mut default, mut unread) = (Vec::new(), false, false);
-    for name in names.iter().filter(|name| machine.has_directory(&format!("{directory}/{name}"))) {
-        let file = format!("{directory}/{name}/hosts.toml");
-        let text = match machine.text_or_empty(&file) {
-            Ok(text) => text,
-            Err(why) => {
-                unreadable::add(findings, about, &why);
-                unread = true;
-                continue;
-            }
-        };
-        if hosts(about, &file, &text, urls, findings) {
-            default |= name == "_default";
-            leads_here.push(name.clone());
-        } else if name != "_default" {
-            findings.add(
-                Level::Warning,
-                about,
-                format!("{directory}/{name} hides _default: its images are pulled without this cache"),
-                format!("larder setup {about} --registry {}", registry_of(name)),
-            );
-        }
-    }
-    if default {
-        findings.ok(about, format!("{directory}/_default leads here"));
-    } else if leads_here.is_empty() && unread {
-        // What is in the files that cannot be read is not known.
-    } else if leads_here.is_empty() {
-        let remedy = if about == ABOUT { SETUP.to_owned() } else { format!("larder setup {about}") };
-        findings.add(Level::Problem, about, format!("nothing in {directory} leads here"), remedy);
-    } else {
-        findings.ok(about, format!("only these registries lead here: {}", leads_here.join(", ")));
-    }
-}
-
-/// Looks at one `hosts.toml`; whether it leads here.
-fn hosts(about: &'static str, file: &str, text: &str, urls: &[String], findings: &mut Findings) -> bool {
-    let document: DocumentMut = match text.parse() {
-        Ok(document) => document,
-        Err(error) => {
-            let first = error.to_string().lines().next().unwrap_or_default().to_owned();
-            findings.add(
-                Level::Problem,
-                about,
-                format!("{file} is malformed, and not used: {first}"),
-                "correct it",
-            );
-            return false;
-        }
-    };
-    let (hosts, passed_over) = listed_hosts(&document);
-    if passed_over {
-        findings.add(
-            Level::Problem,
-            about,
-            format!("{file}: a host in an inline table or under dotted keys: containerd from 2.0 on passes over it without a word"),
-            format!("write it as [host.\"URL\"]; larder setup {about} does"),
-        );
-    }
-    let mut ours = false;
-    for (url, host) in hosts {
-        let listed = host.get("capabilities").and_then(Item::as_array);
-        let unknown: Vec<&str> = listed
-            .into_iter()
-            .flatten()
-            .filter_map(toml_edit::Value::as_str)
-            .filter(|name| !CAPABILITIES.contains(name))
-            .collect();
-        if !unknown.is_empty() {
-            findings.add(
-                Level::Problem,
-                about,
-                format!(
-                    "{file}: capabilities {}: versions that do not know it drop the whole file",
-                    unknown.join(", ")
-                ),
-                "use \"pull\" and \"resolve\" only",
-            );
-        }
-        if !urls.iter().any(|own| own == url.trim_end_matches('/')) {
-            if has_our_port(url, urls) {
-                findings.add(
-                    Level::Problem,
-                    about,
-                    format!("{file}: {url} is another address than the cache listens on; where HTTP_PROXY is set, containerd asks the proxy for it"),
-                    format!("name it by its loopback address: {}", urls.join(" or ")),
-                );
-            }
-            continue;
-        }
-        ours = true;
-        our_host(about, file, host, findings);
-    }
-    ours
-}
-
-/// What may be wrong with the entry that leads here.
-fn our_host(about: &'static str, file: &str, host: &dyn toml_edit::TableLike, findings: &mut Findings) {
-    let listed = host.get("capabilities").and_then(Item::as_array);
-    let resolves = listed.is_none_or(|listed| listed.iter().any(|name| name.as_str() == Some("resolve")));
-    if !resolves {
-        findings.add(
-            Level::Note,
-            about,
-            format!("{file}: tags are asked of the registry itself, and only digests here"),
-            "",
-        );
-    }
-    let tls: Vec<&str> = TLS_KEYS.into_iter().filter(|key| host.get(key).is_some()).collect();
-    if !tls.is_empty() {
-        findings.add(
-            Level::Problem,
-            about,
-            format!("{file}: {} on an http host: containerd tries TLS first", tls.join(", ")),
-            "remove it",
-        );
-    }
-    if host.get("dial_timeout").is_none() {
-        findings.add(
-            Level::Warning,
-            about,
-            format!("{file}: without dial_timeout a stopped cache may cost 30 s"),
-            "dial_timeout = \"1s\"",
-        );
-    }
-}
-
-/// Whether a URL has our port at another address: a node's own, say, which the client sends to its proxy.
-fn has_our_port(url: &str, urls: &[String]) -> bool {
-    let port = |url: &str| url.trim_end_matches('/').rsplit_once(':').map(|(_, port)| port.to_owned());
-    url.starts_with("http://") && urls.iter().any(|own| port(own) == port(url))
 }

@@ -6,6 +6,8 @@ use serde::Serialize;
 pub(super) const CORRECT: &str = "correct it, or run this as root if it cannot be read";
 /// What findings about the cache itself are about.
 pub(super) const CACHE: &str = "cache";
+/// What findings about Docker are about.
+pub(super) const DOCKER: &str = "docker";
 
 /// How bad something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -53,6 +55,13 @@ impl Findings {
     /// that does, Docker may not be meant to.
     pub(super) fn docker_level(&self) -> Level {
         let leads_here = |finding: &Finding| finding.level == Level::Ok;
+        if self.0.iter().any(leads_here) { Level::Warning } else { Level::Problem }
+    }
+
+    /// The level of a CRI-O that does not lead here: kubelet pulls by it where none of kubelet's other runtimes, which
+    /// are checked before, leads here. Docker is none of those.
+    pub(super) fn crio_level(&self) -> Level {
+        let leads_here = |finding: &Finding| finding.level == Level::Ok && finding.about != DOCKER;
         if self.0.iter().any(leads_here) { Level::Warning } else { Level::Problem }
     }
 

@@ -7,6 +7,8 @@ mod cache;
 mod canary;
 mod containerd;
 mod finding;
+mod here;
+mod hosts;
 mod http;
 mod metrics;
 #[cfg(feature = "kubernetes")]

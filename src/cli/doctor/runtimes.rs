@@ -1,13 +1,15 @@
 //! The runtimes: does their own configuration lead to this cache, and do they believe it?
 
-use super::finding::{CORRECT, Findings, Level};
+use super::finding::{CORRECT, DOCKER, Findings, Level};
+use super::here::Here;
+use super::hosts::{self, HostsFile, Leads};
 use super::{containerd, unreadable};
 use crate::cli::daemon::InEffect;
 use crate::cli::machine::Machine;
 use crate::cli::registries_conf::{self, OURS};
 use crate::cli::registries_yaml;
 use crate::cli::runtime::Runtime;
-use crate::cli::runtime_files::DOCKER_CONFIG;
+use crate::cli::runtime_files::{DOCKER_CONFIG, DOCKER_HOSTS};
 use crate::cli::setup::{
     BEST_KNOWN, MICROK8S_HOSTS, REWRITE_REMEDY, first_directory, judged_list, k0s_hosts,
 };
@@ -19,30 +21,29 @@ const CONTAINERS: &str = "podman/crio";
 
 pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings) {
     let settings = &asked.settings;
-    let urls: Vec<String> = asked.reached_at().iter().map(|at| format!("http://{at}")).collect();
+    let here = Here::of(asked);
     let before = findings.0.len();
     for runtime in [Runtime::Containerd, Runtime::K3s, Runtime::Rke2, Runtime::Microk8s, Runtime::K0s] {
         if !runtime.is_on(machine) {
             continue;
         }
         match runtime {
-            Runtime::K3s => rancher(machine, "/etc/rancher/k3s", runtime, &urls, findings),
-            Runtime::Rke2 => rancher(machine, "/etc/rancher/rke2", runtime, &urls, findings),
+            Runtime::K3s => rancher(machine, "/etc/rancher/k3s", runtime, &here, findings),
+            Runtime::Rke2 => rancher(machine, "/etc/rancher/rke2", runtime, &here, findings),
             Runtime::Microk8s => {
-                containerd::directories(machine, runtime.name(), MICROK8S_HOSTS, &urls, findings);
+                hosts::directories(machine, runtime.name(), MICROK8S_HOSTS, &here, findings);
             }
-            Runtime::K0s => k0s(machine, &urls, findings),
-            _ => containerd::check(machine, &urls, findings),
+            Runtime::K0s => k0s(machine, &here, findings),
+            _ => containerd::check(machine, &here, findings),
         }
-        gate(runtime, runtime.name(), settings, findings);
+        gate(runtime, runtime.name(), &here, findings);
     }
     if Runtime::Docker.is_on(machine) {
-        docker(machine, &urls, settings, findings);
-        gate(Runtime::Docker, "docker", settings, findings);
+        docker(machine, &here, settings, findings);
     }
     if Runtime::Crio.is_on(machine) || Runtime::Podman.is_on(machine) || machine.has(OURS) {
-        containers(machine, &urls, settings, findings);
-        gate(Runtime::Podman, CONTAINERS, settings, findings);
+        containers(machine, &here, settings, findings);
+        gate(Runtime::Podman, CONTAINERS, &here, findings);
     }
     if findings.0.len() == before {
         findings.add(Level::Note, "runtimes", "no runtime was found on this machine", "");
@@ -50,18 +51,27 @@ pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings
 }
 
 /// A runtime that leads here and cannot send the gate's header pulls around this cache: every request is refused.
-fn gate(runtime: Runtime, about: &'static str, settings: &Settings, findings: &mut Findings) {
-    if settings.serve.gate.is_some() && !runtime.sends_headers() && findings.leads_here(about) {
+fn gate(runtime: Runtime, about: &'static str, here: &Here, findings: &mut Findings) {
+    if here.header.is_some() && !runtime.sends_headers() && findings.leads_here(about) {
         findings.add(
             Level::Problem,
             about,
-            "it leads here and cannot send the header of [server] gate_header: its requests are refused, and it pulls around this cache",
+            "it leads here and cannot send the header of [server] gate_header: its requests are refused, and it pulls around this cache (with --strict not at all)",
             format!("larder setup {} --undo, or allow_uids instead of gate_header", runtime.name()),
         );
     }
 }
 
-fn k0s(machine: &Machine, urls: &[String], findings: &mut Findings) {
+/// What makes a runtime lead here that can send no header. With a gate `setup` alone writes nothing for it.
+fn setup_of(runtime: &str, here: &Here, then: &str) -> String {
+    let gate = match &here.header {
+        Some(_) => format!("allow_uids in place of [server] gate_header, which {runtime} cannot send; then "),
+        None => String::new(),
+    };
+    format!("{gate}larder setup {runtime}, then {then}")
+}
+
+fn k0s(machine: &Machine, here: &Here, findings: &mut Findings) {
     const ABOUT: &str = "k0s";
     match k0s_hosts(machine) {
         Ok(Some(list)) => {
@@ -73,7 +83,7 @@ fn k0s(machine: &Machine, urls: &[String], findings: &mut Findings) {
                 };
                 findings.add(found.0, ABOUT, found.1, found.2);
             }
-            containerd::directories(machine, ABOUT, &first_directory(Some(&list)), urls, findings);
+            hosts::directories(machine, ABOUT, &first_directory(Some(&list)), here, findings);
         }
         Ok(None) => findings.add(
             Level::Problem,
@@ -85,9 +95,9 @@ fn k0s(machine: &Machine, urls: &[String], findings: &mut Findings) {
     }
 }
 
-fn rancher(machine: &Machine, directory: &str, runtime: Runtime, urls: &[String], findings: &mut Findings) {
+fn rancher(machine: &Machine, directory: &str, runtime: Runtime, here: &Here, findings: &mut Findings) {
     let (file, about) = (format!("{directory}/registries.yaml"), runtime.name());
-    let setup = format!("larder setup {about}, then restart {about}");
+    let setup = setup_of(about, here, &format!("restart {about}"));
     let text = match machine.text_or_empty(&file) {
         Ok(text) => text,
         Err(why) => return unreadable::add(findings, about, &why),
@@ -99,7 +109,7 @@ fn rancher(machine: &Machine, directory: &str, runtime: Runtime, urls: &[String]
             return findings.add(Level::Problem, about, why, "correct it");
         }
     };
-    let is_ours = |url: &String| urls.iter().any(|own| registries_yaml::leads_to(url, own));
+    let is_ours = |url: &String| here.urls.iter().any(|own| registries_yaml::leads_to(url, own));
     let rewritten = registries_yaml::rewritten(&read);
     let (changed, named): (Vec<_>, Vec<_>) =
         registries_yaml::endpoints(&read).into_iter().partition(|(registry, _)| rewritten.contains(registry));
@@ -116,7 +126,7 @@ fn rancher(machine: &Machine, directory: &str, runtime: Runtime, urls: &[String]
         };
         findings.add(level, about, format!("{file}: the mirror of {registry} {what}"), REWRITE_REMEDY);
     }
-    let (here, elsewhere): (Vec<_>, Vec<_>) =
+    let (ours, elsewhere): (Vec<_>, Vec<_>) =
         named.iter().partition(|(_, endpoints)| endpoints.first().is_some_and(is_ours));
     for (registry, _) in elsewhere.iter().filter(|(registry, _)| registry != registries_yaml::ALL) {
         findings.add(
@@ -126,24 +136,23 @@ fn rancher(machine: &Machine, directory: &str, runtime: Runtime, urls: &[String]
             setup.clone(),
         );
     }
-    if here.iter().any(|(registry, _)| registry == registries_yaml::ALL) {
+    if ours.iter().any(|(registry, _)| registry == registries_yaml::ALL) {
         findings.ok(about, format!("{file} leads here"));
-    } else if here.is_empty() {
+    } else if ours.is_empty() {
         let is_all = rewritten.iter().any(|registry| registry == registries_yaml::ALL);
         let remedy = if is_all { REWRITE_REMEDY } else { &setup };
         findings.add(Level::Problem, about, format!("{file} does not lead here"), remedy);
     } else {
-        let names: Vec<&str> = here.iter().map(|(registry, _)| registry.as_str()).collect();
+        let names: Vec<&str> = ours.iter().map(|(registry, _)| registry.as_str()).collect();
         findings.ok(about, format!("{file} leads here for {} only", names.join(", ")));
     }
 }
 
-fn docker(machine: &Machine, urls: &[String], settings: &Settings, findings: &mut Findings) {
-    const ABOUT: &str = "docker";
+fn docker(machine: &Machine, here: &Here, settings: &Settings, findings: &mut Findings) {
     let default: &Registry = &settings.serve.default_registry;
     let text = match machine.text_or_empty(DOCKER_CONFIG) {
         Ok(text) => text,
-        Err(why) => return unreadable::add(findings, ABOUT, &why),
+        Err(why) => return unreadable::add(findings, DOCKER, &why),
     };
     let text = if text.trim().is_empty() { "{}" } else { &text };
     let config: serde_json::Value = match serde_json::from_str(text) {
@@ -151,7 +160,7 @@ fn docker(machine: &Machine, urls: &[String], settings: &Settings, findings: &mu
         Err(error) => {
             return findings.add(
                 Level::Problem,
-                ABOUT,
+                DOCKER,
                 format!("{DOCKER_CONFIG} is malformed: {error}"),
                 "correct it",
             );
@@ -159,28 +168,78 @@ fn docker(machine: &Machine, urls: &[String], settings: &Settings, findings: &mu
     };
     let mirrors = config.get("registry-mirrors").and_then(serde_json::Value::as_array);
     let ours = mirrors.into_iter().flatten().filter_map(serde_json::Value::as_str);
-    let leads_here = ours.map(|url| url.trim_end_matches('/')).any(|url| urls.iter().any(|own| own == url));
+    let leads_here =
+        ours.map(|url| url.trim_end_matches('/')).any(|url| here.urls.iter().any(|own| own == url));
     if leads_here && default.as_str() != DOCKER_HUB {
         findings.add(
             Level::Problem,
-            ABOUT,
+            DOCKER,
             format!("it asks here for images of Docker Hub without saying so, and gets those of {default}"),
             format!("default_registry = \"{DOCKER_HUB}\" in [server], or larder setup docker --undo"),
         );
     } else if leads_here {
-        findings.ok(ABOUT, "Docker Hub leads here");
+        findings.ok(DOCKER, "Docker Hub leads here");
+        if here.header.is_some() {
+            findings.add(
+                Level::Problem,
+                DOCKER,
+                "registry-mirrors names this cache, and Docker can send it no header of [server] gate_header: its requests are refused, and it pulls around this cache",
+                "larder setup docker, which takes the mirror away and leads its containerd image store here; or allow_uids instead of gate_header",
+            );
+        }
+    } else if here.header.is_some() {
+        image_store(machine, &config, here, findings);
     } else {
         findings.add(
             findings.docker_level(),
-            ABOUT,
+            DOCKER,
             "registry-mirrors does not name this cache",
             "larder setup docker, then systemctl restart docker",
         );
     }
 }
 
-fn containers(machine: &Machine, urls: &[String], settings: &Settings, findings: &mut Findings) {
-    const SETUP: &str = "larder setup podman, then systemctl reload crio";
+/// With a gate, only Docker's containerd image store can pull through this cache, since its `hosts.toml` has headers.
+fn image_store(machine: &Machine, config: &serde_json::Value, here: &Here, findings: &mut Findings) {
+    let level = findings.docker_level();
+    if config["features"]["containerd-snapshotter"] == serde_json::Value::Bool(false) {
+        return findings.add(
+            level,
+            DOCKER,
+            "its containerd image store is off (features in daemon.json), and only that can send the header of [server] gate_header",
+            "turn it on, then larder setup docker; or allow_uids instead of gate_header",
+        );
+    }
+    let names = match machine.names_or_empty(DOCKER_HOSTS) {
+        Ok(names) => names,
+        Err(why) => return unreadable::add(findings, DOCKER, &why),
+    };
+    let mut hub = Some(Leads::Elsewhere);
+    for name in names.iter().filter(|name| machine.has_directory(&format!("{DOCKER_HOSTS}/{name}"))) {
+        let file = HostsFile { about: DOCKER, directory: DOCKER_HOSTS, name };
+        let leads = hosts::look(machine, &file, here, findings);
+        if name == DOCKER_HUB {
+            hub = leads;
+        }
+    }
+    match hub {
+        Some(Leads::Here { passes: true }) => findings.ok(
+            DOCKER,
+            format!("{DOCKER_HOSTS}/{DOCKER_HUB} leads here{}, for its containerd image store alone", here.sends()),
+        ),
+        Some(Leads::Elsewhere) => findings.add(
+            level,
+            DOCKER,
+            "nothing leads its containerd image store here, and only that can send the header of [server] gate_header",
+            "larder setup docker; without that store allow_uids instead of gate_header",
+        ),
+        // What is wrong with it has been said.
+        Some(Leads::Here { passes: false }) | None => {}
+    }
+}
+
+fn containers(machine: &Machine, here: &Here, settings: &Settings, findings: &mut Findings) {
+    let setup = setup_of(Runtime::Podman.name(), here, "systemctl reload crio");
     let mut all = Vec::new();
     for file in registries_conf::files(machine) {
         let text = match machine.text_or_empty(&file) {
@@ -199,37 +258,39 @@ fn containers(machine: &Machine, urls: &[String], settings: &Settings, findings:
                 Level::Problem,
                 CONTAINERS,
                 format!("{OURS} overrides what {} says of {}", earlier.file, earlier.prefix),
-                SETUP,
+                setup.clone(),
             );
         }
     }
     let all = registries_conf::in_force(all);
-    let authorities: Vec<&str> = urls.iter().filter_map(|url| url.strip_prefix("http://")).collect();
+    let authorities: Vec<&str> = here.urls.iter().filter_map(|url| url.strip_prefix("http://")).collect();
     let is_ours =
         |at: &str| authorities.iter().any(|own| at.strip_prefix(own).is_some_and(|r| r.starts_with('/')));
     let configured = settings.upstream.registries.keys().map(ToString::to_string);
-    let (mut here, mut not) = (Vec::new(), Vec::new());
+    let (mut ours, mut not) = (Vec::new(), Vec::new());
     for registry in BEST_KNOWN.iter().map(|name| (*name).to_owned()).chain(configured) {
         match registries_conf::matching(&all, &registry) {
             Some(entry) if entry.blocked => {}
             Some(entry) => {
                 let first = entry.mirrors.first().or(entry.location.as_ref());
-                if first.is_some_and(|at| is_ours(at)) { here.push(registry) } else { not.push(registry) }
+                if first.is_some_and(|at| is_ours(at)) { ours.push(registry) } else { not.push(registry) }
             }
             None => not.push(registry),
         }
     }
-    if here.is_empty() {
-        findings.add(Level::Warning, CONTAINERS, "registries.conf.d does not name this cache", SETUP);
+    if ours.is_empty() {
+        // podman is for people, who may pull as they like.
+        let level = if Runtime::Crio.is_on(machine) { findings.crio_level() } else { Level::Warning };
+        findings.add(level, CONTAINERS, "registries.conf.d does not name this cache", setup);
         return;
     }
-    findings.ok(CONTAINERS, format!("these registries lead here: {}", here.join(", ")));
+    findings.ok(CONTAINERS, format!("these registries lead here: {}", ours.join(", ")));
     if !not.is_empty() {
         findings.add(
             Level::Warning,
             CONTAINERS,
             format!("these registries are pulled without this cache: {}", not.join(", ")),
-            SETUP,
+            setup,
         );
     }
 }
@@ -237,3 +298,7 @@ fn containers(machine: &Machine, urls: &[String], settings: &Settings, findings:
 #[cfg(test)]
 #[path = "runtimes_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "gate_tests.rs"]
+mod gate_tests;

@@ -2,6 +2,7 @@ use std::fs;
 
 use super::super::finding::Finding;
 use super::*;
+use crate::support::clock::Timestamp;
 
 /// What `containerd config dump` printed.
 const DUMPS: [(&str, &str); 6] = [
@@ -305,5 +306,37 @@ fn a_cache_that_listens_on_every_address_is_led_to_by_its_loopback_address() {
             let expected = leads_here.contains(&at);
             assert_eq!((is("containerd"), is("docker")), (expected, expected), "{listen} {at}: {found:?}");
         }
+    }
+}
+
+#[test]
+fn a_crio_node_that_pulls_around_this_cache_is_seen_and_a_podman_raises_no_alarm() {
+    let config = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/etc/containerd/certs.d\"\n";
+    let hosts =
+        "[host.\"http://127.0.0.1:5050\"]\ncapabilities = [\"pull\", \"resolve\"]\ndial_timeout = \"1s\"\n";
+    let containerd =
+        [("/etc/containerd/config.toml", config), ("/etc/containerd/certs.d/_default/hosts.toml", hosts)];
+    let docker = ("/etc/docker/daemon.json", "{\"registry-mirrors\":[\"http://127.0.0.1:5050\"]}");
+    let (crio, podman) = (("/etc/crio/crio.conf", ""), ("/usr/bin/podman", ""));
+    for (files, level, metric) in [
+        (vec![crio], Level::Problem, Some("0")),
+        (vec![crio, podman], Level::Problem, Some("0")),
+        // kubelet does not pull by this Docker.
+        (vec![crio, docker], Level::Problem, Some("0")),
+        (vec![crio, containerd[0], containerd[1]], Level::Warning, None),
+        (vec![podman], Level::Warning, None),
+    ] {
+        let mut findings = Findings(found(&files));
+        let of = |findings: &Findings| {
+            let found = findings.0.iter().find(|one| one.about == CONTAINERS);
+            found.unwrap_or_else(|| panic!("{files:?}: {:#?}", findings.0)).level
+        };
+        assert_eq!(of(&findings), level, "{files:?}: {:#?}", findings.0);
+        findings.0.retain(|one| one.about == CONTAINERS);
+        let text = super::super::metrics::text(&Findings::default(), &findings, Timestamp(1));
+        let shown = text
+            .lines()
+            .find_map(|line| line.strip_prefix("larder_runtime_leads_here{runtime=\"podman/crio\"} "));
+        assert_eq!(shown, metric, "{files:?}");
     }
 }

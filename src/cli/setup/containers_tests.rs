@@ -132,6 +132,7 @@ fn a_runtime_that_cannot_send_the_gates_header_is_not_silently_led_around_the_ca
     let (directory, machine) = machine(&[]);
     let file = directory.path().join("gate");
     fs::write(&file, "0123456789abcdef\n").unwrap();
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let text = format!("[server]\ngate_header = \"X-Node-Key\"\ngate_file = \"{}\"", file.display());
     let environment = crate::config::Environment { home: Some("/h".into()), ..Default::default() };
     let settings = crate::config::resolve(&text, &environment).unwrap();

@@ -114,12 +114,11 @@ fn a_file_that_docker_does_not_start_with_is_not_touched() {
 #[test]
 fn a_mirror_that_would_refuse_every_pull_is_not_written_and_that_is_said() {
     let (directory, machine) = machine(Some("{}\n"));
-    fs::write(directory.path().join("gate"), "0123456789abcdef\n").unwrap();
+    let file = directory.path().join("gate");
+    fs::write(&file, "0123456789abcdef\n").unwrap();
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let gate = crate::config::resolve(
-        &format!(
-            "[server]\ngate_header = \"X-Node-Key\"\ngate_file = \"{}\"",
-            directory.path().join("gate").display()
-        ),
+        &format!("[server]\ngate_header = \"X-Node-Key\"\ngate_file = \"{}\"", file.display()),
         &crate::config::Environment { home: Some("/h".into()), ..Default::default() },
     );
     let gate = crate::serve::Gate::read(&gate.unwrap().serve.gate.unwrap()).unwrap();

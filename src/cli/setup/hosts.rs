@@ -8,7 +8,7 @@
 
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Key, Table, Value};
 
-use crate::cli::runtime_files::{MARK, TLS_KEYS};
+use crate::cli::runtime_files::{MARK, MODE, TLS_KEYS};
 use crate::cli::toml_text::rendered;
 use crate::serve::Gate;
 
@@ -207,9 +207,11 @@ fn host(wanted: &Host<'_>, mut header: Table, first: bool) -> Table {
     table.insert("capabilities", Item::Value(Value::Array(capabilities)));
     table.insert("dial_timeout", Item::Value(Value::from("1s")));
     if wanted.strict {
-        header.insert("X-Larder-Mode", Item::Value(Value::from("strict")));
+        header.insert(MODE, Item::Value(Value::from("strict")));
     }
     if let Some(gate) = wanted.gate {
+        // Written by hand, in any case: of two containerd would send either.
+        header.retain(|name, _| !name.eq_ignore_ascii_case(gate.header().as_str()));
         header.insert(gate.header().as_str(), Item::Value(Value::from(gate.value().reveal())));
     }
     if !header.is_empty() {

@@ -70,6 +70,19 @@ fn headers_that_were_written_by_hand_are_still_sent() {
 }
 
 #[test]
+fn a_value_of_the_gate_from_before_is_not_sent_beside_the_new_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gate");
+    std::fs::write(&file, "the-new-value-of-it").unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let header = http::HeaderName::from_static("x-node-key");
+    let gate = Gate::read(&crate::serve::GateConfig { header, file }).unwrap();
+    let by_hand = format!("[host.\"{URL}\".header]\nX-Node-Key = \"the-old-value-of-it\"\n");
+    let written = with_host(Some(&by_hand), &Host { gate: Some(&gate), ..wanted(URL, false) }).unwrap();
+    assert!(written.contains("the-new-value-of-it") && !written.contains("the-old-value-of-it"), "{written}");
+}
+
+#[test]
 fn what_containerd_would_speak_tls_to_is_not_made_the_only_server() {
     for (text, part) in [
         ("server = \"https://x\"\n", "server of its own"),

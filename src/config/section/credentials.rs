@@ -18,7 +18,7 @@ section! {
     /// does not open private images to every local user.
     reload node: Node = NodeKind, |context| node(context.environment);
 
-    /// Kubelet's --root-dir, a directory of its search path.
+    /// Kubelet's --root-dir, a directory of its search path. `pods_api` follows it from the next start.
     reload kubelet_root: PathBuf = path(), |_| "/var/lib/kubelet".into();
 
     /// Kubelet's working directory, another directory of its search path.

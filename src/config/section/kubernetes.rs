@@ -181,6 +181,31 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "kubernetes")]
+    fn a_reload_that_moves_kubelets_root_does_not_leave_the_watch_behind_without_a_word() {
+        let settings = |root: &str, more: &str| {
+            let environment = Environment { home: Some("/h".into()), ..Environment::default() };
+            let text = format!("[credentials]\nkubelet_root = \"{root}\"\n[kubernetes]\n{more}");
+            resolve(&text, &environment).unwrap()
+        };
+        let watched = "kubeconfig = \"/etc/kubernetes/kubelet.conf\"";
+        let named = format!("{watched}\npods_api = \"/run/pods.sock\"");
+        for (before, now, expected) in [
+            (settings("/a", watched), settings("/b", watched), true),
+            (settings("/a", watched), settings("/a", watched), false),
+            (settings("/a", ""), settings("/b", ""), false),
+            (settings("/a", &named), settings("/b", &named), false),
+            // That the key is new is named by itself.
+            (settings("/a", ""), settings("/b", watched), false),
+        ] {
+            let changes = now.changes(&before);
+            let of_socket =
+                changes.iter().any(|c| c.needs_restart && c.key.starts_with("[kubernetes] pods_api"));
+            assert_eq!(of_socket, expected, "{changes:?}");
+        }
+    }
+
+    #[test]
     fn a_name_that_is_no_node_is_refused() {
         let environment = Environment { home: Some("/h".into()), ..Environment::default() };
         for bad in ["node = \"Node\"", "node = \"a/b\"", "kubeconfig = \"kubelet.conf\"", "ahead = 0"] {
