@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue};
 use super::credential::Credential;
 use super::secret::Secret;
 use crate::support::go_json::{Fields, Json, Names, Place, WrongType};
+use crate::support::short_text::shortened;
 
 /// Bytes of a docker config at most.
 pub(super) const BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -101,6 +102,9 @@ pub(super) enum DockerConfigError {
     },
 }
 
+/// Characters of a key that an error shows: errors of pods' pull secrets are kept.
+const SHOWN_KEY_CHARS_MAX: usize = 255;
+
 /// Reads `config.json` or the content of `.dockerconfigjson`.
 ///
 /// # Errors
@@ -156,7 +160,7 @@ fn texts<'j>(file: Fields<'j>, name: &str) -> Result<Vec<(&'j str, &'j str)>, Do
         Json::Text(text) => Ok((key, text.as_str())),
         // Go makes an empty text of it.
         Json::Null => Ok((key, "")),
-        _ => Err(WrongType { name: name.to_owned(), expected: "an object of texts" }.into()),
+        _ => Err(WrongType::new(&name, "an object of texts").into()),
     };
     file.table(name)?.into_iter().map(text).collect()
 }
@@ -189,7 +193,7 @@ fn credential(entry: Fields<'_>, shown_key: &str) -> Result<Option<Credential>, 
         (text("username")?.to_owned(), Secret::from(text("password")?.to_owned()));
     let (auth, token) = (text("auth")?, text("identitytoken")?);
     if !auth.is_empty() {
-        let malformed = || DockerConfigError::Auth { key: shown_key.to_owned() };
+        let malformed = || DockerConfigError::Auth { key: shortened(shown_key, SHOWN_KEY_CHARS_MAX) };
         (username, password) = Credential::decode(auth).ok_or_else(malformed)?;
     }
     if !token.is_empty() {
@@ -267,6 +271,12 @@ mod tests {
         let keyed = br#"{"auths": {"https://marker:marker@reg.test/v1/": {"auth": "bWFya2Vy"}}}"#;
         let keyed = read_current(keyed).unwrap_err();
         assert_eq!(keyed, DockerConfigError::Auth { key: "https://reg.test/v1/".to_owned() });
+        let long = "x".repeat(500_000);
+        for entry in ["\"text\"", r#"{"auth": "bWFya2Vy"}"#, r#"{"auth": 1}"#] {
+            let error =
+                read_current(format!(r#"{{"auths": {{"{long}": {entry}}}}}"#).as_bytes()).unwrap_err();
+            assert!(error.to_string().len() < 500, "{} bytes of error text", error.to_string().len());
+        }
         assert_eq!(without_user_information("marker@reg.test:5000"), "reg.test:5000");
         for text in [
             "",

@@ -17,6 +17,7 @@ use super::credential::Credential;
 use super::docker_config::without_user_information;
 use super::exec::{self, Invocation};
 use super::patience::Patience;
+use super::run_places::RunPlaces;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 
@@ -38,6 +39,7 @@ pub(super) struct Helpers {
     directory: Option<PathBuf>,
     running: Singleflight<(String, String), Answer>,
     patience: Arc<Patience<(String, String)>>,
+    places: RunPlaces,
 }
 
 #[derive(Deserialize)]
@@ -48,8 +50,9 @@ struct HelperOutput {
 }
 
 impl Helpers {
-    pub(super) fn new(directory: Option<PathBuf>, tasks: &Tasks) -> Self {
-        Self { directory, running: Singleflight::new(tasks.clone()), patience: Arc::default() }
+    /// The helpers of `directory`; each run of one becomes one of `tasks`, and takes one of `places`.
+    pub(super) fn new(directory: Option<PathBuf>, tasks: &Tasks, places: RunPlaces) -> Self {
+        Self { directory, running: Singleflight::new(tasks.clone()), patience: Arc::default(), places }
     }
 
     /// The credential that the helper `name` has for `server`; `None` if it has none, or if no helper is run.
@@ -61,9 +64,15 @@ impl Helpers {
         let (name, server) = (name.to_owned(), server.to_owned());
         let work = || {
             let (name, server, patience) = (name.clone(), server.clone(), Arc::clone(&self.patience));
+            let places = self.places.clone();
             async move {
-                let result = run(directory, &name, &server).await;
                 let key = (name.clone(), server.clone());
+                let Some(_place) = places.take(&without_user_information(&server)).await else {
+                    // It was not run, and is waited for the next time.
+                    patience.recovered(&key);
+                    return Err(HelperFailed);
+                };
+                let result = run(directory, &name, &server).await;
                 match &result {
                     Ok(_) => patience.recovered(&key),
                     Err(_) => patience.ended(&key),
@@ -131,10 +140,12 @@ mod tests {
             ("quiet", "exit 0", Err(HelperFailed)),
         ] {
             write_helper(directory.path(), name, script);
-            let helpers = Helpers::new(Some(directory.path().to_owned()), &Tasks::default());
+            let helpers =
+                Helpers::new(Some(directory.path().to_owned()), &Tasks::default(), RunPlaces::default());
             assert_eq!(helpers.get(name, "reg.test").await, answer, "{name}");
         }
-        let helpers = Helpers::new(Some(directory.path().to_owned()), &Tasks::default());
+        let helpers =
+            Helpers::new(Some(directory.path().to_owned()), &Tasks::default(), RunPlaces::default());
         assert_eq!(helpers.get("absent", "reg.test").await, Err(HelperFailed), "it may be installed again");
     }
 
@@ -143,11 +154,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let script = "[ \"$1\" = get ] || exit 1\nread s\necho \"{\\\"ServerURL\\\":\\\"$s\\\",\\\"Username\\\":\\\"of $s\\\",\\\"Secret\\\":\\\"p\\\"}\"";
         write_helper(directory.path(), "x", script);
-        let helpers = Helpers::new(Some(directory.path().to_owned()), &Tasks::default());
+        let helpers =
+            Helpers::new(Some(directory.path().to_owned()), &Tasks::default(), RunPlaces::default());
         assert_eq!(helpers.get("x", "reg.test\n").await, Ok(Credential::password("of reg.test", "p")));
         for name in ["../x", "", "y", "x y", "/bin/sh"] {
             assert_eq!(helpers.get(name, "reg.test").await, Err(HelperFailed), "{name}");
         }
-        assert_eq!(Helpers::new(None, &Tasks::default()).get("x", "reg.test").await, Ok(None));
+        assert_eq!(
+            Helpers::new(None, &Tasks::default(), RunPlaces::default()).get("x", "reg.test").await,
+            Ok(None)
+        );
     }
 }

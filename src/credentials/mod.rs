@@ -22,6 +22,7 @@ mod patience;
 mod presented;
 mod provider;
 mod pull_secrets;
+mod run_places;
 mod search;
 mod secret;
 mod sources;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::helper::Helpers;
 use super::node::{NodeConfig, NodeFiles};
 use super::provider::{self, ProviderConfigError, Providers};
+use super::run_places::RunPlaces;
 use crate::support::tasks::Tasks;
 
 /// The settings of `credentials`.
@@ -61,16 +62,17 @@ impl CredentialSources {
     /// # Errors
     /// A provider configuration that kubelet would refuse too.
     pub(super) fn read(config: &Config, tasks: &Tasks) -> Result<Self, ProviderConfigError> {
+        let places = RunPlaces::default();
         let providers = match &config.providers {
             None => None,
             Some(files) => {
                 let found = provider::read(&files.config)?;
                 provider::check_directory(&files.bin_dir)?;
-                Some(Providers::new(found, &files.bin_dir, tasks))
+                Some(Providers::new(found, &files.bin_dir, tasks, places.clone()))
             }
         };
         let node = NodeConfig::new(config.node.clone(), tasks.clone());
-        let helpers = Helpers::new(config.helper_dir.clone(), tasks);
+        let helpers = Helpers::new(config.helper_dir.clone(), tasks, places);
         Ok(Self { node, helpers, providers, pull_secrets: config.pull_secrets.clone() })
     }
 

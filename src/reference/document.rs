@@ -8,11 +8,14 @@
 
 use super::MediaType;
 use super::outline::{Child, List, Outline, Part};
+use crate::support::short_text::shortened;
 use crate::support::size;
 
 /// Bytes at most of a manifest or index. containerd reads 8 MiB, distribution 4 MiB; larger ones were seen of
 /// registries that keep a list of files in the annotations.
 pub const MANIFEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Characters at most of why bytes are no document: the parser quotes what it did not expect, which may be all of them.
+const WHY_CHARS_MAX: usize = 200;
 /// The annotation that names an image in a layout, by which skopeo and crane find it.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
@@ -72,7 +75,8 @@ impl Document {
         if bytes.len() > MANIFEST_BYTES_MAX {
             return Err(DocumentError::TooLarge);
         }
-        let outline = Outline::of(bytes).map_err(|error| DocumentError::Malformed(error.to_string()))?;
+        let malformed = |error| DocumentError::Malformed(shortened(&error, WHY_CHARS_MAX));
+        let outline = Outline::of(bytes).map_err(malformed)?;
         let own: Option<MediaType> = outline.media_type.as_deref().and_then(|text| text.parse().ok());
         refuse_confusion(&outline, [sent_as, own.as_ref()])?;
         let named = own.clone().filter(|own| !own.is_useless());

@@ -45,6 +45,17 @@ fn a_missing_or_careless_content_type_is_decided_by_the_document() {
 }
 
 #[test]
+fn why_a_page_is_no_manifest_is_a_short_text_whatever_the_page() {
+    let long = "x".repeat(1_000_000);
+    for page in [format!("\"{long}\""), long.clone(), format!("[\"{long}\"]"), format!("<html>{long}</html>")]
+    {
+        let why = parse(&page, MediaType::OCI_INDEX).unwrap_err();
+        assert!(matches!(why, DocumentError::Malformed(_)));
+        assert!(why.to_string().len() < 400, "{} bytes of error text", why.to_string().len());
+    }
+}
+
+#[test]
 fn a_document_that_could_be_read_two_ways_is_refused() {
     let d = descriptor("7");
     let own = |own: &str| format!(r#","mediaType":"{own}""#);

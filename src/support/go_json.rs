@@ -10,6 +10,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
+use super::short_text::shortened;
+
 /// A value, with the names of an object in their order and as often as they are there.
 #[derive(Clone, PartialEq)]
 pub enum Json {
@@ -46,6 +48,16 @@ pub struct WrongType {
     pub expected: &'static str,
 }
 
+/// Characters of a name that an error tells.
+const NAME_CHARS_MAX: usize = 255;
+
+impl WrongType {
+    /// What was `expected` under a name, of which the beginning is told.
+    pub fn new(name: &dyn fmt::Display, expected: &'static str) -> Self {
+        Self { name: shortened(name, NAME_CHARS_MAX), expected }
+    }
+}
+
 /// The place where a text is no JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -80,7 +92,7 @@ impl Json {
         match self {
             Self::Null => Ok(Fields { entries: &[], names }),
             Self::Object(entries) => Ok(Fields { entries, names }),
-            _ => Err(WrongType { name: name.to_owned(), expected: "an object" }),
+            _ => Err(WrongType::new(&name, "an object")),
         }
     }
 }
@@ -106,7 +118,7 @@ impl<'j> Fields<'j> {
             match value {
                 Json::Null => {}
                 Json::Text(text) => found = Some(text.as_str()),
-                _ => return Err(WrongType { name: name.to_owned(), expected: "a text" }),
+                _ => return Err(WrongType::new(&name, "a text")),
             }
         }
         Ok(found)
@@ -124,7 +136,7 @@ impl<'j> Fields<'j> {
                 Json::Object(entries) => {
                     found.extend(entries.iter().map(|(key, value)| (key.as_str(), value)))
                 }
-                _ => return Err(WrongType { name: name.to_owned(), expected: "an object" }),
+                _ => return Err(WrongType::new(&name, "an object")),
             }
         }
         Ok(last_of_each(found))

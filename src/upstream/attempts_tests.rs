@@ -335,3 +335,17 @@ async fn a_redirect_target_that_limits_requests_holds_back_no_other_repository()
     let auth = AuthContext { proof: Some(Duration::ZERO), ..AuthContext::for_test(None) };
     world.request_as(auth, "b").await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_redirect_to_a_host_of_250_kib_leaves_no_such_text_in_an_error_or_in_what_is_known_of_endpoints() {
+    let location = format!("https://{}.example/x", "a".repeat(250_000));
+    let world = World::new(move |request| match request.host.as_str() {
+        "mirror.example.net:443" | "reg.example.com:443" => respond(302, &[("location", &location)], ""),
+        _ => Outcome::Unreachable,
+    });
+    let error = world.request(None).await.unwrap_err();
+    assert!(format!("{error:?}").len() < 1_000, "{} bytes", format!("{error:?}").len());
+    let kept = format!("{:?}", world.attempts.health.failing_endpoints());
+    assert!(kept.len() < 4_000, "{} bytes are kept", kept.len());
+    assert!(world.transport.sent().iter().all(|sent| sent.host.len() < 100), "such a host was asked");
+}

@@ -1,11 +1,17 @@
 //! What can go wrong upstream, and whose fault it is.
 //!
-//! No variant carries a URL's query, a header or a body: those may hold a token.
+//! No variant carries a URL's query, a header or a body: those may hold a token. Errors are kept and logged, so that
+//! what a stranger chose of their texts is short: no host is longer than a name may be (`transport/authority`), and
+//! causes, which may quote a certificate or a response, are cut ([`root_cause`]).
 
 use std::error::Error as StdError;
 use std::time::Duration;
 
 use crate::reference::Registry;
+use crate::support::short_text::shortened;
+
+/// Characters of a cause that are kept: more than the longest name and what the resolver says of it take.
+const CAUSE_CHARS_MAX: usize = 400;
 
 pub(super) type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -335,11 +341,28 @@ impl Error {
     }
 }
 
-/// The text of the last cause: the outer ones only say that sending failed.
+/// The beginning of the text of the last cause: the outer ones only say that sending failed.
 pub(super) fn root_cause(error: &(dyn StdError + 'static)) -> String {
     let mut last = error;
     while let Some(next) = last.source() {
         last = next;
     }
-    last.to_string()
+    shortened(&last, CAUSE_CHARS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_with_thousands_of_names_does_not_fill_the_errors_that_are_kept() {
+        let presented: Vec<String> = (0..4_000).map(|n| format!("n{n}.evil.test")).collect();
+        let expected = rustls::pki_types::ServerName::try_from("reg.test").unwrap().to_owned();
+        let why = rustls::CertificateError::NotValidForNameContext { expected, presented };
+        let error = std::io::Error::other(rustls::Error::InvalidCertificate(why));
+        assert!(error.to_string().len() > 50_000, "what there is to be cut");
+        let cause = root_cause(&error);
+        assert!(cause.starts_with("invalid peer certificate"), "{cause}");
+        assert!(cause.chars().count() <= CAUSE_CHARS_MAX + 1, "{} characters", cause.len());
+    }
 }

@@ -3,12 +3,12 @@
 //! Blobs and, on some registries, manifests are redirected to object stores. The target is the registry's choice: it
 //! gets no credential (the exchange sends a token to the origin that it was issued for and to no other), and no private
 //! address and no weaker transport unless the configuration of that registry lists it. Plain HTTP is for blobs alone,
-//! whose digest proves them.
+//! whose digest proves them. A host that is longer than any name is in no error and no log.
 
 use url::Url;
 
 use crate::upstream::transport::address::HostTrust;
-use crate::upstream::transport::authority::authority;
+use crate::upstream::transport::authority::{authority, is_host_too_long};
 
 /// Redirects that are followed at most; real registries send one, sometimes two.
 pub(super) const REDIRECTS_MAX: usize = 5;
@@ -32,6 +32,8 @@ pub(super) enum RedirectError {
     UserName,
     #[error("a redirect without a host")]
     NoHost,
+    #[error("a redirect to a host whose name is too long")]
+    HostTooLong,
 }
 
 /// An answer that leads elsewhere.
@@ -64,6 +66,9 @@ impl Redirect<'_> {
         let location = escaped(self.location.ok_or(RedirectError::NoLocation)?);
         let mut target = self.from.join(&location)?;
         target.set_fragment(None);
+        if is_host_too_long(&target) {
+            return Err(RedirectError::HostTooLong);
+        }
         let host = authority(&target);
         let is_listed_plain = is_listed(&format!("http://{host}"));
         match (self.from.scheme(), target.scheme()) {
@@ -180,6 +185,23 @@ mod tests {
         let last = Redirect { count: REDIRECTS_MAX, ..redirect(&from, b"/y") };
         assert!(followed(&last).is_ok());
         assert_eq!(followed(&Redirect { count: REDIRECTS_MAX + 1, ..last }), Err(RedirectError::TooMany));
+    }
+
+    #[test]
+    fn a_host_that_no_dns_can_have_is_not_followed_and_is_in_no_error() {
+        let long = "a".repeat(250_000);
+        for location in [
+            format!("https://{long}.example/"),
+            format!("http://{long}.example/"),
+            format!("//{long}/y"),
+            format!("https://{long}.{long}.example:444/"),
+            format!("https://{}.example/", "a".repeat(246)),
+        ] {
+            let why = to(&location).unwrap_err();
+            assert_eq!(why, RedirectError::HostTooLong, "{}", location.len());
+            assert!(why.to_string().len() < 100);
+        }
+        assert!(to(&format!("https://{}.example/", "a".repeat(245))).is_ok(), "DNS may have this one");
     }
 
     #[test]

@@ -216,6 +216,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "retry",
                 "transport/address",
                 "transport/authority",
+                "transport/last_addresses",
                 "transport/network",
             ],
             &[

@@ -60,7 +60,8 @@ fn plugin(attributes: &str, password: &str) -> Plugin {
         "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: plugin\n  matchImages: [\"*.test\"]\n  defaultCacheDuration: 1h\n  apiVersion: credentialprovider.kubelet.k8s.io/v1\n  tokenAttributes: {{serviceAccountTokenAudience: reg, {attributes}}}\n"
     );
     std::fs::write(&config, text).unwrap();
-    let providers = Providers::new(read(&config).unwrap(), directory.path(), &Tasks::default());
+    let providers =
+        Providers::new(read(&config).unwrap(), directory.path(), &Tasks::default(), RunPlaces::default());
     let annotations = BTreeMap::from([("role".to_owned(), "reader".to_owned())]);
     Plugin { directory, providers, source: Scripted { annotations, ..Scripted::default() } }
 }

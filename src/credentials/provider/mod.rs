@@ -2,7 +2,7 @@
 //!
 //! Promises: kubelet's matching, protocol, time limit and cache keys; for equal requests a plugin is run once, also for
 //! images that have one response, if its last one said so; a plugin that fails means no credential and a line in the
-//! log; one that hangs costs one pull a few seconds.
+//! log; one that hangs costs one pull a few seconds; no more run at a time than there are places (`run_places`).
 //!
 //! A plugin that asks for a token of a pod's service account is run with one for pods alone
 //! ([`Providers::account_ring`]); for the node, it is run without where it can do without (`requireServiceAccount:
@@ -29,6 +29,7 @@ use super::credential::Credential;
 use super::exec::{self, Invocation};
 use super::keyring::{Keyring, urls_match};
 use super::patience::Patience;
+use super::run_places::RunPlaces;
 use crate::reference::Digest;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
@@ -61,6 +62,7 @@ struct Inner {
     cache: ResponseCache,
     running: Singleflight<RunKey, Ran>,
     patience: Patience<RunKey>,
+    places: RunPlaces,
 }
 
 /// The position of the plugin, the images that are alike for it ([`ResponseCache::alike`]), and whose run it is: that
@@ -85,8 +87,8 @@ impl PartialEq for Providers {
 }
 
 impl Providers {
-    /// The plugins of `bin_dir`; each run of one becomes one of `tasks`.
-    pub(super) fn new(providers: Vec<Provider>, bin_dir: &Path, tasks: &Tasks) -> Self {
+    /// The plugins of `bin_dir`; each run of one becomes one of `tasks`, and takes one of `places`.
+    pub(super) fn new(providers: Vec<Provider>, bin_dir: &Path, tasks: &Tasks, places: RunPlaces) -> Self {
         let with_path = |provider: Provider| {
             let program = Arc::from(bin_dir.join(&provider.name));
             (provider, program)
@@ -94,7 +96,7 @@ impl Providers {
         let providers = providers.into_iter().map(with_path).collect();
         let running = Singleflight::new(tasks.clone());
         let (cache, patience) = (ResponseCache::default(), Patience::default());
-        Self(Arc::new(Inner { providers, cache, running, patience }))
+        Self(Arc::new(Inner { providers, cache, running, patience, places }))
     }
 
     /// Whether any plugin is responsible for `image` without a service account.
@@ -247,6 +249,11 @@ impl Providers {
     ) -> Result<Response, ProviderFailed> {
         let position = key.0;
         let (provider, program) = self.0.providers.get(position).ok_or(ProviderFailed)?;
+        let Some(_place) = self.0.places.take(image).await else {
+            // It was not run, and is waited for the next time.
+            self.0.patience.recovered(key);
+            return Err(ProviderFailed);
+        };
         let (args, env) = (&provider.args, &provider.env);
         let told = account.map(|account| (account.token.reveal(), &account.annotations));
         let input = response::request(provider.api, image, told);

@@ -24,11 +24,11 @@ fn plugin(script: &str) -> Plugin {
     let config = directory.path().join("config.yaml");
     std::fs::write(
         &config,
-        "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: plugin\n  matchImages: [\"*.test\"]\n  defaultCacheDuration: 1h\n  apiVersion: credentialprovider.kubelet.k8s.io/v1\n  args: [one, two]\n  env: [{name: MARK, value: m}]\n",
+        "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: plugin\n  matchImages: [\"*.test\", \"*.evil.test\"]\n  defaultCacheDuration: 1h\n  apiVersion: credentialprovider.kubelet.k8s.io/v1\n  args: [one, two]\n  env: [{name: MARK, value: m}]\n",
     )
     .unwrap();
     let tasks = Tasks::default();
-    let providers = Providers::new(read(&config).unwrap(), directory.path(), &tasks);
+    let providers = Providers::new(read(&config).unwrap(), directory.path(), &tasks, RunPlaces::default());
     Plugin { directory, providers, tasks }
 }
 
@@ -190,4 +190,66 @@ async fn a_plugin_that_hangs_costs_one_pull_seconds_and_is_ended_after_kubelets_
     assert_eq!(plugin.runs(), 1);
     assert_eq!(plugin.tasks.finish(WAIT).await, 0, "the program outlived its time");
     assert!(before.elapsed() >= WAIT - PATIENCE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_clients_invent_start_no_more_plugins_than_may_run_at_a_time() {
+    let plugin = plugin("exec sleep 100000");
+    // The clock of this test jumps as soon as nothing else is to be done.
+    let images: Vec<String> = (0..200).map(|n| format!("x{n}.test/a")).collect();
+    let all = join_all(images.iter().map(|image| plugin.providers.ring(image))).await;
+    assert!(all.iter().all(|provided| provided.incomplete), "that there was no place is no denial");
+    // The programs are real and keep no paused clock: they may not have begun yet.
+    while plugin.runs() < 16 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(plugin.runs(), 16);
+    assert_eq!(plugin.tasks.finish(WAIT).await, 0);
+    assert_eq!(plugin.runs(), 16, "a run that nobody waited for was begun after all");
+}
+
+#[tokio::test]
+async fn plugins_that_run_for_the_names_of_one_owner_leave_places_for_others() {
+    let script = format!(
+        "if grep -q evil; then echo x >> %/evil; while [ ! -e %/go ]; do sleep 0.01; done; fi; {}",
+        answer(
+            "Image",
+            "\"1h\"",
+            r#"{"*.test":{"username":"u","password":"p"},"*.evil.test":{"username":"e","password":"p"}}"#
+        )
+    );
+    let plugin = plugin(&script);
+    let evil =
+        || std::fs::read_to_string(plugin.directory.path().join("evil")).unwrap_or_default().lines().count();
+    let images: Vec<String> = (0..20).map(|n| format!("x{n}.evil.test/a")).collect();
+    let hanging = join_all(images.iter().map(|image| plugin.users(image)));
+    let other = async {
+        while evil() < 8 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let users = plugin.users("a.test/x").await;
+        let others_ran = evil();
+        std::fs::write(plugin.directory.path().join("go"), "").unwrap();
+        (users, others_ran)
+    };
+    let (_, (users, others_ran)) = tokio::join!(hanging, other);
+    assert_eq!((users, others_ran), (vec!["u".to_owned()], 8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_found_no_place_for_its_plugin_is_not_taken_for_one_whose_plugin_fails() {
+    let plugin = plugin(&answer("Image", "\"1h\"", ANY));
+    let places = &plugin.providers.0.places;
+    let held = join_all((0..16).map(|n| async move { places.take(&format!("x{n}.org/a")).await })).await;
+    assert!(held.iter().all(Option::is_some));
+    for _ in 0..2 {
+        let before = Instant::now();
+        assert!(plugin.providers.ring("a.test/x").await.incomplete);
+        assert!(before.elapsed() > PATIENCE / 2, "it was not waited for again");
+    }
+    assert_eq!(plugin.runs(), 0);
+    drop(held);
+    tokio::time::resume();
+    assert_eq!(plugin.users("a.test/x").await, ["u"], "a failure is remembered that there was not");
 }

@@ -70,9 +70,9 @@ impl Records {
     }
 
     /// As [`Records::confirm_tag`], behind what is being written already: the answer does not wait for the disk.
-    /// Readers see the record at once. One whose manifest is not in the store by then is kept in memory alone, and so
-    /// is one where too much waits to be written. Nothing is written if the record on the disk, read a moment ago, says
-    /// the same.
+    /// Readers see the record at once. One whose manifest is not in the store by then is kept in memory alone, without
+    /// a write that would have to be undone, and so is one where too much waits to be written. Nothing is written if
+    /// the record on the disk, read a moment ago, says the same.
     pub async fn confirm_tag_later(&self, repository: &Repository, tag: &Tag, digest: Digest) {
         let record = TagRecord { digest, confirmed_at: self.clock.now() };
         // In this order: what is not pending any more has left the cache before.
@@ -86,7 +86,11 @@ impl Records {
         let Some(place) = place else { return pending.keep() };
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
         let write = move |staging: &Layout| -> (Result<(), Error>, End) {
-            staging.names(this.layout.blob(&digest));
+            let manifest = this.layout.blob(&digest);
+            if !staging.is_written_earlier(&manifest) && !manifest.exists() {
+                return (Ok(()), Box::new(|_| pending.keep()));
+            }
+            staging.names(manifest);
             let written = this.write_tag(staging, &repository, &tag, record);
             let (is_new, staged) = (matches!(written, Ok(true)), written.map(drop));
             let end = move |outcome| {

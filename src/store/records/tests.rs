@@ -119,6 +119,28 @@ async fn the_last_confirmation_of_a_tag_counts_also_where_the_disk_says_the_same
 }
 
 #[tokio::test]
+async fn a_tag_whose_manifest_the_store_does_not_take_costs_the_disk_no_file_each_time_it_is_confirmed() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = records(&directory);
+    let (app, tag): (_, Tag) = (repository(), "v1".parse().unwrap());
+    let digest = Digest::of(b"in memory alone");
+    // Files that are made are made here, and change its time.
+    let temporary = std::fs::File::open(records.layout.ingest()).unwrap();
+    temporary.set_modified(std::time::UNIX_EPOCH).unwrap();
+    for _ in 0..50 {
+        records.confirm_tag_later(&app, &tag, digest).await;
+        records.writes().flush().await;
+    }
+    assert_eq!(temporary.metadata().unwrap().modified().unwrap(), std::time::UNIX_EPOCH);
+    assert_eq!(records.tag(&app, &tag).await.map(|record| record.digest), Some(digest));
+    assert!(!records.layout.tag(&app, &tag).exists());
+    records.layout.write_small(&records.layout.blob(&digest), b"content").unwrap();
+    records.confirm_tag_later(&app, &tag, digest).await;
+    records.writes().flush().await;
+    assert_eq!(tags::find(&records.layout, &app, &tag).map(|record| record.digest), Some(digest));
+}
+
+#[tokio::test]
 async fn a_manifest_that_is_confirmed_as_a_blob_in_the_batch_that_writes_it_keeps_its_type() {
     let directory = tempfile::tempdir().unwrap();
     let records = records(&directory);

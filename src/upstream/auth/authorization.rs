@@ -24,6 +24,11 @@ impl AuthorizationHeader {
         self.0.clone()
     }
 
+    /// Bytes of the value.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
     fn sensitive(text: &str) -> Option<Self> {
         let mut value = HeaderValue::try_from(text).ok()?;
         value.set_sensitive(true);

@@ -13,7 +13,7 @@ use url::{Host, Url};
 
 use crate::reference::registered_domain;
 use crate::upstream::transport::address::HostTrust;
-use crate::upstream::transport::authority::authority;
+use crate::upstream::transport::authority::{authority, is_host_too_long};
 
 /// Registries whose token server has another registrable domain, with that server.
 const TOKEN_SERVERS: &[(&str, &str)] = &[
@@ -40,6 +40,8 @@ pub(crate) enum RealmError {
     UserName,
     #[error("its token realm has no host")]
     NoHost,
+    #[error("its token realm has a host whose name is too long")]
+    HostTooLong,
     #[error(
         "its token realm is another IP address or localhost; list it in trusted_realms of the [[registry]]"
     )]
@@ -72,6 +74,9 @@ pub(crate) fn check(
     }
     if !realm.username().is_empty() || realm.password().is_some() {
         return Err(RealmError::UserName);
+    }
+    if is_host_too_long(&realm) {
+        return Err(RealmError::HostTooLong);
     }
     let host = authority(&realm);
     if host == authority(challenged_by) {
@@ -176,6 +181,16 @@ mod tests {
             let trusted = HashSet::from(["10.0.0.5:443".to_owned()]);
             let checked = check(realm, &challenged_by.parse().unwrap(), HostTrust::Untrusted, &trusted, true);
             assert_eq!(checked.is_ok(), sent, "{realm} of {challenged_by}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_no_dns_can_have_is_asked_for_no_token_and_is_in_no_error() {
+        for realm in ["https://%.example/t", "http://%.example/t", "https://%/t"] {
+            let realm = realm.replace('%', &"a".repeat(4_000));
+            let why = checked(&realm, "https://reg.corp/v2/").unwrap_err();
+            assert!(why.to_string().len() < 100, "{why}");
+            assert_eq!(checked(&realm, "http://reg.corp/v2/"), Err(RealmError::HostTooLong));
         }
     }
 

@@ -16,12 +16,19 @@ use crate::credentials::Credential;
 use crate::reference::{Principal, Registry, Repository};
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::{Moment, Timestamp};
+use crate::support::sized_map::SizedMap;
 use crate::upstream::auth::authorization::AuthorizationHeader;
 use crate::upstream::auth::challenge;
 use crate::upstream::error::Error;
 
 /// Tokens at most; a node pulls from few repositories at a time. One that is forgotten is requested again.
 const TOKENS_MAX: usize = 4_096;
+/// Bytes of all tokens at most, with what each is for: some 4,000 of the usual size.
+const BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The same of one token. One for which a registry names a longer realm is used once.
+const ONE_BYTES_MAX: usize = 32 * 1024;
+/// What an entry takes besides its texts.
+const ENTRY_BYTES: usize = size_of::<TokenKey>() + size_of::<CachedToken>() + 64;
 /// Refused logins at most. One that is forgotten is repeated.
 const REFUSALS_MAX: usize = 1_024;
 
@@ -34,6 +41,15 @@ pub(crate) struct TokenKey {
     /// Separated by spaces.
     pub(crate) scope: String,
     pub(crate) principal: Principal,
+}
+
+impl TokenKey {
+    /// Bytes of its texts.
+    fn bytes(&self) -> usize {
+        let Self { registry, realm, service, scope, .. } = self;
+        let service = service.as_ref().map_or(0, String::len);
+        registry.as_str().len() + realm.as_str().len() + service + scope.len()
+    }
 }
 
 /// A token, and when it was issued.
@@ -51,19 +67,20 @@ struct CachedToken {
 /// The tokens that have not expired, and the logins that were refused.
 pub(crate) struct TokenCache {
     tokens: Mutex<Tokens>,
-    refusals: Mutex<BoundedMap<(TokenKey, u64), (Instant, Error)>>,
+    /// By [`TokenCache::login`].
+    refusals: Mutex<BoundedMap<u64, (Instant, Error)>>,
     hasher: RandomState,
 }
 
 struct Tokens {
-    cached: BoundedMap<TokenKey, CachedToken>,
+    cached: SizedMap<TokenKey, CachedToken>,
     /// How often tokens were forgotten.
     generation: u64,
 }
 
 impl Default for TokenCache {
     fn default() -> Self {
-        let tokens = Tokens { cached: BoundedMap::new(TOKENS_MAX), generation: 0 };
+        let tokens = Tokens { cached: SizedMap::new(TOKENS_MAX, BYTES_MAX), generation: 0 };
         let refusals = BoundedMap::new(REFUSALS_MAX);
         Self { tokens: Mutex::new(tokens), refusals: Mutex::new(refusals), hasher: RandomState::new() }
     }
@@ -90,8 +107,9 @@ impl TokenCache {
     /// Keeps a token for `lifetime`, unless tokens were forgotten since `generation`.
     pub(crate) fn store(&self, key: TokenKey, token: Token, lifetime: Duration, generation: u64) {
         let mut tokens = self.tokens.lock();
-        if tokens.generation == generation {
-            tokens.cached.insert(key, CachedToken { token, expires: Instant::now() + lifetime });
+        let bytes = ENTRY_BYTES + key.bytes() + token.authorization.bytes();
+        if tokens.generation == generation && bytes <= ONE_BYTES_MAX {
+            tokens.cached.insert(key, CachedToken { token, expires: Instant::now() + lifetime }, bytes);
         }
     }
 
@@ -127,8 +145,8 @@ impl TokenCache {
         self.refusals.lock().insert(self.login(key, credential), (Instant::now(), error.clone()));
     }
 
-    fn login(&self, key: &TokenKey, credential: &Credential) -> (TokenKey, u64) {
-        (key.clone(), self.hasher.hash_one(credential))
+    fn login(&self, key: &TokenKey, credential: &Credential) -> u64 {
+        self.hasher.hash_one((key, credential))
     }
 }
 
@@ -193,6 +211,42 @@ mod tests {
             cache.store(key(1), token(), minute, before);
             assert!(cache.valid_token(&key(1), None, NOW).is_none(), "it was requested before");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_and_long_tokens_a_hostile_registry_issues_they_hold_no_more_than_their_bound() {
+        let (cache, hour) = (TokenCache::default(), Duration::from_secs(3_600));
+        let evil = |n: usize, realm: usize, scope: usize| TokenKey {
+            realm: format!("https://evil.test/t?n={n}&{}", "x".repeat(realm)).parse().unwrap(),
+            scope: "y".repeat(scope),
+            ..key(1)
+        };
+        let long = || {
+            let authorization = AuthorizationHeader::bearer(&"t".repeat(16 * 1024)).unwrap();
+            Token { authorization, issued: Moment::recorded(NOW) }
+        };
+        // Each of them fits, and all of them would not: by their tokens, their realms or their scopes.
+        for n in 0..600 {
+            cache.store(evil(n, 0, 0), long(), hour, cache.generation());
+            cache.store(evil(n, 16 * 1024, 0), token(), hour, cache.generation());
+            cache.store(evil(n, 0, 16 * 1024), token(), hour, cache.generation());
+        }
+        let held = |cache: &TokenCache| {
+            cache
+                .tokens
+                .lock()
+                .cached
+                .iter()
+                .map(|(key, cached)| {
+                    key.realm.as_str().len() + key.scope.len() + cached.token.authorization.bytes()
+                })
+                .sum::<usize>()
+        };
+        assert!(held(&cache) <= BYTES_MAX, "{} bytes", held(&cache));
+        assert!(cache.valid_token(&evil(599, 0, 0), None, NOW).is_some(), "the last one is there");
+        // One that pushes out hundreds of others is not kept at all.
+        cache.store(evil(1, 20 * 1024, 20 * 1024), token(), hour, cache.generation());
+        assert!(cache.valid_token(&evil(1, 20 * 1024, 20 * 1024), None, NOW).is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::credentials::Credential;
+use crate::support::size;
 use crate::upstream::auth::authorization::AuthorizationHeader;
 use crate::upstream::auth::token_cache::TokenKey;
 
@@ -21,6 +22,9 @@ const LIFETIME_MIN: Duration = Duration::from_secs(60);
 const LIFETIME_MAX: Duration = Duration::from_secs(3_600);
 /// A token is not used in the last moments of its life, so that it does not expire on its way.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(15);
+
+/// Bytes of a token at most: servers take heads of some 8 KiB, few of them more.
+const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
 /// A request to a token server.
 pub(crate) struct TokenRequest {
@@ -85,6 +89,9 @@ pub(crate) fn parse(body: &[u8]) -> Result<(AuthorizationHeader, Duration), Stri
         // The parser's own message may quote a value.
         .map_err(|e| format!("not the expected JSON at line {}, column {}", e.line(), e.column()))?;
     let token = document.token.filter(|token| !token.is_empty()).or(document.access_token);
+    if token.as_ref().is_some_and(|token| token.len() > TOKEN_BYTES_MAX) {
+        return Err(format!("a token of more than {}", size::shown(TOKEN_BYTES_MAX as u64)));
+    }
     let authorization = token.as_deref().and_then(AuthorizationHeader::bearer);
     let authorization = authorization.ok_or_else(|| "no usable token in it".to_owned())?;
     Ok((authorization, lifetime(document.expires_in)))
@@ -136,6 +143,21 @@ mod tests {
         assert_eq!((identity.method, identity.url.query()), (Method::POST, Some("x=1")));
         let form = String::from_utf8(identity.body.to_vec()).unwrap();
         assert!(form.contains("grant_type=refresh_token&refresh_token=marker&"), "{form}");
+    }
+
+    #[test]
+    fn a_token_of_a_megabyte_is_none() {
+        let document = |name, len| format!(r#"{{"{name}": "{}"}}"#, "t".repeat(len));
+        for (name, len, is_one) in [
+            ("token", TOKEN_BYTES_MAX, true),
+            ("token", TOKEN_BYTES_MAX + 1, false),
+            ("token", 1_000_000, false),
+            ("access_token", 1_000_000, false),
+        ] {
+            let parsed = parse(document(name, len).as_bytes());
+            assert_eq!(parsed.is_ok(), is_one, "{name} {len}");
+            assert!(parsed.err().is_none_or(|why| why.len() < 100));
+        }
     }
 
     #[test]

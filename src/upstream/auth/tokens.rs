@@ -31,8 +31,8 @@ use crate::upstream::transport::send::OutgoingRequest;
 
 /// The longest time for a token request, body included.
 const WAIT: Duration = Duration::from_secs(10);
-/// Bytes of a token server's response at most.
-const RESPONSE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a token server's response at most: some hold the token twice, and one to renew it by.
+const RESPONSE_BYTES_MAX: usize = 64 * 1024;
 
 /// The tokens of all registries. Cheap to clone.
 #[derive(Clone)]

@@ -4,12 +4,16 @@ use http::Response;
 use tokio::time::Instant;
 
 use crate::support::live::Live;
+use crate::support::short_text::shortened;
 use crate::upstream::body::ResponseBody;
 use crate::upstream::error::Error;
 use crate::upstream::metrics::{Recorder, RequestKind};
 use crate::upstream::transport::authority::authority;
 use crate::upstream::transport::configured::Configured;
 use crate::upstream::transport::send::OutgoingRequest;
+
+/// Characters of a path that are logged: a redirect may have a path of as many as its response.
+const PATH_CHARS_MAX: usize = 512;
 
 /// Sends requests through the transport in effect. Cheap to clone.
 #[derive(Clone)]
@@ -41,7 +45,7 @@ impl HttpClient {
         tracing::debug!(
             %method,
             host = %authority(url),
-            path = url.path(),
+            path = %shortened(&url.path(), PATH_CHARS_MAX),
             status,
             elapsed_ms = start.elapsed().as_millis() as u64,
             "sent a request upstream"

@@ -6,6 +6,7 @@ pub(crate) mod client;
 pub(crate) mod configured;
 pub(crate) mod connect;
 pub(crate) mod dial;
+mod last_addresses;
 mod names;
 pub(crate) mod network;
 mod pool;

@@ -4,8 +4,8 @@
 //! none that the store or the runtime needs waits for DNS. A name is looked up once at a time, for all that ask; names
 //! of one domain have a share of the threads, and hosts that the configuration names have threads for themselves. A
 //! look-up that takes long goes on, on a thread that is counted among those of its like, so that names whose DNS hangs
-//! leave room for names whose DNS answers. Where the threads are taken, a name that resolved a while ago has its last
-//! addresses, and another one waits a moment for a thread.
+//! leave room for names whose DNS answers; 32 domains whose DNS hangs can hold all. Where the threads are taken, a name
+//! that resolved a while ago has its last addresses (`last_addresses`), and another one waits a moment for a thread.
 //!
 //! Deliberately not here: which addresses may be connected to (`dial`), and a cache for when DNS can be asked, which is
 //! the machine's.
@@ -19,13 +19,13 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::reference::registered_domain;
-use crate::support::bounded_map::BoundedMap;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::upstream::transport::address::HostTrust;
+use crate::upstream::transport::last_addresses::LastAddresses;
 use crate::upstream::transport::network::Reach;
 
 /// Names that the configuration leads to, looked up at once.
@@ -43,14 +43,7 @@ const DOMAIN_MAX: usize = 4;
 const SLOW_DOMAIN_MAX: usize = 2;
 /// The longest wait for a thread: a part of what a caller waits for DNS, so that the rest is left for DNS itself.
 const PLACE_WAIT: Duration = Duration::from_secs(1);
-/// For how long the last addresses of a name stand in where it cannot be looked up: registries and object stores keep
-/// theirs for hours.
-const LAST_ADDRESSES_COUNT_FOR: Duration = Duration::from_secs(3_600);
-/// Names whose last addresses are remembered at most; one that is forgotten waits for a thread.
-const NAMES_MAX: usize = 1_024;
 
-/// By name: its addresses, and when DNS gave them.
-type LastAddresses = BoundedMap<String, (Vec<SocketAddr>, Instant)>;
 type LookedUp = Result<Vec<SocketAddr>, LookUpError>;
 
 /// Why a name has no addresses.
@@ -75,12 +68,7 @@ impl Names {
     pub(crate) fn new(reach: Reach) -> Self {
         // No stop waits for DNS.
         let running = Singleflight::new(Tasks::default());
-        Self {
-            reach,
-            places: Places::default(),
-            running,
-            last: Arc::new(Mutex::new(BoundedMap::new(NAMES_MAX))),
-        }
+        Self { reach, places: Places::default(), running, last: Arc::default() }
     }
 
     /// The network that names are looked up in, and connections are opened through.
@@ -98,14 +86,15 @@ impl Names {
         let work = move || async move {
             let place = match this.places.take(&wanted, configured) {
                 Some(place) => place,
-                None => match this.last_addresses(&wanted) {
+                None => match this.find_last(&wanted) {
                     Some(addresses) => return Ok(addresses),
                     None => this.places.wait_for(&wanted, configured).await.ok_or(LookUpError::NotAsked)?,
                 },
             };
             match this.ask(wanted.clone(), place).await {
                 Ok(found) => {
-                    this.last.lock().insert(wanted, (found.clone(), Instant::now()));
+                    let domain = domain_of(&wanted);
+                    this.last.lock().record(wanted, domain, &found);
                     Ok(found)
                 }
                 Err(error) => Err(LookUpError::Failed(error.to_string().into())),
@@ -115,10 +104,8 @@ impl Names {
         self.running.run((name.to_owned(), configured), work).await.unwrap_or_else(ended)
     }
 
-    fn last_addresses(&self, name: &str) -> Option<Vec<SocketAddr>> {
-        let last = self.last.lock();
-        let (addresses, at) = last.peek(name)?;
-        (at.elapsed() < LAST_ADDRESSES_COUNT_FOR).then(|| addresses.clone())
+    fn find_last(&self, name: &str) -> Option<Vec<SocketAddr>> {
+        self.last.lock().find(name)
     }
 
     /// The place is free again when DNS has answered or given up, however long its asker waited.
@@ -267,7 +254,10 @@ fn domain_of(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::upstream::transport::last_addresses::LAST_ADDRESSES_COUNT_FOR;
     use crate::upstream::transport::network::{Io, Network, Pending};
 
     /// DNS that never answers for names with `hangs` in them.
@@ -321,6 +311,23 @@ mod tests {
         tokio::time::advance(LAST_ADDRESSES_COUNT_FOR).await;
         assert!(!is_found(&names, "reg.test", HostTrust::Untrusted).await, "its addresses are old");
         assert!(is_found(&names, "mirror.corp", HostTrust::Configured).await, "a stranger's names");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_names_of_one_domain_do_not_push_out_the_last_addresses_of_a_name_of_another() {
+        let names = Names::new(Reach::through(Arc::new(Dns)));
+        assert!(is_found(&names, "registry.example.com", HostTrust::Untrusted).await);
+        for n in 0..2_000 {
+            assert!(is_found(&names, &format!("n{n}.evil.test"), HostTrust::Untrusted).await);
+        }
+        for n in 0..SLOW_MAX + OTHERS_MAX {
+            assert!(!is_found(&names, &format!("reg.hangs{n}.test"), HostTrust::Untrusted).await);
+        }
+        let refused = names.look_up("n0.evil.test", HostTrust::Untrusted).await;
+        assert_eq!(refused, Err(LookUpError::NotAsked), "its domain has had its share");
+        for known in ["registry.example.com", "n1999.evil.test"] {
+            assert!(is_found(&names, known, HostTrust::Untrusted).await, "{known} resolved a moment ago");
+        }
     }
 
     #[tokio::test(start_paused = true)]
