@@ -152,10 +152,10 @@ impl Blobs {
         let foreground = Foreground::new(flights.clone());
         let stored = StoredBlobs::new(store.clone(), access.clone());
         let upstream = UpstreamBlobs::new(access.clone(), Arc::clone(&registries), tier);
-        let segments = Segments::new(upstream.clone(), tasks.clone(), Arc::clone(&metrics));
-        let transfers = Transfers::new(upstream.clone(), segments, foreground.clone());
         let room = Room::new(config, store.clone());
         let partials = Partials::new(store, tasks.clone(), Arc::clone(&metrics));
+        let segments = Segments::new(upstream.clone(), room.clone(), tasks.clone(), Arc::clone(&metrics));
+        let transfers = Transfers::new(upstream.clone(), segments, foreground.clone());
         let memory = WindowMemory::default();
         let filler = Filler::new(
             room.clone(),
