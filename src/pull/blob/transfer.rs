@@ -208,10 +208,10 @@ impl Transfers {
     }
 
     /// The rest of a body that the leader of a flight cannot have: asked for as one of its followers whose own question
-    /// upstream has answered yes.
+    /// upstream has answered yes. Only for a leader for whom the registry vouches: its client gets that rest too.
     ///
     /// # Errors
-    /// `error`, if there is no follower that has it.
+    /// `error`, if there is no follower that has it, or the leader may not have it.
     async fn go_on_as_follower(
         &self,
         flight: &Flight,
@@ -219,6 +219,11 @@ impl Transfers {
         body: &UpstreamBody,
         error: Error,
     ) -> Result<UpstreamBody, Error> {
+        if !flight.has_alternate()
+            || self.blobs.vouched_if_asked(flight.context(), digest, body).await.is_none()
+        {
+            return Err(error);
+        }
         while let Some(context) = flight.take_alternate() {
             let repository = context.repository();
             tracing::info!(%repository, %digest, %error, "a download goes on in the repository of a follower");
