@@ -35,6 +35,8 @@ struct State {
     failing_downloads: HashMap<Repository, (Arc<Semaphore>, Error)>,
     /// After how many bytes the whole bodies of its blobs wait, and for permits of what.
     held: Option<(usize, Arc<Semaphore>)>,
+    /// After how many bytes the whole bodies of its blobs break off.
+    breaks_after: Option<usize>,
     /// So many bytes follow the end of a blob of which the rest was asked for.
     padding: usize,
     /// How old the tokens are that it accepts.
@@ -123,6 +125,16 @@ impl FakeRegistry {
         let gate = Arc::new(Semaphore::new(0));
         self.0.lock().held = Some((bytes, Arc::clone(&gate)));
         gate
+    }
+
+    /// From now on whole bodies of blobs break off after so many bytes.
+    pub(crate) fn break_off_after(&self, bytes: usize) {
+        self.0.lock().breaks_after = Some(bytes);
+    }
+
+    /// From now on a repository does not have a digest.
+    pub(crate) fn delete(&self, repository: &Repository, digest: Digest) {
+        self.0.lock().content.remove(&(repository.clone(), digest));
     }
 
     /// From now on so many bytes follow the end of a blob of which the rest was asked for.
@@ -338,8 +350,18 @@ impl RegistryClient for FakeRegistry {
             let body = bytes.slice(from as usize..until.map_or(size, |until| size.min(until as usize)));
             let padding = if from > 0 && until.is_none() { self.0.lock().padding } else { 0 };
             let body: Bytes = [&body[..], &vec![0; padding][..]].concat().into();
-            let held = self.0.lock().held.clone().filter(|_| from == 0 && until.is_none());
-            let (endpoint, chunks) = (EndpointId::for_test("registry"), held_back(chunks(&body), held));
+            let is_whole = from == 0 && until.is_none();
+            let (held, breaks_after) = {
+                let state = self.0.lock();
+                (state.held.clone().filter(|_| is_whole), state.breaks_after.filter(|_| is_whole))
+            };
+            let mut chunks = chunks(&body);
+            if let Some(bytes) = breaks_after {
+                let (host, stage) = ("reg.test".to_owned(), ConnectStage::Body);
+                chunks.truncate(bytes / 10_000);
+                chunks.push(Err(Error::Unreachable { host, stage, why: "broken off".to_owned() }));
+            }
+            let (endpoint, chunks) = (EndpointId::for_test("registry"), held_back(chunks, held));
             let value = Download::new(Some(size as u64), from, proof, endpoint, chunks);
             Ok(Allowed { value, proof })
         })

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 
 use super::access::Access;
 use super::answer::{AnswerSource, ManifestAnswer};
 use super::blob::Blobs;
+use super::blob::places::{Places, Shares};
 use super::config::Config;
 use super::context::PullContext;
 use crate::reference::{Digest, Document, Kind, Repository};
@@ -25,7 +25,7 @@ use crate::support::tasks::Tasks;
 
 /// Blobs of one image at a time: as many as containerd asks for.
 pub const BLOBS_AT_ONCE: usize = 3;
-/// Images at a time; the next one is not prefetched.
+/// Images at a time, with a share for each registry; the next one is not prefetched.
 const IMAGES_MAX: usize = 8;
 /// Blobs of one image at most; runtimes mount 128 layers at most.
 const BLOBS_MAX: usize = 512;
@@ -43,7 +43,7 @@ pub(crate) struct Prefetch {
     access: Access,
     blobs: Blobs,
     listed: Arc<Mutex<Lists>>,
-    permits: Arc<Semaphore>,
+    places: Places,
     tasks: Tasks,
 }
 
@@ -58,7 +58,7 @@ struct Listed {
 impl Prefetch {
     pub(crate) fn new(config: Live<Config>, access: Access, blobs: Blobs, tasks: Tasks) -> Self {
         let listed = Arc::new(Mutex::new(BoundedMap::new(LAYERS_MAX)));
-        Self { config, access, blobs, listed, permits: Arc::new(Semaphore::new(IMAGES_MAX)), tasks }
+        Self { config, access, blobs, listed, places: Places::new(Shares::of_few(IMAGES_MAX)), tasks }
     }
 
     /// Remembers what an image manifest lists, if the manifest was fetched from upstream just now.
@@ -86,10 +86,13 @@ impl Prefetch {
         }
     }
 
-    /// Begins to fetch what belongs to a layer that is read as a whole, unless that has begun.
+    /// Begins to fetch what belongs to a layer that is read as a whole, unless that has begun. Without a place the next
+    /// layer of the image that is read tries again.
     pub(crate) fn begin(&self, context: &PullContext, layer: Digest) {
+        let registry = context.repository().registry();
+        let is_named = self.config.current().is_named(registry);
+        let Some(place) = self.places.take(registry, is_named) else { return };
         let Some(all) = self.take(context.repository(), layer) else { return };
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { return };
         let (prefetch, context) = (self.clone(), context.after_the_answer());
         self.tasks.spawn(async move {
             if prefetch.access.is_budget_low(&context).await {
@@ -98,7 +101,7 @@ impl Prefetch {
             let others = all.iter().copied().filter(|listed| listed.digest != layer);
             let fetch = |listed: Listed| prefetch.blobs.prefetch(&context, listed.digest, listed.size);
             stream::iter(others).for_each_concurrent(BLOBS_AT_ONCE, fetch).await;
-            drop(permit);
+            drop(place);
         });
     }
 
@@ -110,5 +113,71 @@ impl Prefetch {
             listed.remove(&(repository.clone(), other.digest));
         }
         Some(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::pull::for_tests::{self, MirrorBody, Parts};
+    use crate::reference::{MediaType, manifest_digest};
+
+    /// An image of two layers in a repository; its manifest was just fetched. Returns the layers.
+    fn image(parts: &Parts, prefetch: &Prefetch, name: &str, n: u8) -> (PullContext, [Digest; 2]) {
+        let repository: Repository = name.parse().unwrap();
+        let context = for_tests::pull(&repository);
+        let push = |what: u8| parts.registry.push(&repository, None, vec![n, what].leak());
+        let [config, first, second] = [0, 1, 2].map(push);
+        let layer = |digest| format!(r#"{{"mediaType":"x/y","digest":"{digest}","size":2}}"#);
+        let (config, layers) = (layer(config), [first, second].map(layer).join(","));
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","config":{config},"layers":[{layers}]}}"#,
+            MediaType::OCI_MANIFEST
+        );
+        let bytes = Bytes::from(manifest);
+        let (media_type, source) = (MediaType::OCI_MANIFEST.parse().unwrap(), AnswerSource::Fill);
+        let digest = manifest_digest(&bytes);
+        prefetch.remember(&context, &ManifestAnswer { digest, media_type, bytes, source, stale: None });
+        (context, [first, second])
+    }
+
+    #[tokio::test]
+    async fn however_many_images_of_a_stranger_dribble_those_of_another_registry_are_prefetched() {
+        let parts = Parts::new();
+        let config = Live::<Config>::default();
+        let prefetch = Prefetch::new(config, parts.access.clone(), parts.blobs.clone(), Tasks::default());
+        for n in 0..=u8::try_from(IMAGES_MAX).unwrap() {
+            let (context, [first, second]) = image(&parts, &prefetch, &format!("evil{n}.evil.test/app"), n);
+            // It comes an hour later.
+            let chunk_takes = Duration::from_secs(3_600);
+            let never = MirrorBody { chunk_takes, ..MirrorBody::whole(Bytes::from_static(b"xx")) };
+            parts.registry.mirror(context.repository(), second, never);
+            prefetch.begin(&context, first);
+        }
+        let (context, [first, second]) = image(&parts, &prefetch, "reg.test/app", 100);
+        prefetch.begin(&context, first);
+        while !parts.blobs.has(second).await {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_image_that_finds_no_place_is_prefetched_with_the_next_of_its_layers() {
+        let parts = Parts::new();
+        let config = Live::<Config>::default();
+        let prefetch = Prefetch::new(config, parts.access.clone(), parts.blobs.clone(), Tasks::default());
+        let (context, [first, second]) = image(&parts, &prefetch, "reg.test/app", 100);
+        let registry = context.repository().registry();
+        let taken: Vec<_> = std::iter::from_fn(|| prefetch.places.take(registry, false)).collect();
+        prefetch.begin(&context, first);
+        drop(taken);
+        prefetch.begin(&context, second);
+        while !parts.blobs.has(first).await {
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -173,7 +173,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["blob/blob_request", "blob/fill_memory", "blob/withheld_tail"],
             &["blob/piece_queue", "blob/upstream_body"],
             &["blob/source"],
-            &["blob/part_fetch", "blob/tiered", "blob/window_state"],
+            &["blob/part_fetch", "blob/tiered", "blob/vouched", "blob/window_state"],
             &["blob/window"],
             &["blob/progress"],
             &["blob/first_bytes", "blob/flight", "blob/partial"],

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::download::Download;
+use super::download::{Download, Followed};
+use super::first_bytes::concerns_leader_only;
 use super::flight_content::FlightContent;
 use super::follow::{Missing, Seen, Sent, follow, until_over};
 use super::out_of_order::next_out_of_order;
@@ -41,6 +42,8 @@ pub struct BlobBody {
     at: u64,
     end: Option<u64>,
     sent: Sent,
+    /// Whether upstream's answer to the leader of the flight that it follows is an answer to this client.
+    is_own_answer: bool,
     /// Whether the client is sent the blob from its first byte on.
     from_start: bool,
     /// Whether the client is sent the blob up to its last byte.
@@ -90,8 +93,10 @@ impl BlobBody {
         Self::whole(reader, BodySource::Stored(blob), end)
     }
 
-    pub(crate) fn following(reader: Reader, progress: watch::Receiver<Progress>, size: Option<u64>) -> Self {
-        Self::whole(reader, BodySource::Following(progress, true), size)
+    /// The blob of a flight; `size` is what the head of the answer says.
+    pub(crate) fn following(reader: Reader, followed: Followed, size: Option<u64>) -> Self {
+        let Followed { progress, is_own_answer, .. } = followed;
+        Self { is_own_answer, ..Self::whole(reader, BodySource::Following(progress, true), size) }
     }
 
     /// A part of a blob of `size` bytes that was fetched alone; the body is to be narrowed to it. One that turned out
@@ -122,8 +127,19 @@ impl BlobBody {
 
     fn whole(reader: Reader, source: BodySource, end: Option<u64>) -> Self {
         let sent = Sent::nothing(end);
-        let (from_start, to_end) = (true, true);
-        Self { reader, source, at: 0, end, sent, from_start, to_end, lost: None, repairs: 0, refetch: None }
+        Self {
+            reader,
+            source,
+            at: 0,
+            end,
+            sent,
+            is_own_answer: true,
+            from_start: true,
+            to_end: true,
+            lost: None,
+            repairs: 0,
+            refetch: None,
+        }
     }
 
     /// Narrows the body to the bytes from `start` up to, not including, `end`.
@@ -183,22 +199,17 @@ impl BlobBody {
                 }
             },
             BodySource::Following(progress, may_jump) => {
-                match follow(self.reader.digest, progress, at, end, &mut self.sent, *may_jump).await? {
-                    Seen::Chunk(chunk) => Ok(Next::Chunk(chunk)),
-                    Seen::Shared(reader) => Ok(Next::ChangeTo(BodySource::Shared(Box::new(reader)))),
-                    Seen::FarBehind => {
+                match follow(self.reader.digest, progress, at, end, &mut self.sent, *may_jump).await {
+                    Ok(Seen::Chunk(chunk)) => Ok(Next::Chunk(chunk)),
+                    seen => {
                         let progress = progress.clone();
-                        let jumped = Box::pin(self.jump(&progress)).await;
-                        Ok(Next::ChangeTo(jumped.unwrap_or(BodySource::Following(progress, false))))
-                    }
-                    Seen::NotOnDisk(missing) => {
-                        let progress = progress.clone();
-                        Box::pin(self.not_on_disk(*missing, progress)).await
+                        Box::pin(self.no_chunk(seen, progress)).await
                     }
                 }
             }
             BodySource::OutOfOrder(body, progress) => {
-                Ok(match next_out_of_order(self.reader.digest, body, progress, at).await? {
+                let next = next_out_of_order(self.reader.digest, body, progress, at, self.is_own_answer);
+                Ok(match next.await? {
                     Some(bytes) => Next::Chunk(self.reader.pass(bytes, "out_of_order", at, end)),
                     None => Next::ChangeTo(BodySource::Following(progress.clone(), true)),
                 })
@@ -245,6 +256,27 @@ impl BlobBody {
         }
     }
 
+    /// How it goes on after a look at a flight that brought no chunk.
+    async fn no_chunk(
+        &mut self,
+        seen: Result<Seen, Error>,
+        progress: watch::Receiver<Progress>,
+    ) -> Result<Next, Error> {
+        match seen {
+            Ok(Seen::Chunk(chunk)) => Ok(Next::Chunk(chunk)),
+            Ok(Seen::Shared(reader)) => Ok(Next::ChangeTo(BodySource::Shared(Box::new(reader)))),
+            Ok(Seen::FarBehind) => {
+                let jumped = self.jump(&progress).await;
+                Ok(Next::ChangeTo(jumped.unwrap_or(BodySource::Following(progress, false))))
+            }
+            Ok(Seen::NotOnDisk(missing)) => self.not_on_disk(*missing, progress).await,
+            Err(error) if !self.is_own_answer && is_leaders_own(&error) => {
+                self.without_leader(&error).await.map(Next::ChangeTo)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// The rest of a flight that the disk does not give: from the store if it is there by now, else past the disk; if
     /// what the client was sent cannot be read back to be compared, once the flight knows what that was.
     async fn not_on_disk(
@@ -265,6 +297,17 @@ impl BlobBody {
             source => source,
         };
         source.map(Next::ChangeTo)
+    }
+
+    /// The rest of a flight that failed with `error`, which says nothing about this client: as the client itself asks.
+    async fn without_leader(&mut self, error: &Error) -> Result<BodySource, Error> {
+        tracing::info!(digest = %self.reader.digest, at = self.at, %error, "a client goes on without the leader of its download");
+        let growing = self.sent.content().cloned();
+        let verified = growing.is_none();
+        Ok(match self.past_the_disk(growing, None, verified).await? {
+            BodySource::Passthrough(passthrough, _) => BodySource::Passthrough(passthrough, "leader_failed"),
+            source => source,
+        })
     }
 
     /// The disk does not give a stored blob: it is fetched anew, and this answer goes on from there. A blob that is
@@ -288,7 +331,10 @@ impl BlobBody {
         };
         Ok(Next::ChangeTo(match anew {
             Some(Download::Stored(stored)) => BodySource::Stored(stored.blob),
-            Some(Download::Following(followed)) => BodySource::Following(followed.progress, true),
+            Some(Download::Following(followed)) => {
+                self.is_own_answer = followed.is_own_answer;
+                BodySource::Following(followed.progress, true)
+            }
             None => self.past_the_disk(None, None, true).await?,
         }))
     }
@@ -413,4 +459,9 @@ impl BlobBody {
             None => BodySource::OutOfOrder(Box::new(body), progress.clone()),
         })
     }
+}
+
+/// Whether what a client was sent of a flight may be right although that failed with `error` for its leader.
+fn is_leaders_own(error: &Error) -> bool {
+    concerns_leader_only(error, false) && !matches!(error, Error::Store(_))
 }

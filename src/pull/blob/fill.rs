@@ -25,6 +25,7 @@ use super::source::UpstreamBlobs;
 use super::tiered::{Opened, Share};
 use super::transfer::Transfers;
 use super::upstream_body::UpstreamBody;
+use super::vouched::Vouched;
 use super::wanted::is_much;
 use super::window_memory::WindowMemory;
 use super::withheld_tail::Withheld;
@@ -177,7 +178,9 @@ impl Filler {
                 return Err(error);
             }
             let (trail, unproved) = (body.trail().clone(), body.unproved());
-            let error = match self.receive_body(leader, body, tries.way(), share, prepared).await {
+            let vouched = self.blobs.vouched(context, digest, &body).await;
+            let received = self.receive_body(leader, body, vouched, tries.way(), share, prepared).await;
+            let error = match received {
                 Ok(filled) => {
                     if let (Filled::Verified(..), Some(source)) = (&filled, &unproved) {
                         self.blobs.record_verified(context, source, &trail).await;
@@ -202,6 +205,7 @@ impl Filler {
         &self,
         leader: &Arc<Leader>,
         body: UpstreamBody,
+        vouched: Option<Vouched>,
         way: Way,
         share: Share,
         prepared: Option<Prepared>,
@@ -210,18 +214,21 @@ impl Filler {
         let owner = self.room.owner(context.repository().registry());
         // A large layer of which a little was read by parts is passed by like any other; one of which much was, is
         // completed.
-        let is_begun =
-            body.size().is_some_and(|size| is_much(self.partials.bytes_of(context, digest, size), size));
+        let is_begun = vouched.is_some()
+            && body.size().is_some_and(|size| is_much(self.partials.bytes_of(context, digest, size), size));
         let refused = match is_begun {
             true => None,
             false => self.room.refusal(context.priority(), digest, body.size()).await,
         };
         let begun = match refused {
             Some(refused) => Err(refused),
-            None => match self.partials.take_ingest(context, digest, body.size()) {
-                Some(ingest) => Ok(ingest),
-                None => self.begin(prepared, digest, body.size(), owner).await,
-            },
+            None => {
+                let take = |vouched| self.partials.take_ingest(context, digest, body.size(), vouched);
+                match vouched.and_then(take) {
+                    Some(ingest) => Ok(ingest),
+                    None => self.begin(prepared, digest, body.size(), owner).await,
+                }
+            }
         };
         let ingest = match begun {
             Ok(ingest) => ingest,
@@ -233,7 +240,7 @@ impl Filler {
             }
             Err(error) => return Err(error.into()),
         };
-        self.store_body(leader, body, ingest, way, share).await
+        self.store_body(leader, body, vouched, ingest, way, share).await
     }
 
     /// Has the file of a blob made while its registry is asked, unless parts of it are kept in one.
@@ -265,6 +272,7 @@ impl Filler {
         &self,
         leader: &Arc<Leader>,
         body: UpstreamBody,
+        vouched: Option<Vouched>,
         ingest: Ingest,
         way: Way,
         share: Share,
@@ -273,7 +281,7 @@ impl Filler {
         let withheld = Withheld::of(size, body.trail());
         let (growing, trail) = (ingest.growing(), body.trail().clone());
         let trail_of_body = trail.clone();
-        let content = leader.publish_filling(growing.clone(), size, withheld.is_mirrored());
+        let content = leader.publish_filling(growing.clone(), size, withheld.is_mirrored(), vouched);
         let copy = self.copies.begin(flight, digest, &content, size, share);
         let registry = flight.context().repository().registry();
         let memory = self.memory.of_fill(&Holder::of(registry, self.room.is_named(registry)));

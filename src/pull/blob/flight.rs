@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::flight_content::FlightContent;
 use super::pace::Pace;
 use super::progress::Progress;
+use super::vouched::Vouched;
 use crate::pull::context::{Caller, Priority, PullContext};
 use crate::pull::error::Error;
 use crate::reference::{Digest, Principal, Registry, Repository};
@@ -40,7 +41,7 @@ pub(crate) struct Flight {
     /// Whether the shared tier delivers it.
     from_tier: AtomicBool,
     /// Pulls of followers whose own question was answered yes: one of them may be used to go on where the leader's
-    /// repository or credential fails in mid-body.
+    /// repository or credential fails in mid-body, if the registry vouched for the leader.
     alternates: Mutex<Vec<PullContext>>,
     /// How fast it brings bytes.
     pace: Mutex<Pace>,
@@ -78,6 +79,11 @@ impl Flight {
         if alternates.len() < ALTERNATES_MAX && !is_same(&self.context) && !alternates.iter().any(is_same) {
             alternates.push(context.after_the_answer());
         }
+    }
+
+    /// Whether there is a pull as which upstream may be asked for the rest.
+    pub(crate) fn has_alternate(&self) -> bool {
+        !self.alternates.lock().is_empty()
     }
 
     /// A pull as which upstream may be asked for the rest, each once.
@@ -288,12 +294,13 @@ impl Leader {
         growing: GrowingBlob,
         size: Option<u64>,
         is_mirrored: bool,
+        vouched: Option<Vouched>,
     ) -> FlightContent {
         let content = match &*self.flight.progress.borrow() {
             Progress::Filling { growing: before, .. } => before.replaced_by(growing),
             _ => FlightContent::new(growing),
         };
-        self.publish(Progress::Filling { growing: content.clone(), size, is_mirrored, readable: 0 });
+        self.publish(Progress::Filling { growing: content.clone(), size, is_mirrored, vouched, readable: 0 });
         content
     }
 

@@ -74,7 +74,7 @@ async fn what_a_mirror_has_delivered_and_is_withheld_is_not_taken_for_a_slow_dow
     let Role::Lead(leader) = ask(&flights, "a.test/r") else { panic!() };
     let owner = Owner::unlimited(&"a.test".parse().unwrap());
     let mut ingest = store.begin(Digest::of(b"x"), Some(10_000_000), owner).await.unwrap();
-    leader.publish_filling(ingest.growing(), Some(10_000_000), true);
+    leader.publish_filling(ingest.growing(), Some(10_000_000), true, None);
     leader.flight().set_from_tier(true);
     assert!(leader.flight().waits_for_tier());
     ingest.write(&bytes::Bytes::from_static(&[7; 1_000])).unwrap();

@@ -5,7 +5,7 @@
 //! begun         what a client has parts of: an outage of upstream is waited through
 //! parts         a small part of a blob: kept, else fetched once
 //!   byte_range  whether it is fetched alone (wanted)
-//!   partial     what is kept of such parts (part_fetch)
+//!   partial     what is kept of such parts (part_fetch), for those for whom the registry vouches (vouched)
 //! first_bytes   when an answer may begin that follows a download
 //! download      join the flight, or lead it (flight)
 //!   places      how many there may be, for one registry and in all
@@ -70,6 +70,7 @@ pub(crate) mod stored;
 pub(crate) mod tiered;
 pub(crate) mod transfer;
 pub(crate) mod upstream_body;
+mod vouched;
 pub(crate) mod wanted;
 pub(crate) mod window;
 pub(crate) mod window_memory;
@@ -152,9 +153,9 @@ impl Blobs {
         let foreground = Foreground::new(flights.clone());
         let stored = StoredBlobs::new(store.clone(), access.clone());
         let upstream = UpstreamBlobs::new(access.clone(), Arc::clone(&registries), names);
-        let segments = Segments::new(upstream.clone(), tasks.clone(), Arc::clone(&metrics));
-        let transfers = Transfers::new(upstream.clone(), segments, foreground.clone());
         let room = Room::new(config, store.clone());
+        let segments = Segments::new(upstream.clone(), room.clone(), tasks.clone(), Arc::clone(&metrics));
+        let transfers = Transfers::new(upstream.clone(), segments, foreground.clone());
         let partials = Partials::new(store, tasks.clone(), Arc::clone(&metrics));
         let memory = WindowMemory::default();
         let filler = Filler::new(
@@ -169,7 +170,7 @@ impl Blobs {
         let downloads =
             Downloads::new(access.clone(), stored.clone(), flights.clone(), filler, room.clone(), tasks);
         let ranges = SingleRanges::new(upstream.clone(), flights.clone());
-        let parts = Parts::new(access.clone(), ranges, partials, room.clone());
+        let parts = Parts::new(upstream.clone(), ranges, partials, room.clone());
         let begun = Begun::default();
         Self {
             access,
@@ -263,7 +264,8 @@ impl Blobs {
             match first_bytes(progress, size_needed).await {
                 Ok((progress, size)) => {
                     let size = size.or(announced);
-                    let body = BlobBody::following(self.reader(context, digest), progress, size);
+                    let followed = Followed { source, is_own_answer, progress };
+                    let body = BlobBody::following(self.reader(context, digest), followed, size);
                     return Ok(BlobAnswer { size, media_type: None, body, source, stale: None });
                 }
                 Err(error) if source == AnswerSource::Join && concerns_leader_only(&error, is_own_answer) => {
@@ -401,5 +403,7 @@ mod range_tests;
 mod tests;
 #[cfg(test)]
 mod tiered_tests;
+#[cfg(test)]
+mod vouched_tests;
 #[cfg(test)]
 mod wrong_content_tests;

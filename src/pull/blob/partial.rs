@@ -1,9 +1,9 @@
 //! Blobs of which lazy snapshotters read parts: what was fetched is kept, read from there, and handed to the download
 //! of the whole once enough was read that `wanted` fetches no part alone any more.
 //!
-//! Promises: a part goes to a caller to whom upstream gave a part of this blob in the same repository and as the same
-//! principal, and whose right is fresh; what is kept is bounded in blobs, bytes and time. Kept parts do not outlive the
-//! daemon. Deliberately not here: whether a range may be fetched alone.
+//! Promises: a part goes to a caller for whom the registry itself vouched, in the same repository and as the same
+//! principal, and whose right is fresh; what a mirror gave to any other is not kept; what is kept is bounded in blobs,
+//! bytes and time. Kept parts do not outlive the daemon. Deliberately not here: whether a range may be fetched alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::part_fetch::FetchedParts;
-use super::upstream_body::UpstreamBody;
+use super::vouched::Vouched;
 use crate::pull::context::PullContext;
 use crate::pull::metrics::Metrics;
 use crate::reference::{Digest, Principal, Registry, Repository};
@@ -45,7 +45,7 @@ pub(crate) struct Partial {
     pub(crate) parts: FetchedParts,
     /// Bytes of the whole blob.
     pub(crate) size: u64,
-    /// To whom upstream gave a part.
+    /// For whom the registry vouched.
     callers: Mutex<Vec<(Repository, Option<Principal>)>>,
     asked_at: Mutex<Instant>,
 }
@@ -65,7 +65,8 @@ impl Partials {
         &self.store
     }
 
-    /// The parts of a blob, if upstream gave the caller one. Whether its right is fresh is for the caller to see to.
+    /// The parts of a blob, if the registry vouched for the caller. Whether its right is fresh is for the user of this
+    /// to see to.
     pub(crate) fn find(&self, context: &PullContext, digest: Digest) -> Option<Arc<Partial>> {
         let partial = Arc::clone(self.blobs.lock().get(&key_of(context, digest))?);
         *partial.asked_at.lock() = Instant::now();
@@ -74,15 +75,15 @@ impl Partials {
         is_known.then_some(partial)
     }
 
-    /// The same for a caller to whom upstream has begun to send `body`, a part of a blob of `size` bytes; `None` if
-    /// nothing can be kept of it.
+    /// The parts of a blob of `size` bytes, for one that has begun to come; `None` if it cannot be kept. The caller to
+    /// whom it comes may read the others from now on if the registry `vouched` for it.
     pub(crate) async fn begin(
         &self,
         context: &PullContext,
         digest: Digest,
-        body: &UpstreamBody,
         size: u64,
         owner: Owner,
+        vouched: Option<Vouched>,
     ) -> Option<Arc<Partial>> {
         self.make_room();
         let known = self.blobs.lock().get(&key_of(context, digest)).cloned();
@@ -100,14 +101,16 @@ impl Partials {
                 Arc::clone(self.blobs.lock().get_or_insert_with(key_of(context, digest), || partial))
             }
         };
+        if partial.size != size {
+            return None;
+        }
         let caller = (context.repository().clone(), context.caller().principal());
         let mut callers = partial.callers.lock();
-        // A right that only the whole content proves is none yet.
-        if body.unproved().is_none() && callers.len() < CALLERS_MAX && !callers.contains(&caller) {
+        if vouched.is_some() && callers.len() < CALLERS_MAX && !callers.contains(&caller) {
             callers.push(caller);
         }
         drop(callers);
-        (partial.size == size).then_some(partial)
+        Some(partial)
     }
 
     /// Bytes that are kept of a blob of `size` bytes.
@@ -117,12 +120,14 @@ impl Partials {
         of_blob.map_or(0, |partial| partial.parts.blob().bytes())
     }
 
-    /// What receives a blob of `size` bytes, with the parts that are kept of it.
+    /// What receives a blob of `size` bytes, with the parts that are kept of it: for a caller for whom the registry
+    /// `vouched`.
     pub(crate) fn take_ingest(
         &self,
         context: &PullContext,
         digest: Digest,
         size: Option<u64>,
+        _vouched: Vouched,
     ) -> Option<Ingest> {
         let partial = self.blobs.lock().get(&key_of(context, digest)).cloned()?;
         (Some(partial.size) == size).then(|| partial.parts.blob().take_ingest())?

@@ -1,7 +1,8 @@
 //! Parts of a blob that is not being downloaded: what is kept of it, and what is missing, fetched once for all who ask.
 //!
 //! Promises: a part that is kept, or on its way for another reader, is not fetched again; one that cannot be kept comes
-//! all the same. Deliberately not here: whether a part may be fetched alone (`wanted`, `byte_range`), how it is kept
+//! all the same; one that a mirror delivers is kept, and opens those that are, only by the registry's own word
+//! (`vouched`). Deliberately not here: whether a part may be fetched alone (`wanted`, `byte_range`), how it is kept
 //! (`partial`, `part_fetch`).
 
 use std::collections::HashMap;
@@ -15,9 +16,9 @@ use super::byte_range::{Alone, SingleRanges, Wanted};
 use super::part_fetch::Reserved;
 use super::partial::{Partial, Partials};
 use super::room::Room;
+use super::source::UpstreamBlobs;
 use super::upstream_body::UpstreamBody;
 use super::wanted::{BlobRange, is_much};
-use crate::pull::access::Access;
 use crate::pull::access::rights::Use;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
@@ -45,7 +46,7 @@ type First = (Repository, Digest, Option<Principal>, bool);
 /// Parts of blobs. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Parts {
-    access: Access,
+    upstream: UpstreamBlobs,
     ranges: SingleRanges,
     partials: Partials,
     room: Room,
@@ -67,8 +68,8 @@ impl Drop for Turn {
 }
 
 impl Parts {
-    pub(crate) fn new(access: Access, ranges: SingleRanges, partials: Partials, room: Room) -> Self {
-        Self { access, ranges, partials, room, first: Arc::default() }
+    pub(crate) fn new(upstream: UpstreamBlobs, ranges: SingleRanges, partials: Partials, room: Room) -> Self {
+        Self { upstream, ranges, partials, room, first: Arc::default() }
     }
 
     /// What a part is read from; `None` if it is not to be had alone. `size` is that of the blob, where it is
@@ -124,7 +125,7 @@ impl Parts {
     /// The parts of a blob that are kept, if the caller may read them.
     async fn kept(&self, context: &PullContext, digest: Digest) -> Option<Arc<Partial>> {
         let partial = self.partials.find(context, digest)?;
-        self.access.known().fresh(context, Use::Read).await?;
+        self.upstream.access().known().fresh(context, Use::Read).await?;
         Some(partial)
     }
 
@@ -186,8 +187,16 @@ impl Parts {
         if !has_room || !is_part {
             return Ok(Some(Found::Alone(body, size)));
         }
+        let is_unproved = body.unproved().is_some() && body.is_the_registrys();
+        let vouched = match is_unproved {
+            true => None,
+            false => self.upstream.vouched_if_asked(context, digest, &body).await,
+        };
+        if vouched.is_none() && !is_unproved {
+            return Ok(Some(Found::Alone(body, size)));
+        }
         let owner = self.room.owner(registry);
-        let Some(partial) = self.partials.begin(context, digest, &body, size, owner).await else {
+        let Some(partial) = self.partials.begin(context, digest, size, owner, vouched).await else {
             return Ok(Some(Found::Alone(body, size)));
         };
         let (from, until) = (body.begun_at(), body.until().map_or(size, |until| until.min(size)));

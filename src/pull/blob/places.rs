@@ -1,9 +1,10 @@
-//! Places for downloads: how many there may be at once, in all and for one registry.
+//! Places for downloads, for connections beside their first, and for images that are prefetched: how many there may be
+//! at once, in all and for one registry.
 //!
 //! A registry whose downloads are slow must not take the places of others. One that the operator did not name has a
-//! quarter of them, all such registries together three quarters, and so has one that the operator named: there is
-//! always a place for another registry. Names below one registered domain that the operator did not name are one
-//! registry's.
+//! quarter of them (half where there are few), all such registries together three quarters, and so has one that the
+//! operator named: there is always a place for another registry. Names below one registered domain that the operator
+//! did not name are one registry's.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,6 +29,11 @@ impl Shares {
     /// Of so many places.
     pub(crate) const fn of(all: usize) -> Self {
         Self { all, most: all / 4 * 3, unnamed: all / 4 }
+    }
+
+    /// Of so few places that a quarter of them is little for one registry.
+    pub(crate) const fn of_few(all: usize) -> Self {
+        Self { unnamed: all / 2, ..Self::of(all) }
     }
 }
 
@@ -78,7 +84,7 @@ impl Places {
         Self(Arc::new(Inner { shares, taken: Mutex::default(), given_back: Notify::new() }))
     }
 
-    /// A place for a download from `registry`, if it may have one more.
+    /// A place for `registry`, if it may have one more.
     pub(crate) fn take(&self, registry: &Registry, is_named: bool) -> Option<Place> {
         let shares = self.0.shares;
         let holder = Holder::of(registry, is_named);

@@ -1,6 +1,7 @@
 //! How far a download is, as its leader publishes it to all who follow. A value; what changes it is `flight`'s.
 
 use super::flight_content::FlightContent;
+use super::vouched::Vouched;
 use super::window::WindowHandle;
 use crate::pull::error::Error;
 use crate::reference::Hasher;
@@ -18,6 +19,8 @@ pub(crate) enum Progress {
         size: Option<u64>,
         /// Whether a mirror delivers it: what it says of the size does not count before bytes may be served.
         is_mirrored: bool,
+        /// The registry's word for the leader: without it only readers that ask as the leader does bring bytes for it.
+        vouched: Option<Vouched>,
         /// Bytes that may be served: never the last ones before the digest is verified.
         readable: u64,
     },

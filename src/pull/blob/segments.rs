@@ -4,16 +4,16 @@
 //! know nothing of segments. What arrives of the first segment is handed on by the task that reads it. How many
 //! connections there are is decided in [`super::concurrency`].
 //!
-//! Promises: at most [`EXTRA_MAX`] connections more than one for all blobs together; at most [`SEGMENT`] bytes of
-//! memory for each of these, in at most [`CHUNKS_MAX`] chunks; no byte is asked for twice, except what is on its way
-//! when the first connection is given up.
+//! Promises: at most [`EXTRA_MAX`] connections more than one for all blobs together, with a share for each registry; at
+//! most [`SEGMENT`] bytes of memory for each of these, in at most [`CHUNKS_MAX`] chunks; no byte is asked for twice,
+//! except what is on its way when the first connection is given up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -21,13 +21,15 @@ use super::concurrency::{Concurrency, PERIOD, SEGMENT};
 use super::delivery::Trail;
 use super::flight::Flight;
 use super::piece_queue::{PieceSender, Received};
+use super::places::{Place, Places, Shares};
 use super::priority::Foreground;
+use super::room::Room;
 use super::source::UpstreamBlobs;
 use super::upstream_body::UpstreamBody;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::pull::metrics::Metrics;
-use crate::reference::Digest;
+use crate::reference::{Digest, Registry};
 use crate::store::GrowingBlob;
 use crate::support::tasks::Tasks;
 
@@ -43,19 +45,21 @@ const SKIP_MIN: u64 = 1024 * 1024;
 #[derive(Clone)]
 pub(crate) struct Segments {
     blobs: UpstreamBlobs,
-    extra_connections: Arc<Semaphore>,
+    extra_connections: Places,
+    room: Room,
     tasks: Tasks,
     metrics: Arc<Metrics>,
 }
 
 impl Segments {
-    pub(crate) fn new(blobs: UpstreamBlobs, tasks: Tasks, metrics: Arc<Metrics>) -> Self {
-        Self { blobs, extra_connections: Arc::new(Semaphore::new(EXTRA_MAX)), tasks, metrics }
+    pub(crate) fn new(blobs: UpstreamBlobs, room: Room, tasks: Tasks, metrics: Arc<Metrics>) -> Self {
+        let extra_connections = Places::new(Shares::of_few(EXTRA_MAX));
+        Self { blobs, extra_connections, room, tasks, metrics }
     }
 
-    /// A permit for one more connection, if one is left.
-    pub(crate) fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.extra_connections).try_acquire_owned().ok()
+    /// A place for one more connection to `registry`, if it may have one.
+    pub(crate) fn extra_place(&self, registry: &Registry) -> Option<Place> {
+        self.extra_connections.take(registry, self.room.is_named(registry))
     }
 
     /// The tasks that segments run on.
@@ -91,7 +95,7 @@ struct Segment {
     source: Source,
     /// The first byte after it.
     until: u64,
-    _permit: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 /// Where the bytes of a segment come from.
@@ -122,17 +126,17 @@ impl Drop for Ahead {
 }
 
 impl Segment {
-    /// What `body` brings up to `until`. What waits in memory is bounded by the segment. One without a permit is the
+    /// What `body` brings up to `until`. What waits in memory is bounded by the segment. One without a place is the
     /// first: it waits for nothing, and nothing of it waits.
     fn download(
         body: impl Future<Output = Result<UpstreamBody, Error>> + Send + 'static,
         until: u64,
         count: &Arc<AtomicU64>,
-        permit: Option<OwnedSemaphorePermit>,
+        place: Option<Place>,
         tasks: &Tasks,
     ) -> Self {
         let (out, received) = mpsc::channel(CHUNKS_MAX);
-        let (is_front, count) = (Arc::new(AtomicBool::new(permit.is_none())), Arc::clone(count));
+        let (is_front, count) = (Arc::new(AtomicBool::new(place.is_none())), Arc::clone(count));
         let is_now_front = Arc::clone(&is_front);
         let task = tasks.spawn(async move {
             let mut body = body.await?;
@@ -148,17 +152,17 @@ impl Segment {
             }
             Ok(Some(body))
         });
-        Self { source: Source::Ahead(Ahead { received, task, is_front }), until, _permit: permit }
+        Self { source: Source::Ahead(Ahead { received, task, is_front }), until, _place: place }
     }
 
     /// The rest of a body up to `until`, which is the first.
     fn front(body: UpstreamBody, until: u64) -> Self {
-        Self { source: Source::Front(Box::new(body)), until, _permit: None }
+        Self { source: Source::Front(Box::new(body)), until, _place: None }
     }
 
     /// Bytes that are in the file already.
     fn in_file(until: u64) -> Self {
-        Self { source: Source::InFile, until, _permit: None }
+        Self { source: Source::InFile, until, _place: None }
     }
 
     /// What comes next of the first segment; `None` at its end.
@@ -213,9 +217,9 @@ pub(crate) struct Begun {
     /// The connection that was there, and the rate in bytes a second that it brought.
     pub(crate) first: UpstreamBody,
     pub(crate) rate: f64,
-    /// The segment further on, and its permit.
+    /// The segment further on, and its place.
     pub(crate) second: UpstreamBody,
-    pub(crate) permit: Option<OwnedSemaphorePermit>,
+    pub(crate) place: Option<Place>,
 }
 
 /// For whom a download yields. What segments have been asked for arrives, at most [`SEGMENT`] for each connection; none
@@ -263,7 +267,7 @@ impl<'a> SegmentedDownload<'a> {
         growing: &'a GrowingBlob,
         begun: Begun,
     ) -> Self {
-        let Begun { first, rate, second, permit } = begun;
+        let Begun { first, rate, second, place } = begun;
         let received = Arc::new(AtomicU64::new(0));
         let trail = first.trail().clone();
         trail.record_ranges();
@@ -276,7 +280,7 @@ impl<'a> SegmentedDownload<'a> {
         let tasks = segments.tasks();
         let running = VecDeque::from([
             Segment::front(first, middle),
-            Segment::download(async { Ok(second) }, next, &received, permit, tasks),
+            Segment::download(async { Ok(second) }, next, &received, place, tasks),
         ]);
         let concurrency = Concurrency::after_one(rate);
         Self { segments, context, digest, growing, trail, running, concurrency, received, at, next, size }
@@ -359,9 +363,10 @@ impl<'a> SegmentedDownload<'a> {
                 self.next = until;
                 continue;
             }
-            // The first connection needs no permit.
-            let permit = if self.running.is_empty() { None } else { self.segments.permit() };
-            if permit.is_none() && !self.running.is_empty() {
+            // The first connection needs no place.
+            let registry = self.context.repository().registry();
+            let place = if self.running.is_empty() { None } else { self.segments.extra_place(registry) };
+            if place.is_none() && !self.running.is_empty() {
                 return;
             }
             let (from, until) = (self.next, (self.next + SEGMENT).min(self.size));
@@ -373,7 +378,7 @@ impl<'a> SegmentedDownload<'a> {
                 Ok(body.recorded_in(&trail))
             };
             let tasks = self.segments.tasks();
-            self.running.push_back(Segment::download(body, until, &self.received, permit, tasks));
+            self.running.push_back(Segment::download(body, until, &self.received, place, tasks));
             self.next = until;
         }
     }

@@ -29,7 +29,7 @@ impl Scene {
         let content: &[u8] = (0..SIZE).map(|n| (n % 251) as u8).collect::<Vec<_>>().leak();
         let digest = parts.registry.push(&app, None, content);
         let blobs = parts.blobs.upstream.clone();
-        let segments = Segments::new(blobs, Tasks::default(), for_tests::metrics());
+        let segments = Segments::new(blobs, parts.blobs.room.clone(), Tasks::default(), for_tests::metrics());
         Self { parts, app, digest, content, segments }
     }
 
@@ -46,7 +46,7 @@ async fn a_segment_whose_task_ends_is_fetched_again_from_where_it_ended() {
     let owner = Owner::unlimited(scene.app.registry());
     let growing = scene.parts.store.begin(scene.digest, Some(SIZE), owner).await.unwrap().growing();
     let (first, second) = (scene.body(0, None).await, scene.body(MIDDLE, Some(MIDDLE + SEGMENT)).await);
-    let begun = Begun { first, rate: 1e6, second, permit: scene.segments.permit() };
+    let begun = Begun { first, rate: 1e6, second, place: scene.segments.extra_place(scene.app.registry()) };
     let download = SegmentedDownload::new(&scene.segments, &context, scene.digest, &growing, begun);
     let Source::Ahead(second) = &download.running[1].source else { panic!("the second is read ahead") };
     second.task.abort();
@@ -71,15 +71,15 @@ async fn a_segment_whose_task_ends_is_fetched_again_from_where_it_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn downloads_whose_writers_stand_still_keep_no_segment_in_memory_without_a_permit() {
+async fn downloads_whose_writers_stand_still_keep_no_segment_in_memory_without_a_place() {
     let scene = Scene::new();
-    let received = async |permit| {
+    let received = async |place| {
         let (count, body) = (Arc::new(AtomicU64::new(0)), scene.body(0, None).await);
-        let _segment = Segment::download(async { Ok(body) }, SIZE, &count, permit, scene.segments.tasks());
+        let _segment = Segment::download(async { Ok(body) }, SIZE, &count, place, scene.segments.tasks());
         // Time goes on once nothing else does.
         tokio::time::sleep(Duration::from_secs(60)).await;
         count.load(Ordering::Relaxed)
     };
     assert_eq!(received(None).await, 0, "it is read by the task that hands it on");
-    assert_eq!(received(scene.segments.permit()).await, SIZE);
+    assert_eq!(received(scene.segments.extra_place(scene.app.registry())).await, SIZE);
 }

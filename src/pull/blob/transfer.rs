@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -15,6 +14,7 @@ use super::concurrency::{SEGMENT, is_slow};
 use super::delivery::Way;
 use super::flight::Flight;
 use super::piece_queue::{PieceSender, Received};
+use super::places::Place;
 use super::priority::Foreground;
 use super::segments::{Begun, SegmentedDownload, Segments, Yielding, worth_skipping};
 use super::source::UpstreamBlobs;
@@ -36,7 +36,7 @@ pub(crate) struct Transfers {
 /// A second connection that has been asked for.
 struct SecondConnection {
     body: JoinHandle<Option<UpstreamBody>>,
-    permit: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl Drop for SecondConnection {
@@ -166,12 +166,12 @@ impl Transfers {
                 // One that answers later than the first gets there is of no use.
                 if let Some(next) = answered.filter(|next| next.at() >= body.at()) {
                     let rate = measured.rate(body.at());
-                    let begun = Begun { first: body, rate, second: next, permit: asked.permit.take() };
+                    let begun = Begun { first: body, rate, second: next, place: asked.place.take() };
                     let download = SegmentedDownload::new(&self.segments, context, digest, growing, begun);
                     return self.run_segmented(download, flight, queue).await;
                 }
             } else if second.is_none() && !second_tried && self.is_slow(flight, &body, &measured) {
-                // Without a permit it is tried again: other downloads end.
+                // Without a place it is tried again: other downloads end.
                 second = self.ask_second(context, digest, body.at() + SEGMENT);
                 second_tried = second.is_some();
             }
@@ -208,10 +208,10 @@ impl Transfers {
     }
 
     /// The rest of a body that the leader of a flight cannot have: asked for as one of its followers whose own question
-    /// upstream has answered yes.
+    /// upstream has answered yes. Only for a leader for whom the registry vouches: its client gets that rest too.
     ///
     /// # Errors
-    /// `error`, if there is no follower that has it.
+    /// `error`, if there is no follower that has it, or the leader may not have it.
     async fn go_on_as_follower(
         &self,
         flight: &Flight,
@@ -219,6 +219,11 @@ impl Transfers {
         body: &UpstreamBody,
         error: Error,
     ) -> Result<UpstreamBody, Error> {
+        if !flight.has_alternate()
+            || self.blobs.vouched_if_asked(flight.context(), digest, body).await.is_none()
+        {
+            return Err(error);
+        }
         while let Some(context) = flight.take_alternate() {
             let repository = context.repository();
             tracing::info!(%repository, %digest, %error, "a download goes on in the repository of a follower");
@@ -232,13 +237,13 @@ impl Transfers {
     }
 
     fn ask_second(&self, context: &PullContext, digest: Digest, from: u64) -> Option<SecondConnection> {
-        let permit = Some(self.segments.permit()?);
+        let place = Some(self.segments.extra_place(context.repository().registry())?);
         let (segments, context) = (self.segments.clone(), context.clone());
         let body = self.segments.tasks().spawn(async move {
             let asked = segments.open(&context, digest, from, from + SEGMENT).await;
             asked.inspect_err(|error| tracing::debug!(%digest, %error, "no second connection")).ok()
         });
-        Some(SecondConnection { body, permit })
+        Some(SecondConnection { body, place })
     }
 }
 

@@ -43,7 +43,8 @@ impl Scene {
         parts.registry.mirror(&app, digest, MirrorBody { chunk_takes: MILLISECOND, ..body });
         let (flights, metrics) = (Flights::new(IntGauge::new("flights", "x").unwrap()), for_tests::metrics());
         let blobs = parts.blobs.upstream.clone();
-        let segments = Segments::new(blobs.clone(), Tasks::default(), std::sync::Arc::clone(&metrics));
+        let room = parts.blobs.room.clone();
+        let segments = Segments::new(blobs.clone(), room, Tasks::default(), std::sync::Arc::clone(&metrics));
         let transfers = Transfers::new(blobs, segments.clone(), Foreground::new(flights.clone()));
         Self { parts, digest, flights, segments, transfers, metrics }
     }
@@ -84,6 +85,11 @@ impl Scene {
         begun.elapsed()
     }
 
+    /// A place for a connection to a registry that the operator did not name.
+    fn place(&self, registry: &str) -> Option<Place> {
+        self.segments.extra_place(&registry.parse().unwrap())
+    }
+
     fn opened(&self) -> u64 {
         self.metrics.segments.get()
     }
@@ -101,7 +107,7 @@ async fn a_download_ahead_that_yielded_takes_as_many_connections_after_it_as_bef
         let client = runtime.flight().follow();
         tokio::time::sleep(Duration::from_secs(4)).await;
         assert!(scene.opened() <= before + 1, "it takes connections from the runtime's download");
-        assert!(scene.segments.permit().is_some());
+        assert!(scene.place("reg.test").is_some());
         drop((client, runtime));
     };
     let (_, ()) = tokio::join!(scene.download(&ahead), runtime_pulls);
@@ -129,7 +135,7 @@ async fn what_the_tier_does_not_deliver_comes_from_the_registry_as_fast_as_witho
 async fn a_download_that_finds_no_connection_left_asks_again() {
     let scene = Scene::new();
     let runtime = scene.lead(scene.digest, Priority::Foreground);
-    let all: Vec<_> = std::iter::from_fn(|| scene.segments.permit()).collect();
+    let all: Vec<_> = std::iter::from_fn(|| scene.place("reg.test")).collect();
     let others_end = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(scene.opened(), 0);
@@ -147,7 +153,7 @@ async fn what_a_download_that_is_given_up_does_not_fetch_makes_its_registry_no_f
     let open = |from, until| scene.parts.blobs.upstream.open(context, scene.digest, from, until);
     let first = open(0, None).await.unwrap();
     let second = open(SEGMENT, Some(2 * SEGMENT)).await.unwrap();
-    let begun = Begun { first, rate: 10e6, second, permit: scene.segments.permit() };
+    let begun = Begun { first, rate: 10e6, second, place: scene.place("reg.test") };
     let owner = Owner::unlimited(&"reg.test".parse().unwrap());
     let ingest = scene.parts.store.begin(scene.digest, Some(SIZE as u64), owner).await.unwrap();
     let growing = ingest.growing();
@@ -164,4 +170,16 @@ async fn what_a_download_that_is_given_up_does_not_fetch_makes_its_registry_no_f
     let (received, ()) = tokio::join!(download.run(&mut queue, yielding), takes_some);
     let received = received.unwrap();
     assert!((10_000_000..50_000_000).contains(&received), "{received} of {SIZE} bytes came");
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_many_connections_a_stranger_holds_another_registry_gets_more_than_one() {
+    let scene = Scene::new();
+    let runtime = scene.lead(scene.digest, Priority::Foreground);
+    let names = ["evil.test", "a.evil.test", "b.evil.test:5000"];
+    let held: Vec<_> =
+        names.iter().flat_map(|name| std::iter::from_fn(|| scene.place(name))).take(1_000).collect();
+    assert!(!held.is_empty());
+    let took = scene.download(&runtime).await;
+    assert!(scene.opened() > 6 && took < Duration::from_secs(5), "{took:?} {}", scene.opened());
 }

@@ -211,7 +211,7 @@ mod tests {
         let Role::Lead(leader) = flights.join_or_lead(&context, digest, Sharing::All) else { panic!() };
         let ingest = store.begin(digest, Some(1_000), owner).await.unwrap();
         let (growing, trail) = (ingest.growing(), Trail::default());
-        let filling = leader.publish_filling(growing.clone(), Some(1_000), false);
+        let filling = leader.publish_filling(growing.clone(), Some(1_000), false, None);
         let writing = Arc::new(Writing::new(&ingest, filling, Withheld::of(Some(1_000), &trail), trail));
         let holder = Holder::of(context.repository().registry(), true);
         let (mut queue, received) = piece_queue(FillMemory::default().of_fill(&holder));
