@@ -162,6 +162,47 @@ pub(super) async fn as_time_passes<T>(work: impl Future<Output = T>) -> T {
     }
 }
 
+#[tokio::test]
+async fn a_download_past_the_disk_whose_last_client_has_left_ends_also_where_upstream_sends_nothing() {
+    let (parts, app) = (Parts::with_room_for(1_000_000), "reg.test/app".parse::<Repository>().unwrap());
+    let digest = parts.registry.push(&app, None, &LARGE);
+    let (context, _gate) = (for_tests::pull(&app), parts.registry.hold_after(2_000_000));
+    let BlobAnswer { mut body, .. } = parts.blobs.find(&context, digest, BlobRange::Whole).await.unwrap();
+    let mut got = 0;
+    while got < 1_500_000 {
+        got += body.next().await.unwrap().unwrap().len();
+    }
+    drop(body);
+    let end = async {
+        while parts.blobs.downloads() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), end).await.expect("it keeps its place");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_defect_of_the_thread_that_writes_ends_the_download_and_not_only_the_writing() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse::<Repository>().unwrap());
+    let digest = parts.registry.push(&app, None, &LARGE);
+    let (context, gate) = (for_tests::pull(&app), parts.registry.hold_after(500_000));
+    let answer = parts.blobs.find(&context, digest, BlobRange::Whole);
+    let BlobAnswer { mut body, .. } = as_time_passes(answer).await.unwrap();
+    as_time_passes(body.next()).await.unwrap().unwrap();
+    parts.store.panic_at_writes();
+    gate.add_permits(10_000);
+    let rest = async {
+        let mut failed = false;
+        while let Some(chunk) = body.next().await {
+            failed = chunk.is_err();
+        }
+        failed
+    };
+    assert!(as_time_passes(rest).await, "a body that is not whole is complete");
+    as_time_passes(parts.blobs.settle(Duration::from_secs(10))).await;
+    assert_eq!(parts.blobs.downloads(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_hangs_holds_up_one_pull_for_seconds_and_no_further_one() {
     let (parts, app) = (Parts::new(), "reg.test/app".parse::<Repository>().unwrap());
