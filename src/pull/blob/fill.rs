@@ -289,7 +289,7 @@ impl Filler {
             queue.close().await;
             transferred
         };
-        // Where the writer is over by itself, nothing more is received, also where that waits for upstream or the queue.
+        // Where the writer is over by itself, nothing more is received, whatever that waits for.
         let write = async {
             match self.written(writer, &writing).await.map_err(Err)? {
                 Written::Verified(verified) => {
