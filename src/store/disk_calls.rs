@@ -54,6 +54,9 @@ struct Calls {
     /// Held by a test whose disk is to hang.
     #[cfg(test)]
     held: Arc<parking_lot::Mutex<()>>,
+    /// Set by a test whose writers are to have a defect.
+    #[cfg(test)]
+    panic: Arc<AtomicBool>,
 }
 
 /// A call, or several one after the other, under way until this is dropped.
@@ -191,6 +194,12 @@ impl DiskCalls {
         [self.writes.hold(), self.records.hold()]
     }
 
+    /// From now on whatever writes content panics.
+    #[cfg(test)]
+    pub(super) fn panic_at_writes(&self) {
+        self.writes.panic.store(true, Ordering::Relaxed);
+    }
+
     /// Whether what is read is to come from the disk, in a test whose disk hangs.
     #[cfg(test)]
     pub(super) fn reads_are_held(&self) -> bool {
@@ -247,7 +256,10 @@ impl WriterCalls {
     pub(super) fn begin(&self) -> WriterCall<'_> {
         self.calls.begin();
         #[cfg(test)]
-        drop(self.all.writes.held.lock());
+        {
+            drop(self.all.writes.held.lock());
+            assert!(!self.all.writes.panic.load(Ordering::Relaxed), "as the test wants it");
+        }
         WriterCall(self)
     }
 }

@@ -64,6 +64,11 @@ impl Store {
         self.0.layout.calls().hold()
     }
 
+    /// From now on what writes the content of a download panics.
+    pub(crate) fn panic_at_writes(&self) {
+        self.0.layout.calls().panic_at_writes();
+    }
+
     /// No file that was begun is removed before the result is dropped.
     pub(crate) fn hang_removals(&self) -> impl Sized + use<> {
         self.0.layout.calls().hold_removals()

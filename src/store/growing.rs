@@ -261,6 +261,7 @@ impl GrowingBlob {
     pub fn common_prefix(&self, offset: u64, bytes: &[u8]) -> u64 {
         let mut here = vec![0; bytes.len()];
         let mut read = 0;
+        let _call = self.calls.begin_read();
         while let Ok(more @ 1..) = self.file().read_at(&mut here[read..], offset + read as u64) {
             read += more;
         }

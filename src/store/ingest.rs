@@ -178,7 +178,10 @@ impl Ingest {
         let on_disk = growing.claim(self.written + len as u64)?;
         let read = piece.map_or(len, |(piece_end, _)| (piece_end - self.written) as usize);
         let mut bytes = vec![0; read];
-        growing.file().read_exact_at(&mut bytes, self.written).map_err(self.io("read"))?;
+        {
+            let _call = growing.calls().begin_read();
+            growing.file().read_exact_at(&mut bytes, self.written).map_err(self.io("read"))?;
+        }
         if piece.is_some_and(|(_, checksum)| crc32c::crc32c(&bytes) != checksum) {
             let damaged = std::io::Error::new(std::io::ErrorKind::InvalidData, "a wrong checksum");
             return Err(self.io("read what was written to")(damaged));

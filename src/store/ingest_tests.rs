@@ -1,9 +1,11 @@
 //! Receiving content: what is reserved for it, and what is left of it however it ends.
 
 use std::fs;
+use std::time::Duration;
 
 use super::*;
 use crate::store::batch::{self, Outcome};
+use crate::store::calls_under_way::HANGS_AFTER;
 use crate::store::in_use::InUse;
 use crate::store::reserve::{Reservations, Reserved};
 use crate::store::room_for_blob::{STEP_MAX, STEP_MIN};
@@ -222,6 +224,39 @@ fn adopted_bytes_are_hashed_like_written_ones() {
     ingest.hash(&last);
     commit(&world.layout, ingest.verify().unwrap()).unwrap();
     assert_eq!(fs::read(world.layout.blob(&Digest::of(b"0123456789"))).unwrap(), b"0123456789");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_does_not_give_back_what_was_written_ahead_is_known_to_hang() {
+    let reads: [fn(&mut Ingest); 2] = [
+        |ingest| assert_eq!(ingest.adopt_out_of_order(10).unwrap(), 10),
+        |ingest| assert_eq!(ingest.growing().common_prefix(0, b"01234"), 5),
+    ];
+    for read in reads {
+        let world = World::new();
+        let mut ingest = world.begin(Digest::of(b"0123456789"), Some(10), 10).unwrap();
+        let ahead = Bytes::from_static(b"0123456789");
+        ingest.growing().write_out_of_order(0, ahead).await.unwrap();
+        let calls = world.layout.calls();
+        let held = calls.hold_reads();
+        let runtime = tokio::runtime::Handle::current();
+        let reading = std::thread::spawn(move || {
+            // Its time is that of the test.
+            let _entered = runtime.enter();
+            read(&mut ingest);
+        });
+        for _ in 0..1_000 {
+            tokio::time::advance(HANGS_AFTER / 10).await;
+            if calls.reads_hang() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(calls.reads_hang(), "other downloads wait for it too, each by itself");
+        drop(held);
+        reading.join().unwrap();
+        assert!(!calls.reads_hang());
+    }
 }
 
 #[tokio::test]

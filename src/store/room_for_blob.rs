@@ -25,6 +25,14 @@ pub(super) struct RoomForBlob {
     reserving: Mutex<()>,
 }
 
+/// What more there has to be reserved.
+struct Lack {
+    reserved: u64,
+    is_kept: bool,
+    /// How many refusals there had been.
+    refusals: u64,
+}
+
 #[derive(Debug, Default)]
 struct Reserved {
     /// The bytes of the file, which are on the disk until its last reader is gone. `None` before the first.
@@ -33,6 +41,9 @@ struct Reserved {
     is_counted: bool,
     /// No more comes in order: nothing is reserved ahead.
     is_kept: bool,
+    refusals: u64,
+    /// How many bytes were refused last, and why; `None` once some were granted.
+    refused: Option<(u64, Error)>,
 }
 
 impl RoomForBlob {
@@ -42,20 +53,30 @@ impl RoomForBlob {
     }
 
     /// Reserves what the first `needed` bytes take, and some more where more has been announced or may come. Blocks for
-    /// about a second at most.
+    /// a second or two: who waits for one that is refused is refused with it, unless it needs less.
     ///
     /// # Errors
     /// No space.
     pub(super) fn reserve_up_to(&self, needed: u64) -> Result<(), Error> {
-        if self.has(needed).is_none() {
-            return Ok(());
-        }
+        let Some(Lack { refusals: before, .. }) = self.lack(needed) else { return Ok(()) };
         let _reserving = self.reserving.lock();
-        let Some((reserved, is_kept)) = self.has(needed) else { return Ok(()) };
+        let Some(Lack { reserved, is_kept, refusals }) = self.lack(needed) else { return Ok(()) };
         let step = if is_kept { needed } else { reserved + reserved.clamp(STEP_MIN, STEP_MAX) };
-        let more = (self.reserve)(step.min(self.limit).max(needed) - reserved)?;
+        let wanted = step.min(self.limit).max(needed) - reserved;
+        if refusals > before
+            && let Some((bytes, error)) = &self.reserved.lock().refused
+            && wanted >= *bytes
+        {
+            return Err(error.clone());
+        }
+        let more = (self.reserve)(wanted);
         let mut reserved = self.reserved.lock();
-        let Reserved { reservation, is_counted, .. } = &mut *reserved;
+        let Reserved { reservation, is_counted, refusals, refused, .. } = &mut *reserved;
+        let more = more.inspect_err(|error| {
+            *refusals += 1;
+            *refused = Some((wanted, error.clone()));
+        })?;
+        *refused = None;
         match reservation {
             _ if *is_counted => {}
             Some(reservation) => reservation.merge(more),
@@ -64,11 +85,12 @@ impl RoomForBlob {
         Ok(())
     }
 
-    /// How many bytes are reserved, and whether no more comes in order; `None` if these are enough.
-    fn has(&self, needed: u64) -> Option<(u64, bool)> {
-        let Reserved { reservation, is_counted, is_kept } = &*self.reserved.lock();
+    /// What there is instead of `needed` bytes; `None` if these are there.
+    fn lack(&self, needed: u64) -> Option<Lack> {
+        let Reserved { reservation, is_counted, is_kept, refusals, .. } = &*self.reserved.lock();
         let reserved = reservation.as_ref().map_or(0, Reservation::bytes);
-        (!is_counted && needed > reserved).then_some((reserved, *is_kept))
+        let lack = Lack { reserved, is_kept: *is_kept, refusals: *refusals };
+        (!is_counted && needed > reserved).then_some(lack)
     }
 
     /// So many bytes are on the disk.
@@ -134,6 +156,44 @@ mod tests {
             }
         });
         assert_eq!((inside.load(Ordering::SeqCst), reservations.sum_and(|| ()).0.bytes), (1, STEP_MIN));
+    }
+
+    /// A blob for which there is no room, and how often that was found out.
+    fn without_room(takes: Duration) -> (RoomForBlob, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        let refuse = move |needed| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(takes);
+            Err(Error::Full { needed })
+        };
+        (RoomForBlob::new(Box::new(refuse), LIMIT), asked)
+    }
+
+    #[test]
+    fn readers_that_need_room_at_once_do_not_wait_for_each_others_refusals_in_turn() {
+        let (room, asked) = without_room(Duration::from_millis(200));
+        let all_at_once = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    all_at_once.wait();
+                    assert!(matches!(room.reserve_up_to(STEP_MIN), Err(Error::Full { .. })));
+                });
+            }
+        });
+        let asked = asked.load(Ordering::SeqCst);
+        // One that comes too late asks by itself.
+        assert!(asked < 4, "{asked} of 8 waited for a refusal of their own");
+    }
+
+    #[test]
+    fn a_refusal_is_none_for_who_comes_after_it() {
+        let (room, asked) = without_room(Duration::ZERO);
+        for attempt in 1..=3 {
+            assert!(room.reserve_up_to(STEP_MIN).is_err());
+            assert_eq!(asked.load(Ordering::SeqCst), attempt, "there may be room by now");
+        }
     }
 
     #[test]

@@ -23,8 +23,8 @@ use crate::pull::error::Error;
 use crate::reference::Digest;
 use crate::support::tasks::Tasks;
 
-/// Blob downloads at the same time. Each holds a blocking thread, of which the runtime has 512; the rest is for the
-/// store.
+/// Blob downloads at the same time. Each holds up to two of the threads that may block (`cli/serve`): half of them, and
+/// the rest is for the store.
 const DOWNLOADS_MAX: usize = 256;
 /// Downloads that are passed through at the same time because there is no place for them in the store: each has a
 /// window, as every other may have that the disk does not take. Further ones are refused.

@@ -297,8 +297,9 @@ impl Filler {
             queue.close().await;
             transferred
         };
+        // Where the writer is over by itself, nothing more is received, whatever that waits for.
         let write = async {
-            match self.written(writer, &writing).await? {
+            match self.written(writer, &writing).await.map_err(Err)? {
                 Written::Verified(verified) => {
                     Ok(Some(Filled::Verified(verified, trail_of_body.clone(), copy)))
                 }
@@ -307,16 +308,15 @@ impl Filler {
                     detached.error.iter().for_each(|error| self.store.record_failure(error));
                     // What the disk does not take is not copied: no other node waits for it.
                     drop(copy);
-                    Ok(Some(Filled::PassedOn(self.detached.pass_on(leader, *detached).await)))
+                    Err(Ok(Filled::PassedOn(self.detached.pass_on(leader, *detached).await)))
                 }
             }
         };
-        match tokio::join!(transfer, write) {
-            (_, Err(error)) => Err(error),
-            (_, Ok(Some(Filled::PassedOn(passed)))) => Ok(Filled::PassedOn(passed)),
-            (Err(error), Ok(_)) => Err(error),
-            (Ok(()), Ok(Some(filled))) => Ok(filled),
-            (Ok(()), Ok(None)) => Err(Error::panicked("transferred a blob")),
+        match tokio::try_join!(async { Ok(transfer.await) }, write) {
+            Err(over) => over,
+            Ok((Err(error), _)) => Err(error),
+            Ok((Ok(()), Some(filled))) => Ok(filled),
+            Ok((Ok(()), None)) => Err(Error::panicked("transferred a blob")),
         }
     }
 

@@ -65,3 +65,9 @@ pub(crate) fn concerns_leader_only(error: &Error, is_own_answer: bool) -> bool {
         _ => false,
     }
 }
+
+/// Whether a download ended because it was for the store alone: no client waited for it, or there is no room. To a
+/// client that has joined by then it says nothing: what the store does not take goes past it.
+pub(super) fn was_for_store_alone(error: &Error) -> bool {
+    matches!(error, Error::NotStored | Error::NoClient)
+}

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::first_bytes::was_for_store_alone;
 use super::flight_content::FlightContent;
 use super::progress::Progress;
 use super::window::{WindowHandle, WindowReader};
@@ -141,6 +142,10 @@ pub(super) async fn follow(
         }
         Progress::Detached { growing, written, hasher, window, .. } => {
             return past_the_disk(growing, (written, hasher), window, at, sent);
+        }
+        Progress::Failed(error) if was_for_store_alone(&error) => {
+            let growing = sent.content.clone();
+            return Ok(Seen::NotOnDisk(Box::new(Missing { growing, detached, is_complete, error: None })));
         }
         Progress::Failed(error) => return Err(error),
         Progress::Waiting => return Err(Error::LeaderGone),

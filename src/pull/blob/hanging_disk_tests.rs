@@ -143,3 +143,26 @@ async fn parts_of_a_blob_that_make_way_while_the_disk_hangs_stop_no_other_task()
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_joins_a_download_for_the_store_alone_goes_past_a_disk_that_refuses_that() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse::<Repository>().unwrap());
+    let digest = parts.registry.push(&app, None, &LAYER);
+    let context = for_tests::pull(&app);
+    for priority in [Priority::Ahead, Priority::Background] {
+        let for_store = context.clone().with_priority(priority);
+        let hangs = parts.store.hang();
+        let fetch = parts.blobs.fetch_into_store(&for_store, digest, |_, _| {});
+        let join = async {
+            while parts.blobs.downloads() == 0 {
+                tokio::task::yield_now().await;
+            }
+            pull(&parts, &context, digest).await
+        };
+        let (fetched, content) = as_time_passes(async { tokio::join!(fetch, join) }).await;
+        assert!(matches!(fetched, Err(Error::NotStored)), "{fetched:?}");
+        assert!(content.unwrap() == LAYER);
+        drop(hangs);
+        as_time_passes(tokio::time::sleep(Duration::from_secs(30))).await;
+    }
+}

@@ -2,11 +2,13 @@
 
 use futures_util::future::join_all;
 
+use super::flight::Role;
 use super::tests::{downloads, pull};
 use super::*;
 use crate::pull::context::Priority;
 use crate::pull::for_tests::{self, MirrorBody, Parts};
 use crate::reference::Repository;
+use crate::store::Owner;
 use crate::upstream;
 
 /// Larger than the tail that is withheld.
@@ -168,5 +170,35 @@ async fn a_pre_pull_that_joins_a_download_does_not_fail_with_its_leader() {
         let (led, fetched, ()) = tokio::join!(scene.lead(), fetch, let_it_fail);
         assert!(led.is_err(), "{failure}");
         assert_eq!(fetched.unwrap(), (LAYER.len() as u64, true), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn who_joins_a_download_as_it_ends_because_no_client_waits_gets_the_whole_blob() {
+    // Before its first byte, and after some.
+    for received in [0, 150_000] {
+        let Scene { parts, good, digest, .. } = scene();
+        let context = for_tests::pull(&good);
+        let role = parts.blobs.flights.join_or_lead(&context.clone().in_background(), digest, Sharing::All);
+        let Role::Lead(leader) = role else { panic!("there is a download") };
+        let owner = Owner::named(good.registry());
+        let mut ingest = parts.store.begin(digest, Some(300_000), owner).await.unwrap();
+        if received > 0 {
+            let sent = bytes::Bytes::from_static(&LAYER[..received]);
+            leader.publish_filling(ingest.growing(), Some(300_000), false);
+            leader.publish_readable(ingest.write(&sent).unwrap());
+        }
+        let end = async {
+            while leader.flight().followers() == 0 {
+                tokio::task::yield_now().await;
+            }
+            for _ in 0..1_000 {
+                tokio::task::yield_now().await;
+            }
+            leader.fail(Error::NoClient);
+        };
+        let (content, ()) = tokio::join!(pull(&parts, &context, digest), end);
+        assert!(content.unwrap() == LAYER, "{received}");
+        assert_eq!(downloads(&parts.registry.asked()), 1, "{received}");
     }
 }

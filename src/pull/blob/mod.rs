@@ -100,7 +100,7 @@ use blob_body::BlobBody;
 use byte_range::SingleRanges;
 use download::{Download, Downloads, Followed};
 use fill::Filler;
-use first_bytes::{concerns_leader_only, first_bytes, has_answer_soon};
+use first_bytes::{concerns_leader_only, first_bytes, has_answer_soon, was_for_store_alone};
 use flight::{Flights, Sharing};
 use partial::Partials;
 use parts::{Found, Parts};
@@ -271,6 +271,7 @@ impl Blobs {
                 Err(error) if source == AnswerSource::Join && concerns_leader_only(&error, is_own_answer) => {
                     last = error;
                 }
+                Err(error) if source == AnswerSource::Join && was_for_store_alone(&error) => last = error,
                 Err(error @ Error::LeaderGone) => last = error,
                 Err(error) => return Err(error),
             }

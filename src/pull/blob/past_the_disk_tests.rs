@@ -106,6 +106,11 @@ async fn lose_what_was_received(parts: &Parts) -> Option<crate::store::Blob> {
     let files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
     assert_eq!(files.len(), 1, "it is being stored");
     std::fs::OpenOptions::new().write(true).open(&files[0]).unwrap().set_len(0).unwrap();
+    take_room(parts).await
+}
+
+/// A disk of 8 MB takes little more.
+async fn take_room(parts: &Parts) -> Option<crate::store::Blob> {
     static OTHER: [u8; 6_500_000] = [5; 6_500_000];
     let other = for_tests::remember_blob(&parts.store, "reg.test/other", &OTHER).await;
     // It is read, and therefore not evicted.
@@ -157,6 +162,51 @@ pub(super) async fn as_time_passes<T>(work: impl Future<Output = T>) -> T {
             () = tokio::time::advance(Duration::from_millis(50)) => std::thread::sleep(Duration::from_millis(5)),
         }
     }
+}
+
+#[tokio::test]
+async fn a_download_past_the_disk_whose_last_client_has_left_ends_also_where_upstream_sends_nothing() {
+    let (parts, app) = (Parts::with_room_for(8_000_000), "reg.test/app".parse::<Repository>().unwrap());
+    let digest = parts.registry.push(&app, None, &LARGE);
+    let (context, gate) = (for_tests::pull(&app), parts.registry.hold_after(500_000));
+    let BlobAnswer { mut body, .. } = parts.blobs.find(&context, digest, BlobRange::Whole).await.unwrap();
+    let mut got = body.next().await.unwrap().unwrap().len();
+    let held = take_room(&parts).await;
+    assert!(held.is_some());
+    gate.add_permits(150);
+    // All that comes, but for the tail: the download waits for upstream then.
+    while got < 1_900_000 {
+        got += body.next().await.unwrap().unwrap().len();
+    }
+    drop(body);
+    let end = async {
+        while parts.blobs.downloads() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), end).await.expect("it keeps its place");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_defect_of_the_thread_that_writes_ends_the_download_and_not_only_the_writing() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse::<Repository>().unwrap());
+    let digest = parts.registry.push(&app, None, &LARGE);
+    let (context, gate) = (for_tests::pull(&app), parts.registry.hold_after(500_000));
+    let answer = parts.blobs.find(&context, digest, BlobRange::Whole);
+    let BlobAnswer { mut body, .. } = as_time_passes(answer).await.unwrap();
+    as_time_passes(body.next()).await.unwrap().unwrap();
+    parts.store.panic_at_writes();
+    gate.add_permits(10_000);
+    let rest = async {
+        let mut failed = false;
+        while let Some(chunk) = body.next().await {
+            failed = chunk.is_err();
+        }
+        failed
+    };
+    assert!(as_time_passes(rest).await, "a body that is not whole is complete");
+    as_time_passes(parts.blobs.settle(Duration::from_secs(10))).await;
+    assert_eq!(parts.blobs.downloads(), 0);
 }
 
 #[tokio::test(start_paused = true)]
