@@ -316,6 +316,7 @@ impl App {
                 recent: self.log.recent().clone(),
                 pods: self.pods.clone(),
             },
+            tier: self.tier.clone(),
             fetcher: self.fetcher(),
             report: Arc::new(move || {
                 let status = status.clone();

@@ -262,7 +262,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["backend/store"],
             &["backend/platform"],
             &["backend"],
-            &["bucket"],
+            &["bucket", "directory"],
             &["claim", "remembered"],
             &["handle"],
             &["credential", "gc", "names", "reading", "status"],
