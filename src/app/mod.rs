@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-pub use check::{check, tier};
+pub use check::{check, files, tier};
 pub use error::Error;
 
 use crate::admin::control::{Control, EffectiveConfig, Explainer};

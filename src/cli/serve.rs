@@ -80,6 +80,8 @@ async fn serve(loaded: Loaded, context: &Context, log: &Log, traces: Traces) -> 
 fn failure(error: app::Error) -> Failure {
     match error {
         app::Error::Store(store::Error::Format { .. }) => Failure::StoreFormat(error.to_string()),
+        // As other mistakes of the configuration.
+        app::Error::Gate(_) => Failure::usage(error),
         // Such as a directory that belongs to another user.
         app::Error::Store(error) if !error.cause().is_empty() => {
             Failure::failed(format!("{error}: {}", error.cause()))
@@ -132,7 +134,7 @@ struct Introduction {
 }
 
 impl Introduction {
-    fn of(Loaded { settings, from }: &Loaded) -> Self {
+    fn of(Loaded { settings, from, .. }: &Loaded) -> Self {
         Self {
             config: from.clone(),
             store: settings.store.path.display().to_string(),
