@@ -1,6 +1,7 @@
 //! `larder serve`: the daemon, in sentences.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -44,6 +45,7 @@ async fn serve(loaded: Loaded, context: &Context, log: &Log, traces: Traces) -> 
     let signals = StopSignals::new()?;
     let hangup = signal(SignalKind::hangup()).map_err(Failure::caused)?;
     let introduction = Introduction::of(&loaded);
+    let drain_wait = loaded.settings.limits.drain_wait;
     let inherited = systemd::sockets().map_err(|error| {
         Failure::failed(format!("a socket that was handed to us cannot be used: {error}"))
     })?;
@@ -59,7 +61,7 @@ async fn serve(loaded: Loaded, context: &Context, log: &Log, traces: Traces) -> 
         log: log.filter(),
     };
     let mut background = JoinSet::new();
-    background.spawn(signals.fire(trigger));
+    background.spawn(signals.fire(trigger, drain_wait));
     background.spawn(systemd::stay_alive());
     background.spawn(reload.listen(hangup));
     // The sockets are bound: a client that connects from now on is answered.
@@ -105,12 +107,12 @@ impl StopSignals {
     }
 
     /// Fires the trigger at the first of them.
-    async fn fire(mut self, trigger: Trigger) {
+    async fn fire(mut self, trigger: Trigger, drain_wait: Duration) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
-        systemd::stopping();
+        systemd::stopping(drain_wait);
         tracing::info!("stopping: bodies under way may finish");
         trigger.fire();
     }
