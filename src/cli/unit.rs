@@ -75,8 +75,8 @@ fn words(line: &str) -> Vec<String> {
     all
 }
 
-/// What keeps every user but root from a file, itself or a directory above it; `None` where nothing does, or the file is
-/// not there.
+/// What keeps every user but root from a file, itself or a directory above it; `None` where nothing does, or the file
+/// is not there.
 pub(super) fn for_root_alone(file: &Path) -> Option<&Path> {
     fs::metadata(file).ok()?;
     let directories: Vec<&Path> = file.ancestors().skip(1).collect();

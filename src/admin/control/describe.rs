@@ -34,8 +34,8 @@ impl ControlCommand for GetConfig {
     type Reply = EffectiveConfig;
 }
 
-/// Asks for a round trip through the shared tier: by the daemon, since a command has another user, other credentials and
-/// another proxy.
+/// Asks for a round trip through the shared tier: by the daemon, since a command has another user, other credentials
+/// and another proxy.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProbeTier {}

@@ -1,5 +1,5 @@
-//! What the daemon itself reports of the pods of its node and of the shared tier: it has another user than this command,
-//! and so may not be able to do what this command can.
+//! What the daemon itself reports of the pods of its node and of the shared tier: it has another user than this
+//! command, and so may not be able to do what this command can.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The shared tier: a real round trip, by the daemon, whose user, credential and proxy are the ones that count. Where no
-//! daemon runs, from here.
+//! The shared tier: a real round trip, by the daemon, whose user, credential and proxy are the ones that count. Where
+//! no daemon runs, from here.
 
 use super::finding::{Findings, Level};
 use crate::admin::control::{self, ControlError, ProbeTier};
