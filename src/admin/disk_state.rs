@@ -84,22 +84,26 @@ impl DiskState {
     /// What to do or to set; empty if nothing.
     pub fn remedy(self) -> &'static str {
         match self {
-            Self::Failing => "replace the disk, or put [store] path on another one",
+            Self::Failing => {
+                "replace the disk, or mount another one at the directory of the store (docs/reference-deployment.md)"
+            }
             Self::Hanging => "look at the disk, or the server behind it: dmesg names what waits for it",
             Self::Unwritable => {
                 "look at the disk, its quota and the log (journalctl -u larder, or kubectl logs); storing is tried again with \
                  what is fetched next"
             }
             Self::NoInodes => {
-                "remove files (df -i shows how many there are), or put [store] path on another filesystem; kubelet evicts pods \
-                 below 5 %"
+                "remove files (df -i shows how many there are), or mount another filesystem at the directory of the store \
+                 (docs/reference-deployment.md); kubelet evicts pods below 5 %"
             }
             Self::NoRoom => {
-                "free some of it, or put [store] path on another filesystem; lower [store] min_free only where kubelet does \
-                 not watch this filesystem, because it keeps kubelet from evicting pods"
+                "free some of it, or mount another filesystem at the directory of the store (docs/reference-deployment.md); \
+                 lower [store] min_free only where kubelet does not watch this filesystem, because it keeps kubelet from \
+                 evicting pods"
             }
             Self::Small { .. } => {
-                "set [store] max_bytes, or put [store] path on a larger or emptier filesystem"
+                "set [store] max_bytes, or mount a larger or emptier filesystem at the directory of the store \
+                 (docs/reference-deployment.md)"
             }
             Self::CrowdedOut { .. } | Self::AsConfigured => "",
         }

@@ -2,11 +2,13 @@
 //!
 //! Changes nothing and binds nothing. A command that checks a configuration refuses what the daemon refuses.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::Error;
 use crate::config::Settings;
-use crate::credentials::{Keychain, Keys};
+use crate::credentials::{Keychain, Keys, NodeFiles};
+use crate::kubernetes::Identity;
 use crate::serve::Gate;
 use crate::support::clock::Clock;
 use crate::support::metrics::Registry;
@@ -31,6 +33,32 @@ pub fn check(settings: &Settings) -> Vec<(&'static str, Error)> {
         found.push(("[credentials]", error));
     }
     found
+}
+
+/// The files and directories that settings name for the daemon to read.
+pub fn files(settings: &Settings) -> Vec<PathBuf> {
+    let Settings { serve, upstream, credentials, kubernetes, tier, prepull, .. } = settings;
+    let of_registries = upstream.registries.values().flat_map(|registry| {
+        let client = registry.client.iter().flat_map(|client| [&client.certificate, &client.key]);
+        registry.ca.iter().chain(client)
+    });
+    let of_tier = tier.iter().flat_map(|tier| [&tier.ca, &tier.key_file, &tier.cluster_key]).flatten();
+    let of_node = match &credentials.node {
+        NodeFiles::Named(files) => files.as_slice(),
+        NodeFiles::Kubelet(_) => &[],
+    };
+    let plugins = credentials.providers.iter().flat_map(|plugins| [&plugins.config, &plugins.bin_dir]);
+    let kubeconfig = match &kubernetes.identity {
+        Some(Identity::Kubeconfig(file)) => Some(file),
+        Some(Identity::InCluster) | None => None,
+    };
+    let gate = serve.gate.iter().map(|gate| &gate.file);
+    let secrets = credentials.pull_secrets.iter().chain(&prepull.pull_secrets).chain(&prepull.manifests);
+    let all = gate.chain(of_registries).chain(of_tier).chain(of_node).chain(plugins).chain(kubeconfig);
+    let mut all: Vec<PathBuf> = all.chain(secrets).cloned().collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 /// The gate, with the value of its file.

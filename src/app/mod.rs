@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-pub use check::{check, tier};
+pub use check::{check, files, tier};
 pub use error::Error;
 
 use crate::admin::control::{Control, EffectiveConfig, Explainer};
@@ -316,6 +316,7 @@ impl App {
                 recent: self.log.recent().clone(),
                 pods: self.pods.clone(),
             },
+            tier: self.tier.clone(),
             fetcher: self.fetcher(),
             report: Arc::new(move || {
                 let status = status.clone();

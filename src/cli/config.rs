@@ -1,17 +1,21 @@
 //! `larder config check|print`.
 
+use std::path::Path;
+
 use clap::Subcommand;
 
 use super::context::Context;
 use super::daemon::InEffect;
 use super::failure::Failure;
-use super::output::{print, print_line};
+use super::output::{print, print_line, warn};
+use super::unit::{self, Unit};
 use crate::app;
-use crate::config::{self, Loaded, Mistake};
+use crate::config::{self, Environment, Loaded, Mistake};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Report every mistake at once, and every file that the daemon would not start with
+    /// Report every mistake at once, and every file that the daemon would not start with; as root with the variables of
+    /// the installed unit
     Check {
         /// As JSON
         #[arg(long)]
@@ -33,17 +37,39 @@ pub(super) fn run(command: &ConfigCommand, context: &Context) -> Result<(), Fail
 }
 
 fn check(json: bool, context: &Context) -> Result<(), Failure> {
-    let said = |mistakes: &[serde_json::Value]| match json {
-        true => print_line(&serde_json::json!({"ok": mistakes.is_empty(), "mistakes": mistakes}).to_string()),
+    let said = |mistakes: &[serde_json::Value], warnings: &[String]| match json {
+        true => print_line(
+            &serde_json::json!({"ok": mistakes.is_empty(), "mistakes": mistakes, "warnings": warnings})
+                .to_string(),
+        ),
         false => Ok(()),
     };
-    let Loaded { settings, from } = config::load(context.file.as_deref(), &context.environment)
-        .map_err(|error| said(&problems_of(&error)).err().unwrap_or_else(|| Failure::usage(error)))?;
-    let refused = app::check(&settings);
+    // A file that is named is not the one that the unit starts with.
+    let is_the_units = context.file.is_none() && context.environment.config.is_none();
+    let unit = if is_the_units { unit::installed() } else { None };
+    let loaded = config::load(context.file.as_deref(), &environment(context, unit.as_ref()))
+        .map_err(|error| said(&problems_of(&error), &[]).err().unwrap_or_else(|| Failure::usage(error)))?;
+    let (mut refused, mut warnings) = (Vec::new(), Vec::new());
+    for (key, error) in app::check(&loaded.settings) {
+        let error = error.to_string();
+        if unit.is_some() && is_a_credential_of_a_unit_at_rest(&error) {
+            warnings.push(format!(
+                "{key}: not checked, since systemd has this file only while larder.service runs: {error}"
+            ));
+        } else {
+            refused.push((key, error));
+        }
+    }
+    warnings.extend(unit.iter().flat_map(|unit| differences(unit, &loaded)));
     let problems = refused
         .iter()
-        .map(|(key, error)| serde_json::json!({"key": key, "problem": error.to_string(), "source": null}));
-    said(&problems.collect::<Vec<_>>())?;
+        .map(|(key, problem)| serde_json::json!({"key": key, "problem": problem, "source": null}));
+    said(&problems.collect::<Vec<_>>(), &warnings)?;
+    if !json {
+        warnings.iter().for_each(|warning| warn(&format!("warning: {warning}")));
+    }
+    let of_unit = if unit.is_some() { ", with the variables of larder.service" } else { "" };
+    let from = format!("{}{of_unit}", loaded.from);
     if !refused.is_empty() {
         let all: Vec<String> = refused.iter().map(|(key, error)| format!("\n  {key}: {error}")).collect();
         return Err(Failure::usage(format!("the daemon does not start with {from}:{}", all.concat())));
@@ -51,9 +77,46 @@ fn check(json: bool, context: &Context) -> Result<(), Failure> {
     if json { Ok(()) } else { print_line(&format!("ok: {from}")) }
 }
 
+/// That of the installed unit, else of this process.
+fn environment(context: &Context, unit: Option<&Unit>) -> Environment {
+    let own = context.environment.clone();
+    match unit {
+        Some(unit) => own.with_variables(&unit.variables),
+        None => own,
+    }
+}
+
+fn is_a_credential_of_a_unit_at_rest(error: &str) -> bool {
+    error.contains(unit::CREDENTIALS) && !Path::new(unit::CREDENTIALS).exists()
+}
+
+/// What this check, as root, can do and the daemon of the unit perhaps not, and what it does not know of.
+fn differences(unit: &Unit, loaded: &Loaded) -> Vec<String> {
+    let files = unit.files.iter();
+    let mut all: Vec<String> = files
+        .map(|file| format!("{file}: larder.service has variables from there too, which are not looked at"))
+        .collect();
+    if !unit.has_user {
+        return all;
+    }
+    let named = app::files(&loaded.settings);
+    let read = loaded.files.iter().chain(&named).filter(|file| !file.starts_with("/run/credentials"));
+    all.extend(read.filter_map(|file| {
+        let closed = unit::for_root_alone(file)?;
+        let because =
+            if closed == file { String::new() } else { format!(", because of {}", closed.display()) };
+        Some(format!(
+            "{}: only root may read it{because}, and larder.service runs the daemon as a user of its own: chmod o+r, or for \
+             a secret LoadCredential= (docs/reference-deployment.md)",
+            file.display()
+        ))
+    }));
+    all
+}
+
 fn show(from_files: bool, context: &Context) -> Result<(), Failure> {
     if from_files {
-        let Loaded { settings, from } = context.load()?;
+        let Loaded { settings, from, .. } = context.load()?;
         let text = config::print_with_sources(&settings);
         return print(&format!("# what the next start would have, from {from}\n{text}"));
     }
@@ -97,8 +160,49 @@ fn json_of(mistake: &Mistake) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
-    use crate::config::Environment;
+
+    #[test]
+    fn what_root_alone_may_read_is_not_passed_over_in_silence() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, gate) = (directory.path().join("larder.toml"), directory.path().join("gate"));
+        std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(&file, format!("[server]\ngate_header = \"X-K\"\ngate_file = {gate:?}\n")).unwrap();
+        std::fs::write(&gate, "0123456789abcdef").unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        std::fs::set_permissions(&gate, Permissions::from_mode(0o600)).unwrap();
+        let environment = Environment { home: Some("/h".into()), ..Environment::default() };
+        let loaded = config::load(Some(&file), &environment).unwrap();
+        let with_user = Unit { has_user: true, ..Unit::default() };
+        let said = differences(&with_user, &loaded);
+        // A file of another user than root is that user's to read.
+        let expected = usize::from(rustix::process::geteuid().is_root());
+        assert_eq!(said.len(), expected, "{said:?}");
+        assert!(said.iter().all(|said| said.contains("gate: only root") && said.contains("LoadCredential")));
+        assert_eq!(differences(&Unit::default(), &loaded), [""; 0], "root's own daemon reads it");
+        let files = vec!["/etc/default/larder".to_owned()];
+        assert_eq!(differences(&Unit { files, ..Unit::default() }, &loaded).len(), 1);
+    }
+
+    #[test]
+    fn a_check_judges_by_the_variables_of_the_unit_and_not_by_those_of_the_shell() {
+        let of_shell = Environment {
+            home: Some("/h".into()),
+            overrides: [("LARDER_STORE_MAX_BYTES".to_owned(), "1GiB".to_owned())].into(),
+            ..Environment::default()
+        };
+        let context = Context { file: None, environment: of_shell };
+        let variables = [("LARDER_STOR_PATH", "/x"), ("HTTPS_PROXY", "http://p:3129"), ("AWS_REGION", "r")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let used = environment(&context, Some(&Unit { variables, ..Unit::default() }));
+        assert_eq!(used.overrides.keys().collect::<Vec<_>>(), ["LARDER_STOR_PATH"]);
+        assert_eq!(used.proxy.https, "http://p:3129");
+        assert!(config::resolve("", &used).is_err(), "a variable that is no setting");
+        assert_eq!(environment(&context, None).overrides.len(), 1);
+    }
 
     #[test]
     fn a_file_that_cannot_be_read_is_told_in_json_too() {

@@ -37,6 +37,7 @@ mod systemd;
 mod tier;
 mod toml_text;
 mod traces;
+mod unit;
 mod unpin;
 mod verify;
 

@@ -1,6 +1,7 @@
 //! `larder serve`: the daemon, in sentences.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -44,6 +45,7 @@ async fn serve(loaded: Loaded, context: &Context, log: &Log, traces: Traces) -> 
     let signals = StopSignals::new()?;
     let hangup = signal(SignalKind::hangup()).map_err(Failure::caused)?;
     let introduction = Introduction::of(&loaded);
+    let drain_wait = loaded.settings.limits.drain_wait;
     let inherited = systemd::sockets().map_err(|error| {
         Failure::failed(format!("a socket that was handed to us cannot be used: {error}"))
     })?;
@@ -59,7 +61,7 @@ async fn serve(loaded: Loaded, context: &Context, log: &Log, traces: Traces) -> 
         log: log.filter(),
     };
     let mut background = JoinSet::new();
-    background.spawn(signals.fire(trigger));
+    background.spawn(signals.fire(trigger, drain_wait));
     background.spawn(systemd::stay_alive());
     background.spawn(reload.listen(hangup));
     // The sockets are bound: a client that connects from now on is answered.
@@ -80,6 +82,8 @@ async fn serve(loaded: Loaded, context: &Context, log: &Log, traces: Traces) -> 
 fn failure(error: app::Error) -> Failure {
     match error {
         app::Error::Store(store::Error::Format { .. }) => Failure::StoreFormat(error.to_string()),
+        // As other mistakes of the configuration.
+        app::Error::Gate(_) => Failure::usage(error),
         // Such as a directory that belongs to another user.
         app::Error::Store(error) if !error.cause().is_empty() => {
             Failure::failed(format!("{error}: {}", error.cause()))
@@ -103,12 +107,12 @@ impl StopSignals {
     }
 
     /// Fires the trigger at the first of them.
-    async fn fire(mut self, trigger: Trigger) {
+    async fn fire(mut self, trigger: Trigger, drain_wait: Duration) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
-        systemd::stopping();
+        systemd::stopping(drain_wait);
         tracing::info!("stopping: bodies under way may finish");
         trigger.fire();
     }
@@ -132,7 +136,7 @@ struct Introduction {
 }
 
 impl Introduction {
-    fn of(Loaded { settings, from }: &Loaded) -> Self {
+    fn of(Loaded { settings, from, .. }: &Loaded) -> Self {
         Self {
             config: from.clone(),
             store: settings.store.path.display().to_string(),

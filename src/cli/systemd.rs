@@ -10,6 +10,9 @@ use sd_notify::NotifyState;
 
 use crate::listener::Inherited;
 
+/// What a stop takes besides the wait for bodies: downloads without clients, the tier, the admin plane, the index.
+const AFTER_DRAIN: Duration = Duration::from_secs(15);
+
 /// The sockets that were handed to us (`LISTEN_FDS`).
 ///
 /// # Errors
@@ -49,9 +52,17 @@ pub(super) fn reloading() {
     }
 }
 
-/// Tells that the daemon drains.
-pub(super) fn stopping() {
-    tell(NotifyState::Stopping);
+/// Tells that the daemon stops, in which bodies may take as long as `drain_wait`.
+pub(super) fn stopping(drain_wait: Duration) {
+    for state in of_stop(drain_wait) {
+        tell(state);
+    }
+}
+
+/// The unit's own `TimeoutStopSec` is for the default; systemd waits for whichever is longer.
+fn of_stop(drain_wait: Duration) -> [NotifyState<'static>; 2] {
+    let all = (drain_wait + AFTER_DRAIN).as_micros();
+    [NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(u32::try_from(all).unwrap_or(u32::MAX))]
 }
 
 /// Feeds the watchdog, from the runtime that serves: if that is stuck, systemd starts us anew. Never returns.
@@ -68,5 +79,22 @@ pub(super) async fn stay_alive() {
 fn tell(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::debug!(%error, "systemd cannot be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_kills_no_daemon_whose_bodies_may_still_finish() {
+        let told = |drain_wait: Duration| of_stop(drain_wait).map(|state| state.to_string());
+        assert_eq!(told(Duration::from_secs(300)), ["STOPPING=1", "EXTEND_TIMEOUT_USEC=315000000"]);
+        // The longest that the key takes.
+        assert_eq!(told(Duration::from_secs(3_600))[1], "EXTEND_TIMEOUT_USEC=3615000000");
+        // With the default it is what the unit has.
+        let default = crate::listener::ConnectionLimits::default().drain_wait;
+        let unit = include_str!("../../systemd/larder.service");
+        assert!(unit.contains(&format!("\nTimeoutStopSec={}\n", (default + AFTER_DRAIN).as_secs())));
     }
 }

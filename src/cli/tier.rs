@@ -10,6 +10,7 @@ use super::output::{print_json, print_line};
 use super::run_async::run_async;
 use crate::app;
 use crate::support::size;
+use crate::tier::Location;
 
 /// What is done with the shared tier.
 #[derive(Debug, Subcommand)]
@@ -37,9 +38,32 @@ fn age(text: &str) -> Result<Duration, String> {
     if age < AGE_MIN { Err("expected at least 3d: use is recorded once a day".to_owned()) } else { Ok(age) }
 }
 
+/// Whether a command of `user` may write to the tier: root not where another user writes to a directory.
+///
+/// # Errors
+/// The sentence that says why not.
+pub(super) fn as_root(location: &Location, user: u32) -> Result<(), String> {
+    match location.directory_of_another_user() {
+        Some(directory) if user == 0 => Err(format!(
+            "{} is not root's alone: what root makes there, the daemon's user could not write to",
+            directory.display()
+        )),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn run(command: &TierCommand, context: &Context) -> Result<(), Failure> {
     let TierCommand::Gc(arguments) = command;
     let settings = context.settings()?;
+    if let Some(config) = &settings.tier {
+        // It writes an object, by which it learns the time of the store.
+        as_root(&config.location, rustix::process::geteuid().as_raw()).map_err(|why| {
+            Failure::failed(format!(
+                "{why}: run this as the daemon's user (setpriv --reuid=USER --regid=GROUP --clear-groups larder tier gc …); \
+                 where the daemon is root, let nobody else write there (chmod go-w)"
+            ))
+        })?;
+    }
     let tier = app::tier(&settings).map_err(Failure::usage)?;
     if !tier.is_there() {
         return Err(Failure::usage("no shared tier is configured: [tier] url is not set"));
@@ -57,5 +81,22 @@ pub(super) fn run(command: &TierCommand, context: &Context) -> Result<(), Failur
     match collected.failed {
         0 => Ok(()),
         count => Err(Failure::failed(format!("{count} object(s) could not be deleted"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_root_shell_makes_no_directory_in_a_tier_that_the_daemon_could_not_write_to() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let location: Location = format!("file://{}", directory.path().display()).parse().unwrap();
+        assert!(as_root(&location, 0).unwrap_err().contains("the daemon's user"));
+        assert!(as_root(&location, 62_000).is_ok(), "the daemon's own user writes there");
+        assert!(as_root(&"s3://bucket".parse().unwrap(), 0).is_ok());
     }
 }

@@ -38,9 +38,7 @@ impl Environment {
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn of_process() -> Self {
         let path = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let either = |name: &str| {
-            std::env::var(name.to_ascii_lowercase()).or_else(|_| std::env::var(name)).unwrap_or_default()
-        };
+        let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
         let root = rustix::process::geteuid().is_root();
         let runtime_dir = || if root { Some("/run/larder".into()) } else { path("XDG_RUNTIME_DIR") };
         Self {
@@ -54,19 +52,36 @@ impl Environment {
             config: path(CONFIG),
             home: path("HOME"),
             state_home: path("XDG_STATE_HOME"),
-            proxy: crate::upstream::Proxy {
-                http: either("HTTP_PROXY"),
-                https: either("HTTPS_PROXY"),
-                no: either("NO_PROXY"),
-            },
-            overrides: overrides(),
+            proxy: proxy(|name| std::env::var(name).ok()),
+            overrides: overrides(std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value)))),
+        }
+    }
+
+    /// The same with these variables, and no others, for the name of the file, the proxies and the settings.
+    #[must_use]
+    pub fn with_variables(self, variables: &BTreeMap<String, String>) -> Self {
+        let config = variables.get(CONFIG).filter(|file| !file.is_empty()).map(PathBuf::from);
+        Self {
+            config,
+            proxy: proxy(|name| variables.get(name).cloned()),
+            overrides: overrides(variables.clone().into_iter()),
+            ..self
         }
     }
 }
 
-/// The variables that are settings.
-fn overrides() -> BTreeMap<String, String> {
-    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    let all = std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value)));
+/// The proxies that variables name.
+fn proxy(variable: impl Fn(&str) -> Option<String>) -> crate::upstream::Proxy {
+    let either =
+        |name: &str| variable(&name.to_ascii_lowercase()).or_else(|| variable(name)).unwrap_or_default();
+    crate::upstream::Proxy {
+        http: either("HTTP_PROXY"),
+        https: either("HTTPS_PROXY"),
+        no: either("NO_PROXY"),
+    }
+}
+
+/// Of these variables, those that are settings.
+fn overrides(all: impl Iterator<Item = (String, String)>) -> BTreeMap<String, String> {
     all.filter(|(name, value)| name.starts_with(PREFIX) && name != CONFIG && !value.is_empty()).collect()
 }

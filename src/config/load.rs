@@ -12,7 +12,6 @@ use super::environment::Environment;
 use super::report::Mistake;
 use super::resolve::{Layer, resolve_layers};
 use super::settings::Settings;
-use crate::serve::Gate;
 use crate::support::open_file::{self, FILE_BYTES_MAX};
 
 /// Where a file is looked for when neither `--config` nor `LARDER_CONFIG` names one.
@@ -48,10 +47,12 @@ pub struct Loaded {
     pub settings: Settings,
     /// What they were read from, for people.
     pub from: String,
+    /// The files among that.
+    pub files: Vec<PathBuf>,
 }
 
 /// Finds and reads the configuration: `asked`, else what the environment names, else the default file if it is there,
-/// else the defaults. Blocks for a moment.
+/// else the defaults. Files that keys name are read by those who use them. Blocks for a moment.
 ///
 /// # Errors
 /// A named file that cannot be read; any mistake.
@@ -60,13 +61,8 @@ pub fn load(asked: Option<&Path>, environment: &Environment) -> Result<Loaded, E
     let from = described(&layers, environment);
     let mistaken = |mistakes| Error::Mistaken { from: from.clone(), mistakes };
     let settings = resolve_layers(&layers, environment).map_err(mistaken)?;
-    // The one file whose content is a setting: the others are read by those who use them.
-    if let Some(Err(error)) = settings.serve.gate.as_ref().map(Gate::read) {
-        let key = "[server] gate_file".to_owned();
-        let source = settings.sources.get(&key).cloned();
-        return Err(mistaken(vec![Mistake { key, problem: error.to_string(), source }]));
-    }
-    Ok(Loaded { settings, from })
+    let files = layers.into_iter().map(|layer| PathBuf::from(layer.name)).collect();
+    Ok(Loaded { settings, from, files })
 }
 
 fn layers(named: Option<&Path>) -> Result<Vec<Layer>, Error> {

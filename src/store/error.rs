@@ -44,6 +44,19 @@ pub enum Error {
     /// The store was closed: its files belong to the next daemon.
     #[error("the store is closed")]
     Closed,
+    /// The daemon may not write where the store is to be, and so there is none that it could serve from.
+    #[error(
+        "the store {} cannot be opened, since this process may not write there; under systemd mount the other filesystem at \
+         /var/lib/private/larder/store and leave [store] path as it is, or set User= and ReadWritePaths= \
+         (docs/reference-deployment.md)",
+        path.display()
+    )]
+    NotWritable {
+        /// The root of the store.
+        path: PathBuf,
+        /// The answer of the operating system.
+        source: Arc<io::Error>,
+    },
     /// Another daemon holds the lock of the store.
     #[error("the store {} is in use by another larder; stop it or set another [store] path", .0.display())]
     Locked(PathBuf),
@@ -127,6 +140,7 @@ impl Error {
         match self {
             Self::Io { what, source, .. } => format!("the store cannot {what} a file: {}", source.kind()),
             Self::Locked(_) => "the store is in use by another larder".to_owned(),
+            Self::NotWritable { .. } => "the store cannot be written to".to_owned(),
             Self::Format { .. } => "the store has a format that this larder does not know".to_owned(),
             // A reason may quote the operating system, which names no file.
             Self::Full { .. }
@@ -159,6 +173,7 @@ impl Error {
             Self::Hangs => "store_hangs",
             Self::Closed => "store_closed",
             Self::Locked(_) => "store_locked",
+            Self::NotWritable { .. } => "store_not_writable",
             Self::Format { .. } => "store_format",
             Self::Mismatch { .. } => "digest_mismatch",
             Self::TooLong { .. } => "too_long",
@@ -185,6 +200,7 @@ mod tests {
             Error::Hangs,
             Error::Closed,
             Error::Locked(path.to_owned()),
+            Error::NotWritable { path: path.to_owned(), source: Arc::new(failed()) },
             Error::Format { path: path.to_owned(), found: "x".to_owned(), known: "y" },
             Error::Mismatch { expected: digest, actual: digest.into() },
             Error::TooLong { digest, limit: 1 },

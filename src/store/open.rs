@@ -4,8 +4,10 @@
 //! process left half done lies in `ingest/` and nowhere else, so a clean stop is never needed.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::reference::Algorithm;
 use crate::store::error::Error;
@@ -26,7 +28,7 @@ pub(super) struct Lock(#[allow(dead_code, reason = "held, not read: the lock end
 pub(super) fn lock_and_prepare(layout: &Layout) -> Result<Lock, Error> {
     // Cached content may be private: other users of the node must not read it past the access checks.
     let root = fs::DirBuilder::new().recursive(true).mode(0o700).create(layout.root());
-    root.map_err(Error::io("make directory", layout.root()))?;
+    root.map_err(|source| not_opened(layout, "make directory", layout.root(), source))?;
     let lock = lock(layout)?;
     // What is in a store of the format before is served without a write.
     if format_of(layout)? != Some(FORMAT) {
@@ -70,18 +72,39 @@ pub(super) fn require_format(layout: &Layout) -> Result<(), Error> {
 
 fn lock(layout: &Layout) -> Result<Lock, Error> {
     let path = layout.lock();
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = match file.map_err(Error::io("open", &path)) {
-        Err(error) if error.is_read_only() => {
-            tracing::warn!(store = %layout.root().display(), "the store is on a read-only filesystem: cached content is served and nothing is added");
-            File::open(&path).map_err(Error::io("open", &path))?
-        }
-        opened => opened?,
-    };
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = lock_file(layout, opened)?;
     match file.try_lock() {
         Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(Error::Locked(layout.root().to_owned())),
         Err(TryLockError::Error(e)) => Err(Error::io("lock", &path)(e)),
+    }
+}
+
+/// The lock's file, as it was opened for writing; for reading where the filesystem is read-only and it is there.
+fn lock_file(layout: &Layout, opened: io::Result<File>) -> Result<File, Error> {
+    let path = layout.lock();
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            let file = File::open(&path).map_err(|found| match found.kind() {
+                // Without a store there is nothing to serve.
+                io::ErrorKind::NotFound => not_opened(layout, "open", &path, error),
+                _ => Error::io("open", &path)(found),
+            })?;
+            tracing::warn!(store = %layout.root().display(), "the store is on a filesystem that is read-only for this process: cached content is served and nothing is added");
+            Ok(file)
+        }
+        opened => opened.map_err(|error| not_opened(layout, "open", &path, error)),
+    }
+}
+
+/// Why there is no store to be had; where the process may not write there, what to do.
+fn not_opened(layout: &Layout, what: &'static str, path: &Path, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            Error::NotWritable { path: layout.root().to_owned(), source: Arc::new(source) }
+        }
+        _ => Error::io(what, path)(source),
     }
 }
 
@@ -139,6 +162,26 @@ mod tests {
         let refused = lock_and_prepare(&layout);
         assert!(matches!(refused, Err(Error::Format { found, .. }) if found == "larder store 99"));
         assert!(require_format(&layout).is_err());
+    }
+
+    #[test]
+    fn a_place_that_the_unit_may_not_write_to_is_told_from_a_disk_that_fails_and_with_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path());
+        let failed = |kind: io::ErrorKind| lock_file(&layout, Err(kind.into()));
+        for kind in [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied] {
+            let error = failed(kind).unwrap_err();
+            let said = error.to_string();
+            assert!(
+                said.contains("/var/lib/private/larder/store") && said.contains("ReadWritePaths="),
+                "{said}"
+            );
+            assert!(!said.contains("LOCK") && !error.cause().is_empty(), "{said}");
+        }
+        assert!(matches!(failed(io::ErrorKind::StorageFull), Err(Error::Io { .. })));
+        // A store that is there is served from.
+        drop(lock_and_prepare(&layout).unwrap());
+        assert!(failed(io::ErrorKind::ReadOnlyFilesystem).is_ok());
     }
 
     #[test]

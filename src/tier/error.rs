@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::credentials::ClusterKeyError;
 
 /// A request to the tier that failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("the shared tier {}: {why}", kind.sentence())]
 pub struct Error {
     /// Whose fault it is.
@@ -16,7 +18,8 @@ pub struct Error {
 }
 
 /// Why a request to the tier failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
     /// There is no such object.
     NotFound,

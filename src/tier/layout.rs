@@ -7,7 +7,7 @@
 //!                    leases/sha256/ab/<hex>/<origin>       who is writing the blob
 //!                    names/ab/<name>                       sealed records, with `share_names`; the name needs the
 //!                                                          cluster's key
-//!                    probe/<random>                        what `larder doctor` writes and deletes
+//!                    probe/<random>                        what a round trip writes and deletes
 //! ```
 //!
 //! `<origin>` is a hash of the registry and the digest together. It keeps apart what came from different registries: a

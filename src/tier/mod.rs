@@ -20,6 +20,7 @@
 //! credential  that of the store, kept at hand
 //! gc        what no node uses any more is deleted
 //! probe     whether the tier does what it is for; status: how it is (counts)
+//! directory  whether root may write to a tier that is a directory
 //! upload    content to the tier, while it arrives and once it is verified (part_memory: what its parts are read into)
 //! ```
 //!
@@ -37,6 +38,7 @@ mod claim;
 mod config;
 mod counts;
 mod credential;
+mod directory;
 mod error;
 #[cfg(test)]
 pub(crate) mod for_tests;
@@ -71,7 +73,7 @@ pub(crate) use handle::Fault;
 pub use handle::Tier;
 pub(crate) use names::Dated;
 pub use network::{Io, Network, Pending, Reach};
-pub use probe::Probed;
+pub use probe::{ProbeFailure, Probed};
 pub(crate) use reading::{Found, Lookup, Prospect};
 pub use registries::{Registries, RegistryPattern};
 pub(crate) use role::Role;

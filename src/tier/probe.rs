@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout};
 
 use super::bucket::Bucket;
@@ -17,7 +18,7 @@ const STEP_WAIT: Duration = Duration::from_secs(15);
 const CONTENT: &[u8] = b"larder doctor";
 
 /// What a round trip found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probed {
     /// How long the credential took to be here; `None` where none has to be fetched.
     pub credential: Option<Duration>,
@@ -28,12 +29,26 @@ pub struct Probed {
     pub creates_once: bool,
 }
 
+/// Why a round trip failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeFailure {
+    /// The step that failed, as a verb.
+    pub step: String,
+    /// How.
+    pub error: Error,
+}
+
 impl Tier {
     /// Writes, reads, creates again and deletes an object, as far as this node may. With an error, which step failed.
     ///
     /// # Errors
     /// The step that failed.
-    pub async fn probe(&self) -> Result<Probed, (&'static str, Error)> {
+    pub async fn probe(&self) -> Result<Probed, ProbeFailure> {
+        let done = self.round_trip().await;
+        done.map_err(|(step, error)| ProbeFailure { step: step.to_owned(), error })
+    }
+
+    async fn round_trip(&self) -> Result<Probed, (&'static str, Error)> {
         let Some(inner) = &self.0 else {
             return Err(("find a tier", Error::new(ErrorKind::Unsupported, "none is configured")));
         };

@@ -240,8 +240,11 @@ async fn records_marks_and_probes_that_are_of_no_use_any_more_do_not_fill_the_st
 async fn a_store_that_answers_a_miss_with_refused_access_is_no_tier_that_works() {
     let objects = FakeObjects::default();
     objects.hide_absence();
-    let (step, error) = objects.tier().probe().await.unwrap_err();
-    assert_eq!((step, error.kind), ("look for an object that is not there", ErrorKind::Denied));
+    let failed = objects.tier().probe().await.unwrap_err();
+    assert_eq!(
+        (failed.step.as_str(), failed.error.kind),
+        ("look for an object that is not there", ErrorKind::Denied)
+    );
 }
 
 #[tokio::test]
@@ -252,11 +255,14 @@ async fn a_round_trip_names_the_step_that_fails() {
     objects.create_twice();
     assert!(!objects.tier().probe().await.unwrap().creates_once);
     objects.fail_at(Op::Put, "probe", ErrorKind::Denied, 1);
-    let (step, error) = objects.tier().probe().await.unwrap_err();
-    assert_eq!((step, error.kind), ("write", ErrorKind::Denied));
+    let failed = objects.tier().probe().await.unwrap_err();
+    assert_eq!((failed.step.as_str(), failed.error.kind), ("write", ErrorKind::Denied));
     objects.fail(Some(ErrorKind::Denied));
-    let (step, error) = objects.tier().probe().await.unwrap_err();
-    assert_eq!((step, error.kind), ("look for an object that is not there", ErrorKind::Denied));
+    let failed = objects.tier().probe().await.unwrap_err();
+    assert_eq!(
+        (failed.step.as_str(), failed.error.kind),
+        ("look for an object that is not there", ErrorKind::Denied)
+    );
 }
 
 /// Room for one large manifest.

@@ -265,6 +265,10 @@ class Manifests(unittest.TestCase):
             ({"config": config.replace('state = "/var/lib/larder"', "state = '/data'")}, "[server] state"),
             ({"config": config.replace("/run/larder/", "/run/other/")}, "[admin] socket"),
             ({"config": config + '[store]\npath = "/data"\n'}, "[store] path"),
+            ({"config": config.replace("[server]\n", '[server]\ndrain_wait = "5m"\n', 1)}, "[server] drain_wait"),
+            ({"config": config.replace("[server]\n", '[server]\ndrain_wait = "1min 1s"\n', 1), "terminationGracePeriodSeconds": 75},
+             "terminationGracePeriodSeconds"),
+            ({"terminationGracePeriodSeconds": 5}, "/terminationGracePeriodSeconds"),
             ({"tier": {"env": {"AWS_REGION": 1}}}, "/tier/env/AWS_REGION"),
             ({"env": {"NO_PROXY": ["a"]}}, "/env/NO_PROXY"),
         ):
@@ -280,6 +284,10 @@ class Manifests(unittest.TestCase):
                      config.replace('state = "/var/lib/larder"', 'state = "/var/lib/larder/of-this-cluster"')):
             self.assertNotEqual(text, config)
             templated({"config": text})
+        for drain_wait, seconds in (("5m", 315), ("1min 1s", 76), ("500ms", 16), ("1h", 3615)):
+            longer = config.replace("[server]\n", f'[server]\ndrain_wait = "{drain_wait}"\n', 1)
+            made = of_kind(templated({"config": longer, "terminationGracePeriodSeconds": seconds}), "DaemonSet")
+            self.assertEqual(made["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], seconds)
 
     def test_what_scrapes_by_annotations_finds_the_port_and_no_class_is_named_that_is_not_there(self):
         config = of_kind(templated({}), "ConfigMap")["data"]["larder.toml"]

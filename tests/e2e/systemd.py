@@ -627,6 +627,72 @@ class Package(unittest.TestCase):
         self.assertEqual(self.do("systemctl is-active larder.service larder.socket"), "active\nactive", self.log())
         self.assertNotIn("set aside", self.do("journalctl -u larder --no-pager -n 30"))
 
+    def drop_in(self, name, lines):
+        """A drop-in of the unit, until the machine ends; none where there are no lines."""
+        path = f"/run/systemd/system/larder.service.d/{name}.conf"
+        make = f"mkdir -p $(dirname {path}) && printf '[Service]\\n{lines}\\n' > {path}" if lines else f"rm -f {path}"
+        self.do(f"{make} && systemctl daemon-reload")
+
+    def restarted(self):
+        self.do("systemctl start larder.socket; systemctl restart larder.service")
+        self.assertEqual(self.do("systemctl is-active larder.service larder.socket"), "active\nactive", self.log())
+
+    def test_4e_the_store_gets_a_disk_of_its_own_as_the_reference_deployment_says(self):
+        other, at = "/etc/larder/larder.toml.d/store.toml", "/var/lib/private/larder/store"
+        self.do(f"systemctl stop larder.socket larder.service && mount -t tmpfs -o size=64m tmpfs {at} && "
+                f"chown --reference=/var/lib/private/larder {at} && systemctl start larder")
+        self.assertEqual(self.do("systemctl is-active larder.service larder.socket"), "active\nactive", self.log())
+        self.assertIn("pinned", self.do(f"larder pull --pin reg.test/{REPOSITORY}:v1 2>&1 || true"), self.log())
+        self.assertIn(REPOSITORY, self.do("larder ls"))
+        self.do(f"systemctl stop larder.socket larder.service && test -e {at}/LOCK && umount {at}")
+        # Elsewhere the unit permits nothing by itself, and its log says what to do.
+        self.do(f"mkdir -p /etc/larder/larder.toml.d && printf '[store]\\npath = \"/data/larder\"\\n' > {other} && "
+                "install -d -o daemon -g daemon /data/larder && systemctl start larder.socket; systemctl start larder || true")
+        self.refused()
+        self.assertIn("docs/reference-deployment.md", self.do("journalctl -u larder -n 20 --no-pager"))
+        self.drop_in("store", "User=daemon\\nReadWritePaths=/data/larder")
+        self.restarted()
+        self.do("test -e /data/larder/LOCK")
+        self.drop_in("store", "")
+        self.do("rm -r /etc/larder/larder.toml.d /data")
+        self.restarted()
+
+    def test_4f_doctor_and_gc_as_root_leave_nothing_in_a_tier_that_the_daemon_cannot_write_to(self):
+        more = "/etc/larder/larder.toml.d/tier.toml"
+        self.do("install -d -o daemon -g daemon /srv/tier && mkdir -p /etc/larder/larder.toml.d && printf "
+                f"'[tier]\\nurl = \"file:///srv/tier\"\\nregistries = [\"reg.test\"]\\n' > {more}")
+        self.drop_in("tier", "User=daemon\\nReadWritePaths=/srv/tier")
+        self.restarted()
+        self.assertRegex(self.do("larder doctor || true"), "ok +tier +file:///srv/tier: an object was written and read")
+        self.assertEqual(self.do("find /srv/tier -user root"), "")
+        self.do(f"larder rm reg.test/{REPOSITORY}:v1; larder pull --pin reg.test/{REPOSITORY}:v1")
+        until = time.monotonic() + 30
+        while self.do("find /srv/tier -path '*/blobs/*' -type f") == "":
+            self.assertLess(time.monotonic(), until, self.do("larder status") + self.log())
+            time.sleep(0.2)
+        self.assertRegex(self.do("larder tier gc --older-than 30d 2>&1; echo $?"), "(?s)setpriv .*1$")
+        self.assertEqual(self.do("find /srv/tier -user root"), "")
+        self.do("setpriv --reuid=daemon --regid=daemon --clear-groups larder tier gc --older-than 30d")
+        self.do("systemctl stop larder.socket larder.service")
+        self.assertRegex(self.do("larder doctor || true"), "note +tier +file:///srv/tier is not tried")
+        self.assertEqual(self.do("find /srv/tier -user root"), "")
+        self.drop_in("tier", "")
+        self.do("rm -r /etc/larder/larder.toml.d")
+        self.restarted()
+
+    def test_4g_a_check_of_the_configuration_knows_the_user_and_the_variables_of_the_unit(self):
+        self.assertNotIn("warning", self.do("larder config check 2>&1"))
+        self.do("mkdir -p /etc/larder/larder.toml.d && (umask 077 && echo '[freshness]' > /etc/larder/larder.toml.d/50.toml)")
+        said = self.do("larder config check 2>&1")
+        self.assertIn("/etc/larder/larder.toml.d/50.toml: only root may read it", said)
+        self.do("rm -r /etc/larder/larder.toml.d")
+        self.drop_in("proxy", "Environment=HTTPS_PROXY=https://p:3129 \"LARDER_FRESHNESS_TAG_TTL=5 m\"")
+        self.assertRegex(self.do("HTTPS_PROXY=http://p:3129 larder config check 2>&1; echo $?"), "(?s)HTTPS_PROXY names a https.*2$")
+        self.drop_in("proxy", "Environment=LARDER_STOR_PATH=/x")
+        self.assertRegex(self.do("larder config check 2>&1; echo $?"), "(?s)LARDER_STOR_PATH.*2$")
+        self.drop_in("proxy", "")
+        self.assertRegex(self.do("LARDER_STOR_PATH=/x larder config check 2>&1"), "ok: .*with the variables of larder.service")
+
     def test_5_it_is_removed_cleanly(self):
         self.do("larder setup containerd && test -e /etc/containerd/certs.d/_default/hosts.toml")
         self.do("dpkg -r larder")

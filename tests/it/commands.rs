@@ -262,10 +262,10 @@ fn is_final(code: i32) -> bool {
 fn a_mistake_in_the_configuration_ends_the_daemon_for_good_and_what_may_pass_does_not() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("larder.toml");
-    let serve = |text: &str| {
+    let serve = |text: &str, more: &str| {
         std::fs::write(
             &config,
-            format!("{text}[server]\nlisten = [\"127.0.0.1:0\"]\nstate = {:?}\n", directory.path()),
+            format!("{text}[server]\nlisten = [\"127.0.0.1:0\"]\nstate = {:?}\n{more}", directory.path()),
         )
         .unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_larder"));
@@ -273,10 +273,12 @@ fn a_mistake_in_the_configuration_ends_the_daemon_for_good_and_what_may_pass_doe
         let done = command.output().unwrap();
         (done.status.code().unwrap(), String::from_utf8_lossy(&done.stderr).into_owned())
     };
-    let (code, said) = serve("[upstreams]\n");
+    let (code, said) = serve("[upstreams]\n", "");
     assert!(code == 2 && is_final(code), "{code}: {said}");
+    let (code, said) = serve("", "gate_header = \"X-K\"\ngate_file = \"/absent/gate\"\n");
+    assert!(code == 2 && said.contains("/absent/gate"), "{code}: {said}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let (code, said) = serve(&format!("[admin]\nlisten = \"{}\"\n", taken.local_addr().unwrap()));
+    let (code, said) = serve(&format!("[admin]\nlisten = \"{}\"\n", taken.local_addr().unwrap()), "");
     assert!(code == 1 && !is_final(code), "{code}: {said}");
 }
 

@@ -97,6 +97,28 @@ async fn a_check_refuses_what_the_daemon_refuses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gate_file_that_is_not_there_keeps_no_command_from_its_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    let gate = at.join("gate");
+    fs::write(&gate, "0123456789abcdef").unwrap();
+    let program =
+        Program::start(at, &format!("[server]\ngate_header = \"X-Node-Key\"\ngate_file = {gate:?}\n"));
+    // As systemd's credentials are gone while the unit does not run.
+    fs::remove_file(&gate).unwrap();
+    let (code, said) = shell(at, &["status"], &[]);
+    assert!(code == Some(0) && said.contains("ready"), "{said}");
+    let (_, said) = shell(at, &["doctor", "--root", at.to_str().unwrap()], &[]);
+    assert!(
+        said.contains("is running") && said.contains("the header of [server] gate_header is not known"),
+        "{said}"
+    );
+    let (code, said) = shell(at, &["config", "check"], &[]);
+    assert!(code == Some(2) && said.contains("gate_file"), "{said}");
+    drop(program);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_absent_ends_a_command_alike_as_text_and_as_json() {
     let directory = tempfile::tempdir().unwrap();
     let _program = Program::start(directory.path(), "");

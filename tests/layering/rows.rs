@@ -263,7 +263,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["backend/store"],
             &["backend/platform"],
             &["backend"],
-            &["bucket"],
+            &["bucket", "directory"],
             &["claim", "remembered"],
             &["handle"],
             &["credential", "gc", "names", "reading", "status"],

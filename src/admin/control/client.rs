@@ -20,8 +20,6 @@ use crate::prepull::Event;
 
 /// Bytes of a reply at most: a list of a hundred thousand images.
 const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// How long a command may take.
-const WAIT: Duration = Duration::from_secs(60);
 /// Bytes of a blob that are read and sent together.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Chunks of a blob that may wait to be sent.
@@ -56,9 +54,9 @@ pub enum ControlError {
     /// The reply cannot be read.
     #[error("the daemon sent something unexpected ({0}): is it of another version?")]
     Unexpected(String),
-    /// No reply within a minute.
-    #[error("the daemon did not answer within {WAIT:?}")]
-    TimedOut,
+    /// No reply within the time that the command may take.
+    #[error("the daemon did not answer within {0:?}")]
+    TimedOut(Duration),
     /// A stream of events without its summary.
     #[error("the daemon stopped before it was done")]
     Unfinished,
@@ -88,7 +86,7 @@ pub async fn send<C: ControlCommand>(socket: &Path, command: &C) -> Result<C::Re
         let body = Limited::new(response.into_body(), REPLY_BYTES_MAX).collect().await;
         Ok(body.map_err(ControlError::BrokeOff)?.to_bytes())
     };
-    let body = tokio::time::timeout(WAIT, work).await.unwrap_or(Err(ControlError::TimedOut))?;
+    let body = tokio::time::timeout(C::WAIT, work).await.unwrap_or(Err(ControlError::TimedOut(C::WAIT)))?;
     serde_json::from_slice(&body).map_err(|error| ControlError::unexpected(&error))
 }
 

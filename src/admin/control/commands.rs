@@ -1,5 +1,7 @@
 //! The commands of the control socket and their replies, as JSON.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::admin::explain::Explanation;
@@ -13,6 +15,8 @@ use crate::support::clock::Timestamp;
 pub trait ControlCommand: Serialize {
     /// The path that the command is posted to.
     const PATH: &'static str;
+    /// How long it may take.
+    const WAIT: Duration = Duration::from_secs(60);
     /// What comes back.
     type Reply: Serialize + for<'a> Deserialize<'a>;
 }

@@ -1,6 +1,9 @@
-//! What the daemon says of itself: its configuration in effect, where it listens, which credentials it has.
+//! What the daemon says of itself: its configuration in effect, where it listens, which credentials it has, whether
+//! the shared tier does what it is for.
 //!
 //! The texts name files and keys; none of them is a secret.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +11,7 @@ use super::commands::{ControlCommand, PullSecret};
 use super::error::CommandError;
 use crate::credentials::{CredentialMatch, Keychain, PullSecrets};
 use crate::reference::Repository;
+use crate::tier::{ProbeFailure, Probed};
 
 /// Asks for the configuration in effect.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,6 +32,19 @@ pub struct EffectiveConfig {
 impl ControlCommand for GetConfig {
     const PATH: &'static str = "/v1/config";
     type Reply = EffectiveConfig;
+}
+
+/// Asks for a round trip through the shared tier: by the daemon, since a command has another user, other credentials
+/// and another proxy.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeTier {}
+
+impl ControlCommand for ProbeTier {
+    const PATH: &'static str = "/v1/tier/probe";
+    /// A minute for a credential, and a quarter of one for each step.
+    const WAIT: Duration = Duration::from_secs(180);
+    type Reply = Result<Probed, ProbeFailure>;
 }
 
 /// Asks which credentials match an image. The daemon runs the plugins that are responsible for it.

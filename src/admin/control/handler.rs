@@ -17,7 +17,7 @@ use super::commands::{
     CollectGarbage, Collected, ControlCommand, Explain, GetReport, ImportNames, ListImages, Pull, Remove,
     Removed, Revoke, Revoked, Unpin, Unpinned,
 };
-use super::describe::{EffectiveConfig, GetConfig, MatchCredentials};
+use super::describe::{EffectiveConfig, GetConfig, MatchCredentials, ProbeTier};
 use super::error::{CommandError, place};
 use super::explain::Explainer;
 use super::{images, import};
@@ -33,6 +33,7 @@ use crate::store::{self, Store};
 use crate::support::body_chunk::BodyChunk;
 use crate::support::shutdown::Shutdown;
 use crate::support::tasks::Tasks;
+use crate::tier::Tier;
 
 /// Bytes of a command at most: a long list of images with their secrets.
 const COMMAND_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -52,6 +53,8 @@ pub struct Control {
     pub keychain: Keychain,
     /// Says how a pull would go.
     pub explainer: Explainer,
+    /// The shared tier, which is tried.
+    pub tier: Tier,
     /// Fetches images.
     pub fetcher: Fetcher,
     /// The configuration in effect.
@@ -110,6 +113,10 @@ impl Control {
             GetConfig::PATH => {
                 let GetConfig {} = read(body)?;
                 reply::<GetConfig>(&(self.config)())
+            }
+            ProbeTier::PATH => {
+                let ProbeTier {} = read(body)?;
+                reply::<ProbeTier>(&self.tier.probe().await)
             }
             MatchCredentials::PATH => {
                 let command: MatchCredentials = read(body)?;

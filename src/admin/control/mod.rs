@@ -18,7 +18,7 @@ pub use commands::{
     CollectGarbage, Collected, ControlCommand, Explain, GetReport, ImageRow, ImportNames, Imported,
     ListImages, Pull, PullImage, PullSecret, Readers, Remove, Removed, Revoke, Revoked, Unpin, Unpinned,
 };
-pub use describe::{EffectiveConfig, GetConfig, MatchCredentials, MatchedCredentials};
+pub use describe::{EffectiveConfig, GetConfig, MatchCredentials, MatchedCredentials, ProbeTier};
 pub use explain::Explainer;
 pub use handler::{Control, service};
 pub use import::{BLOB as IMPORT_BLOB, MANIFEST as IMPORT_MANIFEST};

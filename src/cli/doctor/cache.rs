@@ -22,14 +22,23 @@ const START: &str = "start it: systemctl start larder; where it does not start, 
 /// Where a registry or an image of the list fails.
 const EXPLAIN: &str = "larder explain IMAGE shows how a pull of it goes and what stands in its way";
 
-/// Looks at the cache without asking anything beyond this machine; returns where it answers.
-pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings) -> Vec<SocketAddr> {
+/// What was seen of a cache that runs.
+pub(super) struct Seen {
+    /// Where it answers.
+    pub(super) ours: Vec<SocketAddr>,
+    /// What the daemon reports; `None` where it could not be asked.
+    pub(super) report: Option<StatusReport>,
+}
+
+/// Looks at the cache without asking anything beyond this machine.
+pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings) -> Seen {
     let settings = &asked.settings;
-    let report = run_async(control::send(&settings.admin.socket, &GetReport {}));
-    let running = match report {
+    let mut reported = None;
+    let running = match run_async(control::send(&settings.admin.socket, &GetReport {})) {
         Ok(Ok(report)) => {
             findings.ok(ABOUT, format!("version {} is running", report.numbers.version));
             of_report(&report, findings);
+            reported = Some(report);
             true
         }
         Ok(Err(ControlError::Forbidden(at))) => {
@@ -54,7 +63,7 @@ pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings
     not_listened_on(asked, findings);
     clock(findings);
     credentials(settings, findings);
-    if running { ours } else { Vec::new() }
+    Seen { ours: if running { ours } else { Vec::new() }, report: reported }
 }
 
 /// What the files say and the daemon does not do yet.

@@ -14,6 +14,7 @@ mod metrics;
 #[cfg(feature = "kubernetes")]
 mod pods;
 mod port;
+mod reported;
 mod runtimes;
 mod tier;
 mod unreadable;
@@ -57,7 +58,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let settings = &asked.settings;
     let machine = Machine::under(&arguments.root);
     let (mut findings, mut of_runtimes) = (Findings::default(), Findings::default());
-    let ours = cache::check(&machine, &asked, &mut findings);
+    let cache::Seen { ours, report } = cache::check(&machine, &asked, &mut findings);
     runtimes::check(&machine, &asked, &mut of_runtimes);
     if arguments.metrics {
         return print(&metrics::text(&findings, &of_runtimes, Clock::system().now()));
@@ -66,6 +67,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
         port::check_registries(address, settings, &mut findings);
     }
     findings.0.append(&mut of_runtimes.0);
+    report.iter().for_each(|report| reported::check(report, &mut findings));
     #[cfg(feature = "kubernetes")]
     pods::check(settings, &mut findings);
     tier::check(settings, &mut findings);

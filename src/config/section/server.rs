@@ -46,7 +46,8 @@ section! {
     /// Requests that wait for the head of their answer at the same time. The next one is answered with 503 at once.
     restart requests_max: u32 = number(1..=AT_ONCE_MAX), |_| whole(serve::Config::default().requests_max);
 
-    /// How long a stop waits for bodies that are still being sent.
+    /// How long a stop waits for bodies that are still being sent. The unit is given that time and 15 s; a pod's
+    /// terminationGracePeriodSeconds (45) has to be as much.
     restart drain_wait: Duration = span(MILLISECOND..=HOUR), |_| ConnectionLimits::default().drain_wait;
 
     /// The local users (numbers) whose processes may connect; empty for all. [0] lets only root's connect.

@@ -8,6 +8,7 @@ use std::path::Path;
 use larder::upstream::Proxy;
 
 use super::{Fleet, Node, tier};
+use crate::program::Program;
 use crate::support::s3::SECRET;
 use crate::support::world::Larder;
 use crate::transport::{Authority, front, tunnel};
@@ -91,6 +92,23 @@ async fn a_bucket_beyond_the_proxy_of_the_environment_is_reached_in_a_tunnel() {
     fleet.registry.forget_seen();
     node("second").pulls(&blob, "from the bucket").await;
     assert_eq!(fleet.asked_for(&blob), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_calls_no_tier_broken_that_the_daemon_reaches_by_a_proxy_of_its_own() {
+    let fleet = Fleet::new().await;
+    let (at, ca) = fleet.behind_tls("s3.test").await;
+    let proxy = format!("http://{}", tunnel(at, "s3.test:8333").await);
+    let state = fleet.directory.path().join("node");
+    std::fs::create_dir_all(&state).unwrap();
+    let text = format!("{}\nca = \"{ca}\"\n", tier(&state, "https://s3.test:8333", SECRET));
+    let program = Program::start_in(&state, &text, &[("HTTPS_PROXY", &proxy)]);
+    // A shell without the proxy, as root's is.
+    let (_, said) = program.command(&["doctor", "--root", state.to_str().unwrap()]);
+    let of_tier: Vec<&str> = said.lines().filter(|line| line.contains(" tier ")).collect();
+    assert!(said.contains("an object was written and read within"), "{said}");
+    assert!(!of_tier.is_empty() && of_tier.iter().all(|line| line.starts_with("ok ")), "{said}");
+    drop(program);
 }
 
 /// The error of a daemon that does not start with this text.

@@ -34,8 +34,22 @@ system-node-critical
 {{- regexFind (printf "(?m)^[ \\t]*%s%s" .key $value) $section | default (regexFind (printf "(?m)^[ \\t]*%s\\.%s%s" .name .key $value) .config) -}}
 {{- end }}
 
+{{/* A duration as the configuration has it ("5m", "1min 30s"), in seconds, rounded up. */}}
+{{- define "larder.seconds" -}}
+{{- $sum := 0 -}}
+{{- range regexFindAll "[0-9]+ *[a-zA-Z]+" . -1 -}}
+{{- $number := regexFind "^[0-9]+" . | int64 -}}
+{{- $unit := regexFind "[a-zA-Z]+$" . -}}
+{{- if regexMatch "^(h|hr|hrs|hour|hours)$" $unit -}}{{- $sum = add $sum (mul $number 3600) -}}
+{{- else if regexMatch "^(m|min|mins|minute|minutes)$" $unit -}}{{- $sum = add $sum (mul $number 60) -}}
+{{- else if regexMatch "^(s|sec|secs|second|seconds)$" $unit -}}{{- $sum = add $sum $number -}}
+{{- else -}}{{- $sum = add $sum (div (add $number 999) 1000) -}}{{- end -}}
+{{- end -}}
+{{- $sum -}}
+{{- end }}
+
 {{/* The probes ask the ports that the configuration opens, or the pods are never ready; and what is written elsewhere than
-into the pod's volumes is written to a root that is read-only. */}}
+into the pod's volumes is written to a root that is read-only. A stop that waits longer than kubelet is no clean one. */}}
 {{- define "larder.checkConfig" -}}
 {{- $config := .Values.config }}
 {{- $listen := include "larder.key" (dict "config" $config "name" "admin" "key" "listen") }}
@@ -45,6 +59,10 @@ into the pod's volumes is written to a root that is read-only. */}}
 {{- $metrics := include "larder.key" (dict "config" $config "name" "admin" "key" "metrics_listen") }}
 {{- if not (regexMatch (printf ":%d[\"']$" (int .Values.ports.metrics)) $metrics) }}
 {{- fail (printf "config: [admin] metrics_listen is not on port %d, which ports.metrics says" (int .Values.ports.metrics)) }}
+{{- end }}
+{{- $drain := include "larder.key" (dict "config" $config "name" "server" "key" "drain_wait") }}
+{{- if and $drain (lt (int .Values.terminationGracePeriodSeconds) (add 15 (include "larder.seconds" $drain | int) | int)) }}
+{{- fail (printf "config: [server] drain_wait = %s needs terminationGracePeriodSeconds of 15 more seconds at least; it is %d" ($drain | regexFind "[\"'].*[\"']") (int .Values.terminationGracePeriodSeconds)) }}
 {{- end }}
 {{- range list (list "server" "state" "/var/lib/larder") (list "store" "path" "/var/lib/larder") (list "admin" "socket" "/run/larder") }}
 {{- $written := include "larder.key" (dict "config" $config "name" (index . 0) "key" (index . 1)) }}

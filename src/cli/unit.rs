@@ -1,0 +1,140 @@
+//! The installed unit `larder.service`, as systemd has it: another user and another environment than a shell's.
+//!
+//! Only root asks for it: everybody else is not the daemon and cannot start it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+/// Where systemd puts what the unit's `LoadCredential=` names, while the unit runs and no longer.
+pub(super) const CREDENTIALS: &str = "/run/credentials/larder.service";
+const UNIT: &str = "larder.service";
+const PROPERTIES: &str = "--property=LoadState,User,DynamicUser,Environment,EnvironmentFiles";
+
+/// What the daemon has that the unit starts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Unit {
+    /// Whether it runs as another user than root.
+    pub(super) has_user: bool,
+    /// The variables of `Environment=`.
+    pub(super) variables: BTreeMap<String, String>,
+    /// The files of `EnvironmentFile=`, whose variables are not among those.
+    pub(super) files: Vec<String>,
+}
+
+/// The unit, where one is installed and this process is root. Blocks until systemd has answered.
+pub(super) fn installed() -> Option<Unit> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let shown = Command::new("systemctl").args(["show", UNIT, PROPERTIES]).output().ok()?;
+    understood(&String::from_utf8_lossy(&shown.stdout))
+}
+
+/// From what `systemctl show` prints; `None` where there is no such unit.
+fn understood(shown: &str) -> Option<Unit> {
+    let (mut unit, mut loaded) = (Unit::default(), false);
+    for (property, value) in shown.lines().filter_map(|line| line.split_once('=')) {
+        match property {
+            "LoadState" => loaded = value == "loaded",
+            "User" => unit.has_user |= !matches!(value, "" | "root" | "0"),
+            "DynamicUser" => unit.has_user |= value == "yes",
+            "Environment" => {
+                let all = words(value).into_iter();
+                unit.variables.extend(all.filter_map(|word| {
+                    let (name, value) = word.split_once('=')?;
+                    Some((name.to_owned(), value.to_owned()))
+                }));
+            }
+            "EnvironmentFiles" => unit.files.push(value.split(" (").next().unwrap_or_default().to_owned()),
+            _ => {}
+        }
+    }
+    loaded.then_some(unit)
+}
+
+/// The words of a line, of which those with spaces are quoted: `"a b"` or `$'a b'`, with backslashes before what would
+/// end them.
+fn words(line: &str) -> Vec<String> {
+    let (mut all, mut word, mut end) = (Vec::new(), String::new(), None);
+    let mut rest = line.chars().peekable();
+    while let Some(next) = rest.next() {
+        match next {
+            '\\' => word.extend(rest.next()),
+            '$' if end.is_none() && rest.peek() == Some(&'\'') => {}
+            '"' | '\'' if end.is_none() => end = Some(next),
+            quote if Some(quote) == end => end = None,
+            ' ' if end.is_none() => all.push(std::mem::take(&mut word)),
+            other => word.push(other),
+        }
+    }
+    all.push(word);
+    all.retain(|word| !word.is_empty());
+    all
+}
+
+/// What keeps every user but root from a file, itself or a directory above it; `None` where nothing does, or the file
+/// is not there.
+pub(super) fn for_root_alone(file: &Path) -> Option<&Path> {
+    fs::metadata(file).ok()?;
+    let directories: Vec<&Path> = file.ancestors().skip(1).collect();
+    let is_closed = |path: &Path, right: u32| fs::metadata(path).is_ok_and(|found| is_roots(&found, right));
+    let closed = directories.into_iter().rev().find(|directory| is_closed(directory, 0o1));
+    closed.or_else(|| is_closed(file, 0o4).then_some(file))
+}
+
+/// Whether only root has this right. What belongs to another user or group is meant for it.
+fn is_roots(found: &Metadata, right: u32) -> bool {
+    let has = |shift: u32| found.mode() & (right << shift) != 0;
+    !(has(0) || found.gid() != 0 && has(3) || found.uid() != 0 && has(6))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_the_unit_has_and_a_shell_has_not_is_known() {
+        let shown = "LoadState=loaded\nUser=larder\nDynamicUser=yes\n\
+                     Environment=HTTPS_PROXY=http://p:3129 \"NO_PROXY=.a, \\\"b\\\"\" $'LARDER_X=c d'\n\
+                     EnvironmentFiles=/etc/default/larder (ignore_errors=yes)\n";
+        let unit = understood(shown).unwrap();
+        assert!(unit.has_user);
+        let variables: Vec<_> =
+            unit.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(variables, ["HTTPS_PROXY=http://p:3129", "LARDER_X=c d", "NO_PROXY=.a, \"b\""]);
+        assert_eq!(unit.files, ["/etc/default/larder"]);
+        assert_eq!(understood("LoadState=not-found\nUser=\nDynamicUser=no\n"), None);
+        assert_eq!(understood(""), None, "no systemd runs");
+        let of_root = understood("LoadState=loaded\nUser=root\nDynamicUser=no\nEnvironment=\n").unwrap();
+        assert_eq!(of_root, Unit::default());
+    }
+
+    #[test]
+    fn a_file_that_roots_umask_has_closed_is_told_from_one_that_the_daemon_can_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let below = directory.path().join("larder.toml.d");
+        fs::create_dir(&below).unwrap();
+        let file = below.join("50.toml");
+        fs::write(&file, "").unwrap();
+        let open = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        let is_root = fs::metadata(&file).unwrap().uid() == 0;
+        for (of_root, of_directory, mode, closed) in [
+            (0o755, 0o755, 0o644, None),
+            (0o755, 0o755, 0o600, Some(file.as_path())),
+            (0o755, 0o700, 0o644, Some(below.as_path())),
+        ] {
+            open(directory.path(), of_root);
+            open(&below, of_directory);
+            open(&file, mode);
+            // What belongs to another user than root is that user's to read.
+            assert_eq!(for_root_alone(&file), closed.filter(|_| is_root), "{of_directory:o} {mode:o}");
+        }
+        assert_eq!(for_root_alone(&below.join("absent")), None);
+    }
+}
