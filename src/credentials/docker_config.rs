@@ -193,7 +193,7 @@ fn credential(entry: Fields<'_>, shown_key: &str) -> Result<Option<Credential>, 
         (text("username")?.to_owned(), Secret::from(text("password")?.to_owned()));
     let (auth, token) = (text("auth")?, text("identitytoken")?);
     if !auth.is_empty() {
-        let malformed = || DockerConfigError::Auth { key: shortened(shown_key, SHOWN_KEY_CHARS_MAX) };
+        let malformed = || DockerConfigError::Auth { key: shortened(&shown_key, SHOWN_KEY_CHARS_MAX) };
         (username, password) = Credential::decode(auth).ok_or_else(malformed)?;
     }
     if !token.is_empty() {

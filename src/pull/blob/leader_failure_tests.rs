@@ -179,13 +179,13 @@ async fn who_joins_a_download_as_it_ends_because_no_client_waits_gets_the_whole_
     for received in [0, 150_000] {
         let Scene { parts, good, digest, .. } = scene();
         let context = for_tests::pull(&good);
-        let role = parts.blobs.flights.join_or_lead(&context.clone().in_background(), digest, Sharing::All);
+        let role = parts.blobs.flights.join_or_lead(&context.clone().with_priority(Priority::Background), digest, Sharing::All);
         let Role::Lead(leader) = role else { panic!("there is a download") };
         let owner = Owner::named(good.registry());
         let mut ingest = parts.store.begin(digest, Some(300_000), owner).await.unwrap();
         if received > 0 {
             let sent = bytes::Bytes::from_static(&LAYER[..received]);
-            leader.publish_filling(ingest.growing(), Some(300_000), false);
+            leader.publish_filling(ingest.growing(), Some(300_000), false, None);
             leader.publish_readable(ingest.write(&sent).unwrap());
         }
         let end = async {

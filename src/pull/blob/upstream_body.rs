@@ -147,7 +147,7 @@ impl UpstreamBody {
 
     /// Whether an endpoint delivers it whose answers are the registry's own.
     pub(crate) fn is_the_registrys(&self) -> bool {
-        self.endpoint().is_some_and(EndpointId::is_authoritative)
+        self.endpoint().is_authoritative()
     }
 
     /// The offset at which it began.
