@@ -56,6 +56,13 @@ fn check(json: bool, context: &Context) -> Result<(), Failure> {
             warnings.push(format!(
                 "{key}: not checked, since systemd has this file only while larder.service runs: {error}"
             ));
+        } else if unit.is_some()
+            && key == "[tier]"
+            && loaded.settings.tier.as_ref().is_some_and(|tier| tier.key_file.is_none())
+        {
+            warnings.push(format!(
+                "{key}: by the variables of this shell, not by those of larder.service: {error}"
+            ));
         } else {
             refused.push((key, error));
         }

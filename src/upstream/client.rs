@@ -129,7 +129,8 @@ impl Upstream {
         let read = |response: RegistryResponse| async move {
             if response.by_get {
                 let stated = stated_digest(response.response.headers());
-                // On the heap, since most tags are answered by a head alone: what is moved with each question stays small.
+                // On the heap: most tags are answered by a head alone, and what is moved with each question stays
+                // small.
                 let whole = Box::pin(self.0.bodies.manifest(repository.registry(), None, response));
                 let manifest = whole.await?;
                 let stated = stated.filter(|digest| is_manifest_of(&manifest.bytes, digest));

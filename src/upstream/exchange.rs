@@ -342,7 +342,7 @@ impl Exchange {
             Ok(authorization) => drop(state.authorizations.insert(state.url.origin(), authorization)),
             Err(error) if state.may_ask_plainly() => state.ask_plainly(Err(error)),
             Err(error) if state.is_at_endpoint() => return Err(error),
-            Err(error) => return Err(error.after_redirect_of(&state.endpoint.host_and_port())),
+            Err(error) => return Err(error.after_redirect_of(state.endpoint.host_and_port())),
         }
         Ok(())
     }

@@ -269,12 +269,18 @@ class Manifests(unittest.TestCase):
             ({"config": config.replace("[server]\n", '[server]\ndrain_wait = "1min 1s"\n', 1), "terminationGracePeriodSeconds": 75},
              "terminationGracePeriodSeconds"),
             ({"terminationGracePeriodSeconds": 5}, "/terminationGracePeriodSeconds"),
+            ({"terminationGracePeriodSeconds": 20}, "terminationGracePeriodSeconds"),
             ({"tier": {"env": {"AWS_REGION": 1}}}, "/tier/env/AWS_REGION"),
             ({"env": {"NO_PROXY": ["a"]}}, "/env/NO_PROXY"),
         ):
             with self.assertRaises(Exception) as refused:
                 templated(values)
             self.assertIn(part, str(refused.exception))
+
+    def test_values_of_an_older_release_leave_pods_the_time_to_end(self):
+        # As `helm upgrade --reuse-values` renders a chart that has a new value.
+        pod = of_kind(templated({"terminationGracePeriodSeconds": None}), "DaemonSet")["spec"]["template"]["spec"]
+        self.assertEqual(pod["terminationGracePeriodSeconds"], 45)
 
     def test_values_that_say_the_same_in_another_way_are_taken(self):
         config = of_kind(templated({}), "ConfigMap")["data"]["larder.toml"]

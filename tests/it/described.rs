@@ -1,6 +1,7 @@
 //! Commands tell the truth about the running daemon, and refuse what it refuses.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -102,6 +103,7 @@ async fn a_gate_file_that_is_not_there_keeps_no_command_from_its_work() {
     let at = directory.path();
     let gate = at.join("gate");
     fs::write(&gate, "0123456789abcdef").unwrap();
+    fs::set_permissions(&gate, fs::Permissions::from_mode(0o600)).unwrap();
     let program =
         Program::start(at, &format!("[server]\ngate_header = \"X-Node-Key\"\ngate_file = {gate:?}\n"));
     // As systemd's credentials are gone while the unit does not run.

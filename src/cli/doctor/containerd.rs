@@ -1,6 +1,6 @@
 //! containerd: what its configuration in force leads to, and the traps in it (docs/wiring.md).
 
-use super::finding::{CORRECT, Findings, Level};
+use super::finding::{CONTAINERD as ABOUT, CONTAINERD_SETUP as SETUP, CORRECT, Findings, Level};
 use super::here::Here;
 use super::{hosts, unreadable};
 use crate::cli::containerd_config::{CONFIG, Cri, config_at, config_of};
@@ -8,8 +8,6 @@ use crate::cli::containerd_files::{files, takes_config_path_away};
 use crate::cli::machine::Machine;
 use crate::cli::setup::{LACKS_VERSION, LOGINS, LOGINS_REMEDY, first_directory};
 
-pub(super) const ABOUT: &str = "containerd";
-pub(super) const SETUP: &str = "larder setup containerd, then systemctl restart containerd";
 /// In place of a file: containerd itself was asked.
 const ASKED: &str = "containerd's configuration in force";
 

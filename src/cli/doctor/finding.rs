@@ -6,6 +6,9 @@ use serde::Serialize;
 pub(super) const CORRECT: &str = "correct it, or run this as root if it cannot be read";
 /// What findings about the cache itself are about.
 pub(super) const CACHE: &str = "cache";
+/// What findings about containerd are about, and what to do where it does not lead here.
+pub(super) const CONTAINERD: &str = "containerd";
+pub(super) const CONTAINERD_SETUP: &str = "larder setup containerd, then systemctl restart containerd";
 /// What findings about Docker are about.
 pub(super) const DOCKER: &str = "docker";
 

@@ -3,9 +3,9 @@
 
 use toml_edit::{DocumentMut, Item, TableLike};
 
-use super::finding::{Findings, Level};
+use super::finding::{CONTAINERD, CONTAINERD_SETUP, Findings, Level};
 use super::here::{Here, Sent};
-use super::{containerd, unreadable};
+use super::unreadable;
 use crate::cli::machine::Machine;
 use crate::cli::runtime_files::{DOCKER_HOSTS, MODE, TLS_KEYS};
 use crate::cli::setup::{listed_hosts, registry_of};
@@ -71,11 +71,8 @@ pub(super) fn directories(
     } else if leads_here.is_empty() && unread {
         // What is in the files that cannot be read is not known.
     } else if leads_here.is_empty() {
-        let remedy = if about == containerd::ABOUT {
-            containerd::SETUP.to_owned()
-        } else {
-            format!("larder setup {about}")
-        };
+        let remedy =
+            if about == CONTAINERD { CONTAINERD_SETUP.to_owned() } else { format!("larder setup {about}") };
         findings.add(Level::Problem, about, format!("nothing in {directory} leads here"), remedy);
     } else {
         findings.ok(about, format!("only these registries lead here{sends}: {}", leads_here.join(", ")));

@@ -54,11 +54,12 @@ section! {
     restart allow_uids: Vec<u32> = list(number(0..=u32::MAX)), |_| Vec::new();
 
     /// A header that every request must carry, except those for /token. `larder setup` writes it into root's
-    /// hosts.toml: run it again whenever the header or its value changes, or every pull is refused.
+    /// hosts.toml: run it again whenever the header or its value changes, or Larder refuses every request, and runtimes
+    /// pull around it (with --strict not at all).
     reload gate_header: Option<HeaderName> = header(), |_| None, example "\"X-Node-Key\"";
 
-    /// The file that holds the value of `gate_header`: 16 to 1024 visible ASCII characters. It is refused if other users
-    /// can read it. A reload reads it again; what systemd hands over (LoadCredential=) is read anew at a restart.
+    /// The file that holds the value of `gate_header`: 16 to 1024 visible ASCII characters. It is refused if other
+    /// users can read it. A reload reads it again; what systemd hands over (LoadCredential=) is read anew at a restart.
     reload gate_file: Option<PathBuf> = path(), |_| None,
         example "\"/run/credentials/larder.service/gate\"";
 }

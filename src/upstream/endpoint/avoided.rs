@@ -95,7 +95,7 @@ mod tests {
         let avoided = AvoidedEndpoints::new(Recorder::for_test());
         let [mirror, other] = ["https://mirror.test", "https://other.test"].map(Endpoint::for_test);
         let (wrong, right) = (Digest::of(b"wrong"), Digest::of(b"right"));
-        avoided.record(&"reg.test".parse().unwrap(), wrong, &mirror.id(), DeliveryFault::Digest);
+        avoided.record(&"reg.test".parse().unwrap(), wrong, mirror.id(), DeliveryFault::Digest);
         assert!(avoided.is_avoided(&mirror, wrong));
         assert!(!avoided.is_avoided(&mirror, right) && !avoided.is_avoided(&other, wrong));
         tokio::time::advance(AVOIDED_FOR).await;

@@ -16,14 +16,15 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{CaptureConnection, Connect};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use crate::support::bounded_map::BoundedMap;
+use crate::support::deadline::Deadline;
 use crate::upstream::error::BoxError;
 use crate::upstream::transport::address::HostTrust;
 
-/// Idle connections that stay open to one host that the configuration names: as many as questions are asked at a time on
-/// a busy node, so that none of them opens a connection of its own.
+/// Idle connections that stay open to one host that the configuration names: as many as questions are asked at a time
+/// on a busy node, so that none of them opens a connection of its own.
 const CONFIGURED_IDLE_MAX: usize = 64;
 /// Idle connections that stay open to one other host, of which strangers can name many.
 const UNTRUSTED_IDLE_MAX: usize = 8;
@@ -176,10 +177,10 @@ pub(super) struct WatchedBody<C> {
     client: HostClient<C>,
     last_use: Option<LastUse>,
     wait: Duration,
-    /// Since when the next frame is waited for.
-    waiting_since: Option<Instant>,
-    /// When that is looked at next; not moved with each frame.
-    alarm: Option<Pin<Box<Sleep>>>,
+    /// Whether the next frame is waited for.
+    is_waiting: bool,
+    /// When it is late; `None` before the first that was waited for.
+    late: Option<Deadline>,
 }
 
 impl<C> WatchedBody<C> {
@@ -193,19 +194,18 @@ impl<C> WatchedBody<C> {
         idle: Duration,
     ) -> Self {
         let wait = idle.mul_f64(0.9);
-        Self { body, open, host, client, last_use, wait, waiting_since: None, alarm: None }
+        Self { body, open, host, client, last_use, wait, is_waiting: false, late: None }
     }
 
-    fn poll_alarm(&mut self, cx: &mut Context<'_>) {
-        let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(since + self.wait)));
-        while alarm.as_mut().poll(cx).is_ready() {
-            if since.elapsed() >= self.wait {
-                self.open.close_idle(&self.host, &self.client);
-                alarm.as_mut().reset(Instant::now() + self.wait);
-            } else {
-                alarm.as_mut().reset(since + self.wait);
-            }
+    fn wait_for_a_frame(&mut self, cx: &mut Context<'_>) {
+        let until = || Instant::now() + self.wait;
+        let late = self.late.get_or_insert_with(|| Deadline::at(until()));
+        if !std::mem::replace(&mut self.is_waiting, true) {
+            late.set(until());
+        }
+        while late.poll(cx).is_ready() {
+            self.open.close_idle(&self.host, &self.client);
+            late.set(until());
         }
     }
 }
@@ -220,9 +220,9 @@ impl<C: Unpin> Body for WatchedBody<C> {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if polled.is_pending() {
-            self.poll_alarm(cx);
+            self.wait_for_a_frame(cx);
         } else {
-            self.waiting_since = None;
+            self.is_waiting = false;
             if let Some(last_use) = &self.last_use {
                 last_use.record();
             }

@@ -60,9 +60,10 @@ into the pod's volumes is written to a root that is read-only. A stop that waits
 {{- if not (regexMatch (printf ":%d[\"']$" (int .Values.ports.metrics)) $metrics) }}
 {{- fail (printf "config: [admin] metrics_listen is not on port %d, which ports.metrics says" (int .Values.ports.metrics)) }}
 {{- end }}
-{{- $drain := include "larder.key" (dict "config" $config "name" "server" "key" "drain_wait") }}
-{{- if and $drain (lt (int .Values.terminationGracePeriodSeconds) (add 15 (include "larder.seconds" $drain | int) | int)) }}
-{{- fail (printf "config: [server] drain_wait = %s needs terminationGracePeriodSeconds of 15 more seconds at least; it is %d" ($drain | regexFind "[\"'].*[\"']") (int .Values.terminationGracePeriodSeconds)) }}
+{{- $drain := include "larder.key" (dict "config" $config "name" "server" "key" "drain_wait") | default "\"30s\"" }}
+{{- $grace := .Values.terminationGracePeriodSeconds | default 45 | int }}
+{{- if lt $grace (add 15 (include "larder.seconds" $drain | int) | int) }}
+{{- fail (printf "config: [server] drain_wait = %s needs terminationGracePeriodSeconds of 15 more seconds at least; it is %d" ($drain | regexFind "[\"'].*[\"']") $grace) }}
 {{- end }}
 {{- range list (list "server" "state" "/var/lib/larder") (list "store" "path" "/var/lib/larder") (list "admin" "socket" "/run/larder") }}
 {{- $written := include "larder.key" (dict "config" $config "name" (index . 0) "key" (index . 1)) }}
