@@ -46,6 +46,8 @@ struct State {
     /// How long each other question about a manifest takes.
     answer_delay: Duration,
     asked: Vec<String>,
+    /// Blobs that it has, and says to `HEAD` that it has not.
+    denied_heads: Vec<(Repository, Digest)>,
 }
 
 /// A blob as a mirror has it.
@@ -168,6 +170,11 @@ impl FakeRegistry {
     /// Serves other bytes under a digest.
     pub(crate) fn damage(&self, repository: &Repository, digest: Digest, bytes: &'static [u8]) {
         self.0.lock().content.insert((repository.clone(), digest), Bytes::from_static(bytes));
+    }
+
+    /// It says to `HEAD` that it has not a blob that it has.
+    pub(crate) fn deny_head(&self, repository: &Repository, digest: Digest) {
+        self.0.lock().denied_heads.push((repository.clone(), digest));
     }
 
     /// From now on only these users read a repository.
@@ -316,6 +323,9 @@ impl RegistryClient for FakeRegistry {
     ) -> Answer<'a, BlobHead> {
         Box::pin(async move {
             let proof = self.check("confirm blob", repository, auth)?;
+            if self.0.lock().denied_heads.contains(&(repository.clone(), digest)) {
+                return Err(not_found());
+            }
             let size = self.content(repository, digest)?.len() as u64;
             Ok(Allowed { value: BlobHead { size: Some(size), has_digest: true }, proof })
         })

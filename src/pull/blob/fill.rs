@@ -30,6 +30,7 @@ use super::wanted::is_much;
 use super::window_memory::WindowMemory;
 use super::withheld_tail::Withheld;
 use super::writer::{Writing, Written, write};
+use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::pull::metrics::Metrics;
 use crate::reference::Digest;
@@ -178,7 +179,7 @@ impl Filler {
                 return Err(error);
             }
             let (trail, unproved) = (body.trail().clone(), body.unproved());
-            let vouched = self.blobs.vouched(context, digest, &body).await;
+            let vouched = self.vouched(context, digest, &body).await;
             let received = self.receive_body(leader, body, vouched, tries.way(), share, prepared).await;
             let error = match received {
                 Ok(filled) => {
@@ -198,6 +199,16 @@ impl Filler {
             let repository = context.repository();
             tracing::warn!(%repository, %digest, %error, "wrong content: the download begins anew");
             wrong = Some(error);
+        }
+    }
+
+    /// The registry's word for the leader. It is asked for where there are parts to be taken over: without it they would
+    /// be fetched again.
+    async fn vouched(&self, context: &PullContext, digest: Digest, body: &UpstreamBody) -> Option<Vouched> {
+        let kept = |size| self.partials.bytes_of(context, digest, size) > 0;
+        match body.size().is_some_and(kept) {
+            true => self.blobs.vouched_if_asked(context, digest, body).await,
+            false => self.blobs.vouched(context, digest, body).await,
         }
     }
 

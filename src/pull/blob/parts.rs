@@ -187,14 +187,9 @@ impl Parts {
         if !has_room || !is_part {
             return Ok(Some(Found::Alone(body, size)));
         }
-        let is_unproved = body.unproved().is_some() && body.is_the_registrys();
-        let vouched = match is_unproved {
-            true => None,
-            false => self.upstream.vouched_if_asked(context, digest, &body).await,
-        };
-        if vouched.is_none() && !is_unproved {
+        let Some(vouched) = self.upstream.vouched_if_asked(context, digest, &body).await else {
             return Ok(Some(Found::Alone(body, size)));
-        }
+        };
         let owner = self.room.owner(registry);
         let Some(partial) = self.partials.begin(context, digest, size, owner, vouched).await else {
             return Ok(Some(Found::Alone(body, size)));

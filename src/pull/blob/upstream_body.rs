@@ -145,11 +145,6 @@ impl UpstreamBody {
         &self.download.endpoint
     }
 
-    /// Whether an endpoint delivers it whose answers are the registry's own.
-    pub(crate) fn is_the_registrys(&self) -> bool {
-        self.endpoint().is_authoritative()
-    }
-
     /// The offset at which it began.
     pub(crate) fn begun_at(&self) -> u64 {
         self.from

@@ -107,6 +107,21 @@ async fn a_mirrors_part_of_a_blob_opens_no_part_that_the_registry_gave_to_anothe
 }
 
 #[tokio::test]
+async fn a_part_that_proves_no_right_opens_no_part_of_another_and_is_kept_for_none() {
+    for owner_is_first in [true, false] {
+        let scene = Scene::without_right(&LAYER, &OTHER);
+        scene.parts.registry.deny_head(scene.tenant.repository(), scene.digest);
+        let owners = || async { scene.part(&scene.owner, 0, 4_096).await.unwrap() };
+        if owner_is_first {
+            assert_eq!(owners().await, LAYER[..4_096]);
+        }
+        let read = scene.part(&scene.tenant, 0, 4_096).await;
+        assert!(read.ok().is_none_or(|read| read == OTHER[..4_096]), "what the registry gave to another");
+        assert_eq!(owners().await, LAYER[..4_096], "what came to one without a right");
+    }
+}
+
+#[tokio::test]
 async fn what_a_mirror_delivers_of_a_blob_that_the_registry_confirms_is_kept_and_fetched_once() {
     let scene = Scene::new(&LAYER, mirrored(&LAYER)).await;
     scene.parts.registry.push(scene.tenant.repository(), None, &LAYER);
