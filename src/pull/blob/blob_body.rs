@@ -225,18 +225,18 @@ impl BlobBody {
                 })
             }
             BodySource::Unopened => Ok(Next::ChangeTo(Box::pin(self.past_the_disk(None, None, true)).await?)),
-            BodySource::Shared(window) => match window.next().await? {
-                Windowed::Bytes(bytes) => Ok(Next::Chunk(self.reader.pass(bytes, "disk", at, end))),
-                Windowed::End => match end {
+            BodySource::Shared(window) => match window.next().await {
+                Ok(Windowed::Bytes(bytes)) => Ok(Next::Chunk(self.reader.pass(bytes, "disk", at, end))),
+                Ok(Windowed::End) => match end {
                     None => Ok(Next::Chunk(Bytes::new().into())),
                     Some(end) => Err(Error::ShortBody { missing: end - at }),
                 },
-                Windowed::FellOut(hasher) => {
-                    // Without a hash it has taken nothing from the window.
-                    let (sent, growing) = (hasher.map(|hasher| (at, hasher)), self.sent.content().cloned());
-                    let verified = sent.is_none() && growing.is_none();
-                    Ok(Next::ChangeTo(Box::pin(self.past_the_disk(growing, sent, verified)).await?))
+                Ok(Windowed::FellOut(hasher)) => Ok(Next::ChangeTo(Box::pin(self.by_itself(hasher)).await?)),
+                Err(error) if !self.is_own_answer && is_leaders_own(&error) => {
+                    let hasher = window.so_far();
+                    Ok(Next::ChangeTo(Box::pin(self.without_leader(&error, hasher)).await?))
                 }
+                Err(error) => Err(error),
             },
             BodySource::Again(again) => match (again.next(at).await?, end) {
                 (Some(bytes), _) => Ok(Next::Chunk(self.reader.pass(bytes, "disk", at, end))),
@@ -271,7 +271,7 @@ impl BlobBody {
             }
             Ok(Seen::NotOnDisk(missing)) => self.not_on_disk(*missing, progress).await,
             Err(error) if !self.is_own_answer && is_leaders_own(&error) => {
-                self.without_leader(&error).await.map(Next::ChangeTo)
+                self.without_leader(&error, None).await.map(Next::ChangeTo)
             }
             Err(error) => Err(error),
         }
@@ -300,14 +300,20 @@ impl BlobBody {
     }
 
     /// The rest of a flight that failed with `error`, which says nothing about this client: as the client itself asks.
-    async fn without_leader(&mut self, error: &Error) -> Result<BodySource, Error> {
+    async fn without_leader(&mut self, error: &Error, hasher: Option<Hasher>) -> Result<BodySource, Error> {
         tracing::info!(digest = %self.reader.digest, at = self.at, %error, "a client goes on without the leader of its download");
-        let growing = self.sent.content().cloned();
-        let verified = growing.is_none();
-        Ok(match self.past_the_disk(growing, None, verified).await? {
+        Ok(match self.by_itself(hasher).await? {
             BodySource::Passthrough(passthrough, _) => BodySource::Passthrough(passthrough, "leader_failed"),
             source => source,
         })
+    }
+
+    /// The rest of a flight, without others. `hasher` is a window's hash of what the client has; without one it has
+    /// taken nothing from a window.
+    async fn by_itself(&mut self, hasher: Option<Hasher>) -> Result<BodySource, Error> {
+        let (sent, growing) = (hasher.map(|hasher| (self.at, hasher)), self.sent.content().cloned());
+        let verified = sent.is_none() && growing.is_none();
+        self.past_the_disk(growing, sent, verified).await
     }
 
     /// The disk does not give a stored blob: it is fetched anew, and this answer goes on from there. A blob that is

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::tests::{downloads, pull, read};
+use super::tests::{downloads, pull, read, refuse_downloads};
 use super::*;
 use crate::pull::for_tests::{MirrorBody, Parts};
 use crate::reference::Repository;
@@ -86,6 +86,26 @@ impl Scene {
         }
         gate.add_permits(100);
     }
+
+    /// The tenant leads a download that the owner follows, and the registry has it for the tenant no more: how much
+    /// the owner got first, and what came after that.
+    async fn ends_for_its_leader_in_the_middle(&self) -> (usize, Result<Vec<u8>, Error>) {
+        let (parts, own) = (&self.parts, self.tenant.repository());
+        let gate = parts.registry.hold_after(500_000);
+        parts.registry.break_off_after(1_000_000);
+        let follow = async {
+            self.is_led().await;
+            let mut answer = parts.blobs.find(&self.owner, self.digest, BlobRange::Whole).await.unwrap();
+            assert_eq!(answer.source, AnswerSource::Join);
+            let begins = answer.body.next().await.unwrap().unwrap().len();
+            parts.registry.delete(own, self.digest);
+            gate.add_permits(10_000);
+            (begins, read(answer).await)
+        };
+        let (led, followed) = tokio::join!(pull(parts, &self.tenant, self.digest), follow);
+        assert!(led.is_err(), "the leader got what the registry gave to another");
+        followed
+    }
 }
 
 fn mirrored(bytes: &[u8]) -> MirrorBody {
@@ -153,22 +173,29 @@ async fn a_download_that_a_mirror_alone_began_does_not_go_on_with_the_credential
 #[tokio::test]
 async fn a_client_in_the_middle_of_a_download_that_ends_for_its_leader_gets_the_rest_by_itself() {
     let scene = Scene::without_right(&LARGE, &LARGE);
-    let (parts, own) = (&scene.parts, scene.tenant.repository());
-    let gate = parts.registry.hold_after(500_000);
-    parts.registry.break_off_after(1_000_000);
-    let follow = async {
-        scene.is_led().await;
-        let mut answer = parts.blobs.find(&scene.owner, scene.digest, BlobRange::Whole).await.unwrap();
-        assert_eq!(answer.source, AnswerSource::Join);
-        let begins = answer.body.next().await.unwrap().unwrap().len();
-        // The registry does not have it for the leader any more.
-        parts.registry.delete(own, scene.digest);
-        gate.add_permits(10_000);
-        (begins, read(answer).await)
-    };
-    let (led, (begins, rest)) = tokio::join!(pull(parts, &scene.tenant, scene.digest), follow);
+    let (begins, rest) = scene.ends_for_its_leader_in_the_middle().await;
     assert!(rest.unwrap() == LARGE[begins..]);
-    assert!(led.is_err(), "the leader got what the registry gave to another");
+}
+
+#[tokio::test]
+async fn a_client_that_shares_what_the_store_does_not_take_gets_the_rest_by_itself_too() {
+    let scene = Scene::without_right(&LARGE, &LARGE);
+    refuse_downloads(&scene.parts);
+    let (begins, rest) = scene.ends_for_its_leader_in_the_middle().await;
+    assert!(rest.unwrap() == LARGE[begins..]);
+}
+
+#[tokio::test]
+async fn what_goes_on_without_its_leader_is_complete_only_if_it_also_began_right() {
+    for is_stored in [true, false] {
+        let mut begins_wrong = LARGE.to_vec();
+        begins_wrong[0] = 8;
+        let scene = Scene::without_right(&LARGE, begins_wrong.leak());
+        if !is_stored {
+            refuse_downloads(&scene.parts);
+        }
+        assert!(scene.ends_for_its_leader_in_the_middle().await.1.is_err(), "stored: {is_stored}");
+    }
 }
 
 #[tokio::test]

@@ -267,14 +267,15 @@ impl WindowReader {
         }
     }
 
+    /// The hash of everything before the next byte, for a client that goes on by itself; `None` as in
+    /// [`Windowed::FellOut`].
+    pub(crate) fn so_far(&self) -> Option<Hasher> {
+        self.hash_so_far(self.shared.state.lock())
+    }
+
     fn take(&mut self) -> Result<Option<Windowed>, Error> {
         let mut state = self.shared.state.lock();
-        // Hashed without the lock.
-        let fell_out = |state: MutexGuard<'_, State>| {
-            let unhashed = if self.last.is_none() { state.unhashed_at(self.at) } else { None };
-            drop(state);
-            Ok(Some(Windowed::FellOut(unhashed.map(Unhashed::hash).or_else(|| self.hash_so_far()))))
-        };
+        let fell_out = |state: MutexGuard<'_, State>| Ok(Some(Windowed::FellOut(self.hash_so_far(state))));
         if self.at < state.start {
             return fell_out(state);
         }
@@ -298,9 +299,15 @@ impl WindowReader {
         }
     }
 
-    fn hash_so_far(&self) -> Option<Hasher> {
-        let Some(last) = self.last.as_ref() else { return self.joined.clone() };
-        last.until(self.at).map(Unhashed::hash)
+    /// Hashes without the lock.
+    fn hash_so_far(&self, state: MutexGuard<'_, State>) -> Option<Hasher> {
+        if let Some(last) = self.last.as_ref() {
+            drop(state);
+            return last.until(self.at).map(Unhashed::hash);
+        }
+        let unhashed = state.unhashed_at(self.at);
+        drop(state);
+        unhashed.map(Unhashed::hash).or_else(|| self.joined.clone())
     }
 }
 
