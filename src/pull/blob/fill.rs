@@ -202,8 +202,8 @@ impl Filler {
         }
     }
 
-    /// The registry's word for the leader. It is asked for where there are parts to be taken over: without it they would
-    /// be fetched again.
+    /// The registry's word for the leader. It is asked for where there are parts to be taken over: without it they
+    /// would be fetched again.
     async fn vouched(&self, context: &PullContext, digest: Digest, body: &UpstreamBody) -> Option<Vouched> {
         let kept = |size| self.partials.bytes_of(context, digest, size) > 0;
         match body.size().is_some_and(kept) {
