@@ -10,7 +10,8 @@ use super::failure::Failure;
 use super::output::{print, print_line, warn};
 use super::unit::{self, Unit};
 use crate::app;
-use crate::config::{self, Environment, Loaded, Mistake};
+use crate::config::{self, Environment, Loaded, Mistake, Settings};
+use crate::tier::BuildError;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
@@ -51,20 +52,9 @@ fn check(json: bool, context: &Context) -> Result<(), Failure> {
         .map_err(|error| said(&problems_of(&error), &[]).err().unwrap_or_else(|| Failure::usage(error)))?;
     let (mut refused, mut warnings) = (Vec::new(), Vec::new());
     for (key, error) in app::check(&loaded.settings) {
-        let error = error.to_string();
-        if unit.is_some() && is_a_credential_of_a_unit_at_rest(&error) {
-            warnings.push(format!(
-                "{key}: not checked, since systemd has this file only while larder.service runs: {error}"
-            ));
-        } else if unit.is_some()
-            && key == "[tier]"
-            && loaded.settings.tier.as_ref().is_some_and(|tier| tier.key_file.is_none())
-        {
-            warnings.push(format!(
-                "{key}: by the variables of this shell, not by those of larder.service: {error}"
-            ));
-        } else {
-            refused.push((key, error));
+        match unit.as_ref().and_then(|_| doubt(&error, &loaded.settings)) {
+            Some(doubt) => warnings.push(format!("{key}: {doubt}: {error}")),
+            None => refused.push((key, error.to_string())),
         }
     }
     warnings.extend(unit.iter().flat_map(|unit| differences(unit, &loaded)));
@@ -91,6 +81,17 @@ fn environment(context: &Context, unit: Option<&Unit>) -> Environment {
         Some(unit) => own.with_variables(&unit.variables),
         None => own,
     }
+}
+
+/// Why an error may not be one for the daemon of the unit; `None` where it is.
+fn doubt(error: &app::Error, settings: &Settings) -> Option<&'static str> {
+    if is_a_credential_of_a_unit_at_rest(&error.to_string()) {
+        return Some("not checked, since systemd has this file only while larder.service runs");
+    }
+    // What no file says of the object store, the variables of the process say.
+    let is_of_variables = matches!(error, app::Error::Tier(BuildError::Settings(_)))
+        && settings.tier.as_ref().is_some_and(|tier| tier.key_file.is_none());
+    is_of_variables.then_some("by the variables of this shell, not by those of larder.service")
 }
 
 fn is_a_credential_of_a_unit_at_rest(error: &str) -> bool {
@@ -192,6 +193,19 @@ mod tests {
         assert_eq!(differences(&Unit::default(), &loaded), [""; 0], "root's own daemon reads it");
         let files = vec!["/etc/default/larder".to_owned()];
         assert_eq!(differences(&Unit { files, ..Unit::default() }, &loaded).len(), 1);
+    }
+
+    #[test]
+    fn what_the_variables_of_the_shell_lack_for_the_tier_is_no_mistake_of_the_unit_and_a_file_is_one() {
+        let environment = Environment { home: Some("/h".into()), ..Environment::default() };
+        let settings = |more: &str| {
+            config::resolve(&format!("[tier]\nurl = \"az://c/p\"\n{more}"), &environment).unwrap()
+        };
+        let lacks = || app::Error::Tier(BuildError::Settings("no account".to_owned()));
+        let file = app::Error::Tier(BuildError::File { path: "/ca.pem".into(), why: "is absent".to_owned() });
+        assert!(doubt(&lacks(), &settings("")).is_some());
+        assert_eq!(doubt(&file, &settings("")), None, "the daemon reads it too");
+        assert_eq!(doubt(&lacks(), &settings("key_file = \"/key\"")), None, "the file says it");
     }
 
     #[test]

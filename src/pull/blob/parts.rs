@@ -1,7 +1,7 @@
 //! Parts of a blob that is not being downloaded: what is kept of it, and what is missing, fetched once for all who ask.
 //!
 //! Promises: a part that is kept, or on its way for another reader, is not fetched again; one that cannot be kept comes
-//! all the same; one that a mirror delivers is kept, and opens those that are, only by the registry's own word
+//! all the same; what is kept is kept for, and opened to, callers for whom there is the registry's own word
 //! (`vouched`). Deliberately not here: whether a part may be fetched alone (`wanted`, `byte_range`), how it is kept
 //! (`partial`, `part_fetch`).
 

@@ -3,7 +3,8 @@
 //!
 //! Downloads and kept parts are shared by all who may read a blob of a registry, whatever their repositories and
 //! credentials. A mirror may serve any digest under any name, so that its delivery to a caller shows nothing of what
-//! the registry would give it. Who has the mirror's bytes alone is given those, and no others.
+//! the registry would give it; nor does an answer of the registry that does not state the digest, to a caller whose
+//! right is not fresh. Such a caller is given what was sent to it, and nothing else.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::upstream_body::UpstreamBody;
 use crate::pull::context::PullContext;
 use crate::reference::Digest;
 
-/// How long the registry may take to confirm a blob that a mirror delivers: less than a client waits for an answer.
+/// How long the registry may take to confirm a blob that has begun to come: less than a client waits for an answer.
 const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 
 /// A registry itself let a caller have a blob in a repository.
@@ -53,7 +54,7 @@ impl UpstreamBlobs {
             Ok(Ok(head)) => head.shows_blob_of(body.size()).then_some(Vouched(())),
             Ok(Err(error)) => {
                 let repository = context.repository();
-                tracing::debug!(%repository, %digest, %error, "the registry does not vouch for who has a blob from a mirror");
+                tracing::debug!(%repository, %digest, %error, "the registry does not vouch for a caller to whom a blob comes");
                 None
             }
             Err(_) => None,
