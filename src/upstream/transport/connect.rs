@@ -1,4 +1,4 @@
-//! Sends requests over pooled connections.
+//! Sends requests over connections that are kept.
 //!
 //! The TLS settings of a registry are shared by two clients: one for hosts that the configuration names, one for all
 //! others, which cannot be made to connect inside the node's network. HTTP/1.1 only: one blob a connection fills
@@ -7,32 +7,28 @@
 //! A connection that was used before, was idle for seconds and does not answer may have been forgotten by what is
 //! between: the idle ones to its host are closed, and the request is sent once more over a new one. A request that
 //! carries a login or is for a token is never sent twice, since a server that is slow would count each login, and so
-//! goes over no connection that was idle for seconds.
+//! goes over no connection that was idle for seconds. A request of which nothing was sent, since its connection was
+//! closed meanwhile, goes over another one, whatever it carries.
 //!
 //! Deliberately not here: redirects and challenges (`exchange`), and other retries (`attempts`).
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::{AUTHORIZATION, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
-use http::uri::InvalidUri;
+use http::header::{AUTHORIZATION, HOST, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Body, Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::client::proxy::matcher::Matcher;
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
 use tower::Service;
-use url::{Host, Url};
+use url::{Position, Url};
 
 use crate::reference::Registry;
 use crate::support::authorities;
@@ -41,37 +37,53 @@ use crate::upstream::config::{Config, Timeouts};
 use crate::upstream::error::{BoxError, ConnectStage, Error, NodeLimit, root_cause};
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
+use crate::upstream::transport::connection::{Connection, HttpRequest};
 use crate::upstream::transport::dial::{AddressRefused, Dialer, NameFailed, NameNotAsked, Stream, proxies};
 use crate::upstream::transport::names::Names;
-use crate::upstream::transport::pool::{
-    ConnectionBefore, FORGOTTEN_IDLE_MIN, HostPools, LastUse, Unanswered, WatchedBody,
-};
+use crate::upstream::transport::pool::{Belonging, Host, Hosts, IDLE_TIME, Keepable};
 use crate::upstream::transport::send::{OutgoingRequest, SendRequest};
 use crate::upstream::transport::tls::{BuildError, TlsConfigs, system_authorities};
+use crate::upstream::transport::watched_body::WatchedBody;
 
-type Pool = HostPools<Connector>;
+/// A connection that was idle for this long may have been forgotten by what is between; a NAT forgets none faster.
+const FORGOTTEN_IDLE_MIN: Duration = Duration::from_secs(5);
 
 /// The connections to all registries.
 pub(crate) struct Transport {
     common: Pools,
     /// Of registries with certificates of their own.
     own: HashMap<Registry, Pools>,
-    proxies: Arc<Matcher>,
     header_wait: Duration,
     idle_wait: Duration,
 }
 
-/// What became of a request that was sent once.
+/// What became of a request that was sent over one connection.
 enum Sent {
-    Response(Box<Response<ResponseBody>>),
+    Response(Response<ResponseBody>),
     Failed(Error),
     /// A connection that had been used before, and then was idle, did not answer and may be dead: another one may.
     Frozen(Error),
+    /// Nothing of it was sent: the connection had been closed.
+    Unsent(HttpRequest, Error),
 }
 
 struct Pools {
     configured: Pool,
     untrusted: Pool,
+}
+
+/// The connections to hosts of one trust.
+struct Pool {
+    connector: Connector,
+    hosts: Hosts<Connection>,
+}
+
+/// A connection that a request is sent over.
+struct Way {
+    connection: Connection,
+    of: Belonging<Connection>,
+    /// How long it was idle; `None` where no request was sent over it.
+    idle: Option<Duration>,
 }
 
 impl Transport {
@@ -94,14 +106,14 @@ impl Transport {
         }
         let common = Pools::new(config, TlsConfigs::new(&system, None)?, &proxies, &names);
         let Timeouts { header, idle, .. } = config.timeouts;
-        Ok(Self { common, own, proxies, header_wait: header, idle_wait: idle })
+        Ok(Self { common, own, header_wait: header, idle_wait: idle })
     }
 
     async fn send_request(&self, request: OutgoingRequest<'_>) -> Result<Response<ResponseBody>, Error> {
-        let host = authority(request.url);
-        let unreachable = |stage, why: String| Error::Unreachable { host: host.clone(), stage, why };
-        if let Some(ip) = literal_address(request.url).filter(|&ip| !request.trust.permits(ip)) {
-            return Err(unreachable(ConnectStage::Address, format!("{ip} may not be connected to")));
+        let (url, name) = (request.url, authority(request.url));
+        if let Some(ip) = literal_address(url).filter(|&ip| !request.trust.permits(ip)) {
+            let why = format!("{ip} may not be connected to");
+            return Err(Error::Unreachable { host: name, stage: ConnectStage::Address, why });
         }
         let pools = self.own.get(request.registry).unwrap_or(&self.common);
         let pool = match request.trust {
@@ -112,103 +124,132 @@ impl Transport {
         let repeatable = matches!(request.method, Method::GET | Method::HEAD)
             && !request.is_for_token
             && !carries_login(&request.headers);
-        let sending =
-            self.http_request(request).map_err(|e| unreachable(ConnectStage::Connect, e.to_string()))?;
-        let first = if repeatable { self.header_wait / 2 } else { self.header_wait };
-        match self.send_once(pool, &host, sending.clone(), repeatable, first).await {
-            Sent::Response(response) => Ok(*response),
-            // Once: the connections that were idle are closed, so that this one is new.
-            Sent::Frozen(_) if repeatable => {
-                match self.send_once(pool, &host, sending, repeatable, self.header_wait).await {
-                    Sent::Response(response) => Ok(*response),
-                    Sent::Failed(error) | Sent::Frozen(error) => Err(error),
+        let host = pool.hosts.host(&url[..Position::BeforePath]);
+        let mut sending = pool.connector.request(request).map_err(|why| {
+            let (host, why) = (name.clone(), why.to_string());
+            Error::Unreachable { host, stage: ConnectStage::Connect, why }
+        })?;
+        let begun = Instant::now();
+        let mut until = begun + self.header_wait;
+        while let Some((connection, idle, of)) =
+            host.take(if repeatable { IDLE_TIME } else { FORGOTTEN_IDLE_MIN })
+        {
+            let again = may_be_forgotten(Some(idle)).then(|| sending.clone());
+            let wait = if again.is_some() { self.header_wait / 2 } else { self.header_wait };
+            let way = Way { connection, of, idle: Some(idle) };
+            match self.send_over(way, &name, sending, begun + wait).await {
+                Sent::Response(response) => return Ok(response),
+                Sent::Failed(error) => return Err(error),
+                Sent::Unsent(unsent, _) => sending = unsent,
+                // Once: the connections that were idle are closed, and this one is new.
+                Sent::Frozen(error) => {
+                    sending = again.ok_or(error)?;
+                    until = Instant::now() + self.header_wait;
+                    break;
                 }
             }
-            Sent::Failed(error) | Sent::Frozen(error) => Err(error),
+        }
+        let way = self.open(pool, &host, &name, url, until).await?;
+        match self.send_over(way, &name, sending, until).await {
+            Sent::Response(response) => Ok(response),
+            Sent::Failed(error) | Sent::Frozen(error) | Sent::Unsent(_, error) => Err(error),
         }
     }
 
-    /// Sends a request. One that is `repeatable` may go over a connection that may be forgotten, and is waited for
-    /// there for `first_wait` only.
-    async fn send_once(
+    /// Opens a connection.
+    async fn open(
         &self,
         pool: &Pool,
-        host: &str,
-        mut request: Request<Full<Bytes>>,
-        repeatable: bool,
-        first_wait: Duration,
-    ) -> Sent {
-        let url = request.uri();
-        let scheme = url.scheme_str().unwrap_or_default();
-        let key = format!("{scheme}://{}", url.authority().map_or("", |authority| authority.as_str()));
-        let unreachable = |stage, why: String| Error::Unreachable { host: host.to_owned(), stage, why };
-        let (client, begun) = (pool.client(&key), Instant::now());
-        let captured = capture_connection(&mut request);
-        let mut unanswered =
-            Unanswered { open: &pool.open, host: &key, client: &client, captured, begun, is_answered: false };
-        let of_host = if repeatable { &client.repeatable } else { &client.once };
-        let mut answer = pin!(of_host.request(request));
-        let mut answered = timeout_at(begun + first_wait, &mut answer).await;
-        let may_be_forgotten =
-            |before| matches!(before, ConnectionBefore::Used { idle } if idle >= FORGOTTEN_IDLE_MIN);
-        if answered.is_err() && !may_be_forgotten(unanswered.before()) {
-            answered = timeout_at(begun + self.header_wait, &mut answer).await;
-        }
-        let failed = match answered {
-            Ok(Ok(response)) => {
-                let last_use = LastUse::of(&unanswered.captured);
-                last_use.iter().for_each(LastUse::record);
-                unanswered.is_answered = true;
-                drop(unanswered);
-                let (open, client) = (pool.open.clone(), Arc::clone(&client));
-                let watched = |body: Incoming| {
-                    if body.is_end_stream() {
-                        return Empty::new().map_err(|never| match never {}).boxed();
-                    }
-                    let body = body.map_err(BoxError::from).boxed();
-                    WatchedBody::new(body, open, key, client, last_use, self.idle_wait).boxed()
-                };
-                return Sent::Response(Box::new(response.map(watched)));
-            }
-            Ok(Err(error)) => Sent::Failed(error_of(host, &error, error.is_connect())),
+        host: &Arc<Host<Connection>>,
+        name: &str,
+        url: &Url,
+        until: Instant,
+    ) -> Result<Way, Error> {
+        let (begun, of) = (Instant::now(), host.belonging());
+        let opening = async {
+            let to = url[..Position::AfterQuery].parse::<Uri>()?;
+            Connection::over(pool.connector.open(to).await?).await.map_err(BoxError::from)
+        };
+        match timeout_at(until, Box::pin(opening)).await {
+            Ok(Ok(connection)) => Ok(Way { connection, of, idle: None }),
+            Ok(Err(error)) => Err(error_of(name, &*error, true)),
             Err(_) => {
-                let why = format!("no response within {:?}", begun.elapsed());
-                match unanswered.before() {
-                    ConnectionBefore::None => {
-                        Sent::Failed(unreachable(ConnectStage::Tls, format!("no connection: {why}")))
-                    }
-                    before if may_be_forgotten(before) => {
-                        Sent::Frozen(unreachable(ConnectStage::Timeout, why))
-                    }
-                    _ => Sent::Failed(unreachable(ConnectStage::Timeout, why)),
+                let why = format!("no connection: no response within {:?}", begun.elapsed());
+                Err(Error::Unreachable { host: name.to_owned(), stage: ConnectStage::Tls, why })
+            }
+        }
+    }
+
+    /// Sends a request over one connection, and waits for the head of its response.
+    async fn send_over(&self, way: Way, name: &str, request: HttpRequest, until: Instant) -> Sent {
+        let Way { mut connection, of, idle } = way;
+        let begun = Instant::now();
+        let unanswered = Unanswered { of: &of, begun, was_used: idle.is_some() };
+        let answered = timeout_at(until, connection.ask(request)).await;
+        // The caller is still there, and what follows says more than how long it waited.
+        std::mem::forget(unanswered);
+        let failed = match answered {
+            Ok(Ok(response)) => return Sent::Response(response.map(|body| self.body(connection, of, body))),
+            Ok(Err(mut error)) => {
+                let unsent = error.take_message();
+                let error = error_of(name, &error.into_error(), false);
+                match unsent {
+                    Some(request) => return Sent::Unsent(request, error),
+                    None => Sent::Failed(error),
                 }
             }
+            Err(_) => {
+                let why = format!("no response within {:?}", begun.elapsed());
+                let error = Error::Unreachable { host: name.to_owned(), stage: ConnectStage::Timeout, why };
+                if may_be_forgotten(idle) { Sent::Frozen(error) } else { Sent::Failed(error) }
+            }
         };
-        unanswered.is_answered = true;
-        if matches!(unanswered.before(), ConnectionBefore::Used { .. }) {
-            pool.open.close_idle(&key, &client);
+        if idle.is_some() {
+            of.close_idle();
         }
         failed
     }
 
-    fn http_request(&self, outgoing: OutgoingRequest<'_>) -> Result<Request<Full<Bytes>>, InvalidUri> {
-        let mut request = Request::new(Full::new(outgoing.body));
-        *request.method_mut() = outgoing.method;
-        *request.uri_mut() = outgoing.url.as_str().parse()?;
-        *request.headers_mut() = outgoing.headers;
-        let own = HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION")));
-        request.headers_mut().entry(USER_AGENT).or_insert(own);
-        if outgoing.url.scheme() == "http"
-            && let Some(proxy) = self.proxies.intercept(request.uri())
-            && let Some(auth) = proxy.basic_auth()
-        {
-            request.headers_mut().insert(PROXY_AUTHORIZATION, auth.clone());
+    /// The body of a response that came over a connection, which is kept once the body has come.
+    fn body(&self, mut connection: Connection, of: Belonging<Connection>, body: Incoming) -> ResponseBody {
+        let has_ended = body.is_end_stream();
+        // A short body came with its head.
+        if connection.is_open() {
+            of.keep(connection);
+        } else if !has_ended {
+            let of = of.clone();
+            tokio::spawn(async move {
+                if connection.finish().await {
+                    of.keep(connection);
+                }
+            });
         }
-        if let Some(token) = request.headers_mut().get_mut(AUTHORIZATION) {
-            token.set_sensitive(true);
+        if has_ended {
+            return Empty::new().map_err(|never| match never {}).boxed();
         }
-        Ok(request)
+        WatchedBody::new(body, of, self.idle_wait).boxed()
     }
+}
+
+/// A request that was sent and is not answered yet. Dropped after a while, by a caller that waits no longer, it closes
+/// the idle connections to its host, if its own was used before: the next request would only wait for the next one.
+struct Unanswered<'a> {
+    of: &'a Belonging<Connection>,
+    begun: Instant,
+    was_used: bool,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if self.was_used && self.begun.elapsed() >= FORGOTTEN_IDLE_MIN {
+            self.of.close_idle();
+        }
+    }
+}
+
+/// Whether what is between may have forgotten a connection that was idle for so long.
+fn may_be_forgotten(idle: Option<Duration>) -> bool {
+    idle.is_some_and(|idle| idle >= FORGOTTEN_IDLE_MIN)
 }
 
 impl SendRequest for Transport {
@@ -221,16 +262,15 @@ impl SendRequest for Transport {
 }
 
 impl Pools {
-    fn new(config: &Config, tls: TlsConfigs, proxies: &Arc<Matcher>, names: &Names) -> Self {
+    fn new(config: &Config, tls: TlsConfigs, proxies: &Option<Arc<Matcher>>, names: &Names) -> Self {
         let pool = |trust, tls: ClientConfig| {
-            let plain = Dialer::new(config, trust, Arc::clone(proxies), names.clone());
-            let connector = HttpsConnectorBuilder::new()
+            let dialer = Dialer::new(config, trust, proxies.clone(), names.clone());
+            let tls = HttpsConnectorBuilder::new()
                 .with_tls_config(tls)
                 .https_or_http()
                 .enable_http1()
-                .wrap_connector(plain.clone());
-            let connector = Connector { plain: plain.needs_no_tls().then_some(plain), tls: connector };
-            HostPools::new(connector, trust)
+                .wrap_connector(dialer.clone());
+            Pool { connector: Connector { dialer, tls }, hosts: Hosts::new(trust) }
         };
         Self {
             configured: pool(HostTrust::Configured, tls.configured),
@@ -239,30 +279,45 @@ impl Pools {
     }
 }
 
-/// TLS for `https`, except through a network of a test, whose connections are used as they are.
+/// Opens connections: with TLS for `https`, except through a network of a test, whose connections are used as they are.
 #[derive(Clone)]
 struct Connector {
-    plain: Option<Dialer>,
+    dialer: Dialer,
     tls: HttpsConnector<Dialer>,
 }
 
-impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<Stream>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.tls.poll_ready(cx)
+impl Connector {
+    async fn open(&self, to: Uri) -> Result<MaybeHttpsStream<Stream>, BoxError> {
+        let Self { mut dialer, mut tls } = self.clone();
+        if dialer.needs_no_tls() {
+            dialer.call(to).await.map(MaybeHttpsStream::Http)
+        } else {
+            tls.call(to).await
+        }
     }
 
-    fn call(&mut self, to: Uri) -> Self::Future {
-        match &mut self.plain {
-            Some(plain) => {
-                let opening = plain.call(to);
-                Box::pin(async move { opening.await.map(MaybeHttpsStream::Http) })
+    /// A request as it is sent: with the host in a field of its own, or to a proxy that reads it, in its address.
+    fn request(&self, outgoing: OutgoingRequest<'_>) -> Result<HttpRequest, http::Error> {
+        let url = outgoing.url;
+        let mut request = Request::new(Full::new(outgoing.body));
+        *request.method_mut() = outgoing.method;
+        *request.headers_mut() = outgoing.headers;
+        let own = HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION")));
+        request.headers_mut().entry(USER_AGENT).or_insert(own);
+        let host = HeaderValue::try_from(&url[Position::BeforeHost..Position::AfterPort])?;
+        request.headers_mut().entry(HOST).or_insert(host);
+        if let Some(proxy) = self.dialer.proxy_that_reads(url) {
+            *request.uri_mut() = url[..Position::AfterQuery].parse()?;
+            if let Some(login) = proxy.basic_auth() {
+                request.headers_mut().insert(PROXY_AUTHORIZATION, login.clone());
             }
-            None => Box::pin(self.tls.call(to)),
+        } else {
+            *request.uri_mut() = url[Position::BeforePath..Position::AfterQuery].parse()?;
         }
+        if let Some(token) = request.headers_mut().get_mut(AUTHORIZATION) {
+            token.set_sensitive(true);
+        }
+        Ok(request)
     }
 }
 
@@ -275,8 +330,8 @@ fn carries_login(headers: &HeaderMap) -> bool {
 /// The address that a URL has in the place of a name.
 fn literal_address(url: &Url) -> Option<IpAddr> {
     match url.host() {
-        Some(Host::Ipv4(v4)) => Some(v4.into()),
-        Some(Host::Ipv6(v6)) => Some(v6.into()),
+        Some(url::Host::Ipv4(v4)) => Some(v4.into()),
+        Some(url::Host::Ipv6(v6)) => Some(v6.into()),
         _ => None,
     }
 }

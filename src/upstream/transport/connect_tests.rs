@@ -18,6 +18,8 @@ struct Server {
     /// Connections opened so far, and how many of them a NAT has forgotten.
     opened: Arc<AtomicUsize>,
     forgotten: Arc<AtomicUsize>,
+    /// Whether it closes a connection once it has answered over it, without having said so.
+    hangs_up: bool,
 }
 
 impl Server {
@@ -40,6 +42,9 @@ impl Server {
             }
             // A client that has closed the connection needs no answer.
             let _ = connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+            if self.hangs_up {
+                return;
+            }
         }
     }
 }
@@ -160,6 +165,36 @@ async fn requests_that_are_sent_at_a_time_go_over_the_connections_of_those_befor
         futures_util::future::join_all(sending).await.into_iter().for_each(|sent| assert!(sent));
     }
     assert_eq!(server.opened.load(Ordering::SeqCst), 32, "connections were closed that were needed again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_over_a_connection_that_the_registry_has_closed() {
+    for (login, is_for_token) in [(None, false), (Some("Basic dTpw"), false), (None, true)] {
+        let server = Server {
+            answers_after: Arc::new(Mutex::new(Some(Duration::from_millis(10)))),
+            hangs_up: true,
+            ..Server::default()
+        };
+        let config = Config { reach: Reach::through(Arc::new(server.clone())), ..Config::default() };
+        let transport = Transport::new(&config).unwrap();
+        for _ in 0..5 {
+            assert!(send(&transport, login, is_for_token).await, "{login:?}");
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(server.opened.load(Ordering::SeqCst), 5);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_without_a_body_costs_no_task_of_its_own() {
+    let (transport, server) = with_connections(None, false).await;
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let before = metrics.num_alive_tasks();
+    for _ in 0..20 {
+        assert!(send(&transport, None, false).await);
+    }
+    assert_eq!(metrics.num_alive_tasks(), before);
+    assert_eq!(server.opened.load(Ordering::SeqCst), 6);
 }
 
 #[test]

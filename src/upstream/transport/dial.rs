@@ -21,17 +21,17 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
-use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower::Service;
+use url::{Position, Url};
 
-use crate::upstream::config::Config;
+use crate::upstream::config::{Config, Proxy};
 use crate::upstream::error::BoxError;
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::names::{LookUpError, Names};
 use crate::upstream::transport::network::{Io, Network};
-use crate::upstream::transport::pool::LastUse;
 
 /// The longest wait for DNS.
 const NAME_WAIT: Duration = Duration::from_secs(3);
@@ -122,13 +122,19 @@ impl Service<Name> for Resolver {
 pub(crate) struct Dialer {
     direct: HttpConnector<Resolver>,
     to_proxy: HttpConnector<Resolver>,
-    proxies: Arc<Matcher>,
+    /// `None` without any.
+    proxies: Option<Arc<Matcher>>,
     resolver: Resolver,
     wait: Duration,
 }
 
 impl Dialer {
-    pub(crate) fn new(config: &Config, trust: HostTrust, proxies: Arc<Matcher>, names: Names) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        trust: HostTrust,
+        proxies: Option<Arc<Matcher>>,
+        names: Names,
+    ) -> Self {
         let resolver = |trust| Resolver { trust, names: names.clone() };
         let connector = |trust| {
             let mut connector = HttpConnector::new_with_resolver(resolver(trust));
@@ -143,18 +149,29 @@ impl Dialer {
         Self { direct, to_proxy, proxies, resolver: resolver(trust), wait: config.timeouts.connect }
     }
 
+    /// The proxy that reads requests to `url` itself; `None` where the host reads them, which a tunnel of a proxy may
+    /// lead to.
+    pub(crate) fn proxy_that_reads(&self, url: &Url) -> Option<Intercept> {
+        if url.scheme() == "https" || self.resolver.names.reach().other().is_some() {
+            return None;
+        }
+        self.proxies.as_ref()?.intercept(&url[..Position::AfterQuery].parse().ok()?)
+    }
+
     /// Whether connections are taken as they are, `https` or not.
     pub(crate) fn needs_no_tls(&self) -> bool {
         self.resolver.names.reach().other().is_some()
     }
 }
 
-/// The proxies of the environment; loopback is never proxied, as in Go's clients.
-pub(crate) fn proxies(config: &Config) -> Arc<Matcher> {
-    let no = format!("localhost,127.0.0.0/8,::1,{}", config.proxy.no);
-    Arc::new(
-        Matcher::builder().http(config.proxy.http.as_str()).https(config.proxy.https.as_str()).no(no).build(),
-    )
+/// The proxies of the environment; loopback is never proxied, as in Go's clients. `None` where there are none.
+pub(crate) fn proxies(config: &Config) -> Option<Arc<Matcher>> {
+    let Proxy { http, https, no } = &config.proxy;
+    if http.is_empty() && https.is_empty() {
+        return None;
+    }
+    let no = format!("localhost,127.0.0.0/8,::1,{no}");
+    Some(Arc::new(Matcher::builder().http(http.as_str()).https(https.as_str()).no(no).build()))
 }
 
 impl Service<Uri> for Dialer {
@@ -172,23 +189,22 @@ impl Service<Uri> for Dialer {
             let opening = open(Arc::clone(network), self.resolver.clone(), to, self.wait);
             return Box::pin(opening);
         }
-        let proxy = self.proxies.intercept(&to);
+        let proxy = self.proxies.as_ref().and_then(|proxies| proxies.intercept(&to));
         Box::pin(async move {
             let Some(proxy) = proxy else {
-                return Ok(Stream { io: Kind::Tcp(direct.call(to).await?), proxied: false });
+                return Ok(Stream::Tcp(direct.call(to).await?));
             };
             if proxy.uri().scheme_str() != Some("http") {
                 return Err("only http:// proxies are supported".into());
             }
             if to.scheme_str() != Some("https") {
-                let io = Kind::Tcp(to_proxy.call(proxy.uri().clone()).await?);
-                return Ok(Stream { io, proxied: true });
+                return Ok(Stream::Tcp(to_proxy.call(proxy.uri().clone()).await?));
             }
             let mut tunnel = Tunnel::new(proxy.uri().clone(), to_proxy);
             if let Some(auth) = proxy.basic_auth() {
                 tunnel = tunnel.with_auth(auth.clone());
             }
-            Ok(Stream { io: Kind::Tcp(tunnel.call(to).await?), proxied: false })
+            Ok(Stream::Tcp(tunnel.call(to).await?))
         })
     }
 }
@@ -210,7 +226,7 @@ async fn open(
     for address in addresses {
         let connecting = network.connect((address.ip(), port).into(), &host);
         match tokio::time::timeout(wait, connecting).await {
-            Ok(Ok(io)) => return Ok(Stream { io: Kind::Other(TokioIo::new(io)), proxied: false }),
+            Ok(Ok(io)) => return Ok(Stream::Other(TokioIo::new(io))),
             Ok(Err(error)) => last = error.into(),
             Err(elapsed) => last = elapsed.into(),
         }
@@ -218,23 +234,17 @@ async fn open(
     Err(last)
 }
 
-/// A connection that knows whether requests on it go to a proxy and need the absolute form.
-pub(crate) struct Stream {
-    io: Kind,
-    proxied: bool,
-}
-
-enum Kind {
+/// A connection to a host or a proxy, before TLS.
+pub(crate) enum Stream {
+    /// Over the machine's network.
     Tcp(TokioIo<TcpStream>),
+    /// Over another one.
     Other(TokioIo<Box<dyn Io>>),
 }
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        match &self.io {
-            Kind::Tcp(io) => io.connected().proxy(self.proxied).extra(LastUse::default()),
-            Kind::Other(_) => Connected::new().extra(LastUse::default()),
-        }
+        Connected::new()
     }
 }
 
@@ -244,32 +254,32 @@ impl Read for Stream {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Kind::Tcp(io) => Pin::new(io).poll_read(cx, buffer),
-            Kind::Other(io) => Pin::new(io).poll_read(cx, buffer),
+        match &mut *self {
+            Self::Tcp(io) => Pin::new(io).poll_read(cx, buffer),
+            Self::Other(io) => Pin::new(io).poll_read(cx, buffer),
         }
     }
 }
 
 impl Write for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.io {
-            Kind::Tcp(io) => Pin::new(io).poll_write(cx, bytes),
-            Kind::Other(io) => Pin::new(io).poll_write(cx, bytes),
+        match &mut *self {
+            Self::Tcp(io) => Pin::new(io).poll_write(cx, bytes),
+            Self::Other(io) => Pin::new(io).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Kind::Tcp(io) => Pin::new(io).poll_flush(cx),
-            Kind::Other(io) => Pin::new(io).poll_flush(cx),
+        match &mut *self {
+            Self::Tcp(io) => Pin::new(io).poll_flush(cx),
+            Self::Other(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Kind::Tcp(io) => Pin::new(io).poll_shutdown(cx),
-            Kind::Other(io) => Pin::new(io).poll_shutdown(cx),
+        match &mut *self {
+            Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Other(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

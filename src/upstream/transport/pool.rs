@@ -1,26 +1,18 @@
-//! Connections that stay open between requests, kept by host, so that all idle ones to a host can be closed together.
+//! Connections that stay open between requests, by host.
 //!
 //! A NAT or a firewall that forgets its connections leaves all of them open at both ends and dead between: the first
-//! that does not answer says that of the others. Deliberately not here: which requests are repeated (`connect`).
+//! that does not answer says that of the others, so that all idle ones to a host can be closed together. The one that
+//! was used last is used next, and the others reach their end.
+//!
+//! Deliberately not here: what a connection is (`connection`), and which requests are repeated (`connect`).
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
-use http_body_util::combinators::BoxBody;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{CaptureConnection, Connect};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::support::bounded_map::BoundedMap;
-use crate::support::deadline::Deadline;
-use crate::upstream::error::BoxError;
 use crate::upstream::transport::address::HostTrust;
 
 /// Idle connections that stay open to one host that the configuration names: as many as questions are asked at a time
@@ -29,212 +21,220 @@ const CONFIGURED_IDLE_MAX: usize = 64;
 /// Idle connections that stay open to one other host, of which strangers can name many.
 const UNTRUSTED_IDLE_MAX: usize = 8;
 /// How long an idle connection stays open: registries close theirs after about a minute.
-const IDLE_TIME: Duration = Duration::from_secs(50);
+pub(super) const IDLE_TIME: Duration = Duration::from_secs(50);
+/// How often those are closed that were idle for long enough, and those that the other side has closed.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Hosts with idle connections at most; those of one that is forgotten are closed.
 const HOSTS_MAX: usize = 1_024;
-/// Fields of a response head at most.
-const HEADERS_MAX: usize = 128;
-/// Bytes of a response head at most, and of one read of a body.
-const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
-/// A connection that was idle for this long may have been forgotten by what is between; a NAT forgets none faster.
-pub(super) const FORGOTTEN_IDLE_MIN: Duration = Duration::from_secs(5);
-
-/// The clients of one host, with their connections.
-pub(super) type HostClient<C> = Arc<HostClients<C>>;
-
-/// One client for requests that may be sent twice, and one for those that may not: that one has no connection that may
-/// be forgotten.
-pub(super) struct HostClients<C> {
-    pub(super) repeatable: Client<C, Full<Bytes>>,
-    pub(super) once: Client<C, Full<Bytes>>,
+/// A connection that can be kept.
+pub(super) trait Keepable: Send + 'static {
+    /// Whether a request can be sent over it. Does not wait.
+    fn is_open(&mut self) -> bool;
 }
 
 /// The connections to all hosts of one trust.
-pub(super) struct HostPools<C> {
-    connector: C,
+pub(super) struct Hosts<T> {
+    by_name: Mutex<BoundedMap<String, Arc<Host<T>>>>,
     idle_max: usize,
-    pub(super) open: OpenHosts<C>,
 }
 
-/// The hosts to which there are connections, by scheme, host and port. Cheap to clone.
-pub(super) struct OpenHosts<C>(Arc<Mutex<BoundedMap<String, HostClient<C>>>>);
+/// The idle connections to one host.
+pub(super) struct Host<T> {
+    name: String,
+    idle_max: usize,
+    kept: Mutex<Kept<T>>,
+}
 
-impl<C> Clone for OpenHosts<C> {
+struct Kept<T> {
+    /// Counts how often they were closed together.
+    period: u64,
+    /// In the order in which they became idle, with the time.
+    idle: Vec<(Instant, T)>,
+    is_swept: bool,
+}
+
+/// Says to which host a connection goes back, and since when it counts as one of its connections: not after all of
+/// these were closed together.
+pub(super) struct Belonging<T> {
+    host: Arc<Host<T>>,
+    period: u64,
+}
+
+impl<T> Clone for Belonging<T> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self { host: Arc::clone(&self.host), period: self.period }
     }
 }
 
-impl<C: Connect + Clone> HostPools<C> {
-    pub(super) fn new(connector: C, trust: HostTrust) -> Self {
+impl<T: Keepable> Hosts<T> {
+    pub(super) fn new(trust: HostTrust) -> Self {
         let idle_max = match trust {
             HostTrust::Configured => CONFIGURED_IDLE_MAX,
             HostTrust::Untrusted => UNTRUSTED_IDLE_MAX,
         };
-        let open = OpenHosts(Arc::new(Mutex::new(BoundedMap::new(HOSTS_MAX))));
-        Self { connector, idle_max, open }
+        Self { by_name: Mutex::new(BoundedMap::new(HOSTS_MAX)), idle_max }
     }
 
-    /// The clients for a host.
-    pub(super) fn client(&self, host: &str) -> HostClient<C> {
-        let client = |idle_time| {
-            Client::builder(TokioExecutor::new())
-                .pool_idle_timeout(idle_time)
-                .pool_timer(TokioTimer::new())
-                .pool_max_idle_per_host(self.idle_max)
-                .http1_max_headers(HEADERS_MAX)
-                .http1_max_buf_size(BUFFER_BYTES_MAX)
-                .build(self.connector.clone())
-        };
-        let new =
-            || Arc::new(HostClients { repeatable: client(IDLE_TIME), once: client(FORGOTTEN_IDLE_MIN) });
-        Arc::clone(self.open.0.lock().get_or_insert_with(host.to_owned(), new))
-    }
-}
-
-impl<C> OpenHosts<C> {
-    /// Closes the idle connections to a host, unless that happened since `client` was given out. Requests that are
-    /// under way go on.
-    pub(super) fn close_idle(&self, host: &str, client: &HostClient<C>) {
-        let mut clients = self.0.lock();
-        if clients.peek(host).is_some_and(|current| Arc::ptr_eq(current, client)) {
-            clients.remove(host);
-            tracing::debug!(host, "idle connections are closed: one of them did not answer");
+    /// The host of a scheme, a name and a port.
+    pub(super) fn host(&self, name: &str) -> Arc<Host<T>> {
+        let mut hosts = self.by_name.lock();
+        if let Some(host) = hosts.get(name) {
+            return Arc::clone(host);
         }
+        let kept = Mutex::new(Kept { period: 0, idle: Vec::new(), is_swept: false });
+        let host = Arc::new(Host { name: name.to_owned(), idle_max: self.idle_max, kept });
+        hosts.insert(name.to_owned(), Arc::clone(&host));
+        host
     }
 }
 
-/// The connection of a request, as it was before the request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ConnectionBefore {
-    /// There is no connection yet.
-    None,
-    /// No request was sent over it.
-    New,
-    /// It was used before, and idle for this long.
-    Used { idle: Duration },
-}
-
-/// A request that was sent and is not answered yet. Dropped after a while, by a caller that waits no longer, it closes
-/// the idle connections to its host, if its own was used before: the next request would only wait for the next one.
-pub(super) struct Unanswered<'a, C> {
-    pub(super) open: &'a OpenHosts<C>,
-    pub(super) host: &'a str,
-    pub(super) client: &'a HostClient<C>,
-    pub(super) captured: CaptureConnection,
-    pub(super) begun: Instant,
-    pub(super) is_answered: bool,
-}
-
-impl<C> Unanswered<'_, C> {
-    /// What its connection was before.
-    pub(super) fn before(&self) -> ConnectionBefore {
-        LastUse::before(&self.captured, self.begun)
-    }
-}
-
-impl<C> Drop for Unanswered<'_, C> {
-    fn drop(&mut self) {
-        let was_waited_for = self.begun.elapsed() >= FORGOTTEN_IDLE_MIN;
-        if !self.is_answered && was_waited_for && matches!(self.before(), ConnectionBefore::Used { .. }) {
-            self.open.close_idle(self.host, self.client);
-        }
-    }
-}
-
-/// Travels with a connection: when an answer was last received over it; `None` before the first.
-#[derive(Clone, Default)]
-pub(super) struct LastUse(Arc<Mutex<Option<Instant>>>);
-
-impl LastUse {
-    /// Of the connection of a request; `None` while there is no connection.
-    pub(super) fn of(captured: &CaptureConnection) -> Option<Self> {
-        let mut extras = http::Extensions::new();
-        captured.connection_metadata().as_ref()?.get_extras(&mut extras);
-        extras.remove::<Self>()
-    }
-
-    /// What the connection of a request that began at `begun` and was not answered yet was before the request.
-    pub(super) fn before(captured: &CaptureConnection, begun: Instant) -> ConnectionBefore {
-        let Some(Self(last)) = Self::of(captured) else { return ConnectionBefore::None };
-        let last = *last.lock();
-        last.map_or(ConnectionBefore::New, |last| ConnectionBefore::Used { idle: begun - last })
-    }
-
-    /// Records that a response, or a part of one, was received.
-    pub(super) fn record(&self) {
-        *self.0.lock() = Some(Instant::now());
-    }
-}
-
-/// The body of a response. When it has brought nothing for almost as long as its reader waits, the host's idle
-/// connections are closed, so that what is asked for next is asked over a new one.
-pub(super) struct WatchedBody<C> {
-    body: BoxBody<Bytes, BoxError>,
-    open: OpenHosts<C>,
-    host: String,
-    client: HostClient<C>,
-    last_use: Option<LastUse>,
-    wait: Duration,
-    /// Whether the next frame is waited for.
-    is_waiting: bool,
-    /// When it is late; `None` before the first that was waited for.
-    late: Option<Deadline>,
-}
-
-impl<C> WatchedBody<C> {
-    /// Watches a body that came over a connection of `client`; its reader waits for `idle` for each frame.
-    pub(super) fn new(
-        body: BoxBody<Bytes, BoxError>,
-        open: OpenHosts<C>,
-        host: String,
-        client: HostClient<C>,
-        last_use: Option<LastUse>,
-        idle: Duration,
-    ) -> Self {
-        let wait = idle.mul_f64(0.9);
-        Self { body, open, host, client, last_use, wait, is_waiting: false, late: None }
-    }
-
-    fn wait_for_a_frame(&mut self, cx: &mut Context<'_>) {
-        let until = || Instant::now() + self.wait;
-        let late = self.late.get_or_insert_with(|| Deadline::at(until()));
-        if !std::mem::replace(&mut self.is_waiting, true) {
-            late.set(until());
-        }
-        while late.poll(cx).is_ready() {
-            self.open.close_idle(&self.host, &self.client);
-            late.set(until());
-        }
-    }
-}
-
-impl<C: Unpin> Body for WatchedBody<C> {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if polled.is_pending() {
-            self.wait_for_a_frame(cx);
-        } else {
-            self.is_waiting = false;
-            if let Some(last_use) = &self.last_use {
-                last_use.record();
+impl<T: Keepable> Host<T> {
+    /// An open connection that is idle for less than `idle_max`, and for how long it is.
+    pub(super) fn take(self: &Arc<Self>, idle_max: Duration) -> Option<(T, Duration, Belonging<T>)> {
+        loop {
+            let (mut connection, idle, period) = {
+                let mut kept = self.kept.lock();
+                let idle = kept.idle.last()?.0.elapsed();
+                if idle >= idle_max {
+                    return None;
+                }
+                (kept.idle.pop()?.1, idle, kept.period)
+            };
+            if connection.is_open() {
+                return Some((connection, idle, Belonging { host: Arc::clone(self), period }));
             }
         }
-        polled
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+    /// Where a connection belongs that is opened now.
+    pub(super) fn belonging(self: &Arc<Self>) -> Belonging<T> {
+        let period = self.kept.lock().period;
+        Belonging { host: Arc::clone(self), period }
     }
 
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    /// Closes what was idle for long enough or is closed at the other side; whether nothing is left to look after.
+    fn sweep(&self) -> bool {
+        let mut kept = self.kept.lock();
+        kept.idle.retain_mut(|(since, connection)| since.elapsed() < IDLE_TIME && connection.is_open());
+        kept.is_swept = !kept.idle.is_empty();
+        !kept.is_swept
+    }
+}
+
+impl<T: Keepable> Belonging<T> {
+    /// Keeps a connection that was used, for the next request to its host, if there is a place for it.
+    pub(super) fn keep(&self, connection: T) {
+        let mut kept = self.host.kept.lock();
+        if kept.period != self.period || kept.idle.len() >= self.host.idle_max {
+            return;
+        }
+        kept.idle.push((Instant::now(), connection));
+        if !std::mem::replace(&mut kept.is_swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(&self.host)));
+        }
+    }
+
+    /// Closes the idle connections to the host, unless that happened since this one was taken or opened. Requests that
+    /// are under way go on.
+    pub(super) fn close_idle(&self) {
+        let mut kept = self.host.kept.lock();
+        if kept.period == self.period {
+            kept.period += 1;
+            kept.idle.clear();
+            tracing::debug!(host = self.host.name, "idle connections are closed: one of them did not answer");
+        }
+    }
+}
+
+/// Looks after the idle connections of a host until there are none.
+async fn sweep<T: Keepable>(host: Weak<Host<T>>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        if host.upgrade().is_none_or(|host| host.sweep()) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// A connection, and whether its other side has closed it.
+    #[derive(Default, Clone)]
+    struct Fake(Arc<AtomicBool>);
+
+    impl Keepable for Fake {
+        fn is_open(&mut self) -> bool {
+            !self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    impl Fake {
+        fn is_kept(&self) -> bool {
+            Arc::strong_count(&self.0) > 1
+        }
+    }
+
+    fn host() -> Arc<Host<Fake>> {
+        Hosts::new(HostTrust::Untrusted).host("http://reg.test")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_one_that_is_open_is_used_next_and_none_that_is_idle_for_too_long() {
+        let (host, [first, second, third]) = (host(), <[Fake; 3]>::default());
+        for connection in [&first, &second, &third] {
+            host.belonging().keep(connection.clone());
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        third.0.store(true, Ordering::Relaxed);
+        assert!(host.take(Duration::from_secs(1)).is_none());
+        let (taken, idle, _) = host.take(Duration::from_secs(10)).unwrap();
+        assert!(Arc::ptr_eq(&taken.0, &second.0) && !third.is_kept());
+        assert_eq!(idle, Duration::from_secs(2));
+        assert!(host.take(Duration::from_secs(3)).is_none(), "the first is idle for three seconds");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_idle_for_long_and_what_the_other_side_closed_is_closed_without_a_request() {
+        let (host, [old, closed, young]) = (host(), <[Fake; 3]>::default());
+        host.belonging().keep(old.clone());
+        tokio::time::sleep(Duration::from_secs(45)).await;
+        host.belonging().keep(closed.clone());
+        host.belonging().keep(young.clone());
+        closed.0.store(true, Ordering::Relaxed);
+        tokio::time::sleep(SWEEP_EVERY + Duration::from_secs(1)).await;
+        assert_eq!([&old, &closed, &young].map(Fake::is_kept), [false, false, true]);
+        tokio::time::sleep(IDLE_TIME).await;
+        assert!(!young.is_kept());
+        let again = Fake::default();
+        host.belonging().keep(again.clone());
+        tokio::time::sleep(IDLE_TIME + SWEEP_EVERY).await;
+        assert!(!again.is_kept(), "nothing looks after what is kept after a time without any");
+    }
+
+    #[tokio::test]
+    async fn those_that_are_closed_together_are_closed_once_and_do_not_come_back() {
+        let (host, [idle, under_way, new]) = (host(), <[Fake; 3]>::default());
+        host.belonging().keep(idle.clone());
+        let before = host.belonging();
+        before.close_idle();
+        before.keep(under_way.clone());
+        assert!(!idle.is_kept() && !under_way.is_kept());
+        host.belonging().keep(new.clone());
+        before.close_idle();
+        assert!(new.is_kept(), "closed for a connection of the time before");
+    }
+
+    #[tokio::test]
+    async fn so_many_stay_open_to_a_host() {
+        let (host, many) = (host(), Fake::default());
+        for _ in 0..UNTRUSTED_IDLE_MAX + 5 {
+            host.belonging().keep(many.clone());
+        }
+        assert_eq!(Arc::strong_count(&many.0), UNTRUSTED_IDLE_MAX + 1);
     }
 }
