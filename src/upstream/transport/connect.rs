@@ -19,15 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::header::{AUTHORIZATION, HOST, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
-use http::{HeaderMap, Method, Request, Response, Uri};
-use http_body_util::{BodyExt, Empty, Full};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method, Response, Uri};
+use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Incoming};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::proxy::matcher::Matcher;
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
-use tower::Service;
 use url::{Position, Url};
 
 use crate::reference::Registry;
@@ -37,8 +35,9 @@ use crate::upstream::config::{Config, Timeouts};
 use crate::upstream::error::{BoxError, ConnectStage, Error, NodeLimit, root_cause};
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
-use crate::upstream::transport::connection::{Connection, HttpRequest};
-use crate::upstream::transport::dial::{AddressRefused, Dialer, NameFailed, NameNotAsked, Stream, proxies};
+use crate::upstream::transport::connection::Connection;
+use crate::upstream::transport::connector::{Connector, HttpRequest};
+use crate::upstream::transport::dial::{AddressRefused, Dialer, NameFailed, NameNotAsked, proxies};
 use crate::upstream::transport::names::Names;
 use crate::upstream::transport::pool::{Belonging, Host, Hosts, IDLE_TIME, Keepable};
 use crate::upstream::transport::send::{OutgoingRequest, SendRequest};
@@ -265,59 +264,12 @@ impl Pools {
     fn new(config: &Config, tls: TlsConfigs, proxies: &Option<Arc<Matcher>>, names: &Names) -> Self {
         let pool = |trust, tls: ClientConfig| {
             let dialer = Dialer::new(config, trust, proxies.clone(), names.clone());
-            let tls = HttpsConnectorBuilder::new()
-                .with_tls_config(tls)
-                .https_or_http()
-                .enable_http1()
-                .wrap_connector(dialer.clone());
-            Pool { connector: Connector { dialer, tls }, hosts: Hosts::new(trust) }
+            Pool { connector: Connector::new(dialer, tls), hosts: Hosts::new(trust) }
         };
         Self {
             configured: pool(HostTrust::Configured, tls.configured),
             untrusted: pool(HostTrust::Untrusted, tls.untrusted),
         }
-    }
-}
-
-/// Opens connections: with TLS for `https`, except through a network of a test, whose connections are used as they are.
-#[derive(Clone)]
-struct Connector {
-    dialer: Dialer,
-    tls: HttpsConnector<Dialer>,
-}
-
-impl Connector {
-    async fn open(&self, to: Uri) -> Result<MaybeHttpsStream<Stream>, BoxError> {
-        let Self { mut dialer, mut tls } = self.clone();
-        if dialer.needs_no_tls() {
-            dialer.call(to).await.map(MaybeHttpsStream::Http)
-        } else {
-            tls.call(to).await
-        }
-    }
-
-    /// A request as it is sent: with the host in a field of its own, or to a proxy that reads it, in its address.
-    fn request(&self, outgoing: OutgoingRequest<'_>) -> Result<HttpRequest, http::Error> {
-        let url = outgoing.url;
-        let mut request = Request::new(Full::new(outgoing.body));
-        *request.method_mut() = outgoing.method;
-        *request.headers_mut() = outgoing.headers;
-        let own = HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION")));
-        request.headers_mut().entry(USER_AGENT).or_insert(own);
-        let host = HeaderValue::try_from(&url[Position::BeforeHost..Position::AfterPort])?;
-        request.headers_mut().entry(HOST).or_insert(host);
-        if let Some(proxy) = self.dialer.proxy_that_reads(url) {
-            *request.uri_mut() = url[..Position::AfterQuery].parse()?;
-            if let Some(login) = proxy.basic_auth() {
-                request.headers_mut().insert(PROXY_AUTHORIZATION, login.clone());
-            }
-        } else {
-            *request.uri_mut() = url[Position::BeforePath..Position::AfterQuery].parse()?;
-        }
-        if let Some(token) = request.headers_mut().get_mut(AUTHORIZATION) {
-            token.set_sensitive(true);
-        }
-        Ok(request)
     }
 }
 

@@ -1,8 +1,8 @@
 //! One HTTP/1.1 connection to a host.
 //!
-//! hyper's client has two halves: one takes requests, the other reads and writes the socket and has to be polled for it.
-//! While a response's head is waited for, the task that asks polls both, so that a question without a body costs no
-//! second task, and no other is woken. While a body comes, a task of the connection polls: a slow reader must not keep
+//! hyper's client has two halves: one takes requests, the other reads and writes the socket, for which it is polled.
+//! While a response's head is waited for, the task that asks polls both: a question without a body costs no second
+//! task, and no other is woken. While a body comes, a task of the connection polls: a reader that is slow must not keep
 //! the connection from being read.
 //!
 //! Deliberately not here: which connections stay open (`pool`), and how long an answer is waited for (`connect`).
@@ -12,14 +12,13 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Response;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper_rustls::MaybeHttpsStream;
 
-use crate::upstream::transport::dial::Stream;
+use crate::upstream::transport::connector::{HttpRequest, Socket};
 use crate::upstream::transport::pool::Keepable;
 
 /// Fields of a response head at most.
@@ -27,27 +26,24 @@ const HEADERS_MAX: usize = 128;
 /// Bytes of a response head at most, and of one read of a body.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
-/// A request as it is sent.
-pub(super) type HttpRequest = Request<Full<Bytes>>;
-
 /// A connection over which one request at a time is sent.
 pub(super) struct Connection(Box<Halves>);
 
 struct Halves {
     sender: SendRequest<Full<Bytes>>,
     /// `None` once the connection has ended.
-    driver: Option<http1::Connection<MaybeHttpsStream<Stream>, Full<Bytes>>>,
+    driver: Option<http1::Connection<Socket, Full<Bytes>>>,
 }
 
 impl Connection {
-    /// HTTP over `stream`.
+    /// HTTP over `socket`.
     ///
     /// # Errors
     /// None so far; hyper leaves room for one.
-    pub(super) async fn over(stream: MaybeHttpsStream<Stream>) -> hyper::Result<Self> {
+    pub(super) async fn over(socket: Socket) -> hyper::Result<Self> {
         let mut settings = http1::Builder::new();
         settings.max_headers(HEADERS_MAX).max_buf_size(BUFFER_BYTES_MAX);
-        let (sender, driver) = settings.handshake(stream).await?;
+        let (sender, driver) = settings.handshake(socket).await?;
         Ok(Self(Box::new(Halves { sender, driver: Some(driver) })))
     }
 

@@ -6,6 +6,7 @@ pub(crate) mod client;
 pub(crate) mod configured;
 pub(crate) mod connect;
 mod connection;
+mod connector;
 pub(crate) mod dial;
 mod last_addresses;
 mod names;
