@@ -30,11 +30,9 @@ use crate::support::body_chunk::{BodyChunk, Refetched};
 use crate::support::shutdown::Shutdown;
 use crate::support::tasks::Tasks;
 
-/// Bytes of a request head at most; hyper's least is 8 KiB.
+/// Bytes of a request head at most; hyper's least is 8 KiB. Its fields are 100 at most, and more are answered with 431:
+/// hyper's own bound, which is left unsaid, since a bound that is said makes it fill in room for as many each time.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Fields of a request head at most: what Apache takes, and what hyper reads without the heap. More are answered
-/// with 431.
-const HEADERS_MAX: usize = 100;
 /// How long a client that connected just before a stop, or over a limit, may take to send its first byte.
 const FIRST_BYTE_WAIT: Duration = Duration::from_millis(500);
 /// How long an idle connection stays open in a stop: a request that is on its way is answered. As long as a listener
@@ -112,7 +110,6 @@ pub(super) async fn serve(
             // `Timed` bounds heads and idling, and distinguishes them.
             .header_read_timeout(None)
             .max_buf_size(HEAD_BYTES_MAX)
-            .max_headers(HEADERS_MAX)
             .serve_connection(io, service)
     );
     let ended = tokio::select! {

@@ -21,9 +21,8 @@ use hyper::client::conn::http1::{self, SendRequest};
 use crate::upstream::transport::connector::{HttpRequest, Socket};
 use crate::upstream::transport::pool::Keepable;
 
-/// Fields of a response head at most.
-const HEADERS_MAX: usize = 128;
-/// Bytes of a response head at most, and of one read of a body.
+/// Bytes of a response head at most, and of one read of a body. The fields of a head are 100 at most: hyper's own bound,
+/// which is left unsaid, since it takes room for a bound that is said from the heap.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
 /// A connection over which one request at a time is sent.
@@ -42,7 +41,7 @@ impl Connection {
     /// None so far; hyper leaves room for one.
     pub(super) async fn over(socket: Socket) -> hyper::Result<Self> {
         let mut settings = http1::Builder::new();
-        settings.max_headers(HEADERS_MAX).max_buf_size(BUFFER_BYTES_MAX);
+        settings.max_buf_size(BUFFER_BYTES_MAX);
         let (sender, driver) = settings.handshake(socket).await?;
         Ok(Self(Box::new(Halves { sender, driver: Some(driver) })))
     }
