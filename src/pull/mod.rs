@@ -46,7 +46,7 @@ use tokio::time::Instant;
 
 pub use access::known_rights::KnownRight;
 pub use answer::{AnswerSource, ManifestAnswer, Stale};
-pub use blob::blob_body::BlobBody;
+pub use blob::body::BlobBody;
 pub use blob::{BlobAnswer, BlobRange, BlobSize};
 pub use config::{Config, Freshness, Policy, Rule, Rules, TagTtl, Terms, pattern_of};
 pub use context::{Caller, Priority, PullContext, RequestId};

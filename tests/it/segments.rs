@@ -74,7 +74,7 @@ impl Scene {
 async fn a_slow_download_gets_more_connections_and_no_byte_is_fetched_twice() {
     let scene = scene(|_| Fault::Slow(PACE)).await;
     scene.pull().await;
-    // The number of connections depends on their speed, and so on the machine: `pull::blob::concurrency` has tests of it.
+    // The number of connections depends on their speed, and so on the machine: `pull::blob::fill::concurrency` has tests of it.
     assert!(scene.parts().await >= 1.0);
     let more = scene.received().await / SIZE as f64;
     assert!((1.0..1.01).contains(&more), "{more} times the blob");

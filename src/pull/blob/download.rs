@@ -9,12 +9,12 @@ use tokio::sync::watch;
 use tracing::{Instrument, Span};
 
 use super::fill::Filler;
+use super::flight::progress::Progress;
 use super::flight::{Flight, Flights, Leader, Role, Sharing};
+use super::past_the_disk::memory::WINDOWS_MAX;
 use super::places::{Places, Shares};
-use super::progress::Progress;
 use super::room::Room;
 use super::stored::{StoredBlob, StoredBlobs};
-use super::window_memory::WINDOWS_MAX;
 use crate::pull::access::Access;
 use crate::pull::access::rights::Use;
 use crate::pull::answer::AnswerSource;

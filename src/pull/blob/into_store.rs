@@ -7,7 +7,7 @@ use super::Blobs;
 use super::concerns_leader_only;
 use super::download::{Download, Followed};
 use super::flight::Sharing;
-use super::progress::Progress;
+use super::flight::progress::Progress;
 use crate::pull::answer::AnswerSource;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;

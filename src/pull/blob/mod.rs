@@ -1,82 +1,55 @@
 //! Blobs: served from the store where the caller may read them, else downloaded once and followed by every reader.
 //!
 //! ```text
-//! stored        on disk, and this caller may read it?
-//! begun         what a client has parts of: an outage of upstream is waited through
-//! parts         a small part of a blob: kept, else fetched once
-//!   byte_range  whether it is fetched alone (wanted)
-//!   partial     what is kept of such parts (part_fetch), for those for whom the registry vouches (vouched)
-//! first_bytes   when an answer may begin that follows a download
-//! download      join the flight, or lead it (flight)
-//!   places      how many there may be, for one registry and in all
-//!   fill        upstream -> store: room, bound, write, hash, verify, commit
-//!     prepared  its file, made while the registry is asked
-//!     delivery  after wrong content: another endpoint, or one connection instead of several
-//!     transfer  one connection, or several (segments, concurrency), yielding by priority
-//!       source  asks for the blob (blob_request): the shared tier where the registry confirms it (tiered), else the
-//!               registry
-//!         upstream_body  the bytes, resumed where they break off (resume)
-//!       piece_queue    what was received, on its way to the writer, within the memory of all downloads (fill_memory)
-//!     writer    the thread that writes, publishes and hashes
-//!     shared_copy  what the shared tier lacks is copied there
-//!     detached  what the disk does not take (rest): through a window, shared by its clients (window_state), in a
-//!               bounded memory (window_memory)
-//! blob_body     the bytes of an answer, wherever they come from (read_parts: from kept parts)
-//!   follow      every client reads up to the readable offset; passthrough by itself where it falls out of the window
-//! into_store    downloads that no client waits for
+//! stored         on disk, and this caller may read it?
+//! begun          what a client has parts of: an outage of upstream is waited through
+//! parts/         a small part of a blob that is not being downloaded: kept, else fetched once
+//!   wanted         whether it is fetched alone (byte_range)
+//!   partial        what is kept of such parts, each fetched once for all (fetch), and read with what is missing (read)
+//! download       joins the flight, or leads it
+//! flight/        one download of a blob under way, and every request that waits for it
+//!   progress       how far it is, as its leader publishes it; its content may begin anew (content)
+//!   pace           whether it is fast enough to fill the line of a node
+//! fill/          upstream -> store: room, bound, write, hash, verify, commit
+//!   prepared       its file, made while the registry is asked
+//!   transfer       one connection, or several (segments, concurrency), yielding by priority
+//!   piece_queue    what was received, on its way to the writer, within the memory of all downloads (memory)
+//!   writer         the thread that writes, publishes and hashes
+//!   shared_copy    what the shared tier lacks is copied there
+//! source/        asks for the blob (request): the shared tier where its registry confirms it (tiered), else that
+//!   upstream_body  the bytes, resumed where they break off (resume)
+//!   delivery       after wrong content: another endpoint, or one connection instead of several
+//! past_the_disk/ what the disk does not take (rest): to its clients all the same, in a bounded memory (memory)
+//!   window         one body that several clients share (window_state)
+//!   passthrough    one body to one client: one that fell out of the window, or a range by itself
+//! body/          the bytes of an answer, wherever they come from
+//!   first_bytes    when an answer may begin that follows a download
+//!   follow         every client reads up to the readable offset
+//!   refetch        what the disk gives no more when it is sent (refetch_places)
+//! into_store     downloads that no client waits for
 //! ```
+//!
+//! Several of them use: `places` (how many downloads there may be, for one registry and in all), `room` (whether
+//! the store has room), `priority` (what a runtime waits for goes first), `vouched` (what only those get for whom
+//! the registry vouches) and `withheld_tail` (the end of a body, until the whole is right).
 //!
 //! Deliberately not here: manifests, and what a blob is.
 
 pub(crate) mod begun;
-mod blob_answer;
-pub(crate) mod blob_body;
-mod blob_request;
-pub(crate) mod byte_range;
-pub(crate) mod concurrency;
-pub(crate) mod delivery;
-mod detached;
+pub(crate) mod body;
 pub(crate) mod download;
 pub(crate) mod fill;
-mod fill_memory;
-pub(crate) mod first_bytes;
 pub(crate) mod flight;
-pub(crate) mod flight_content;
-pub(crate) mod follow;
 pub(crate) mod into_store;
-pub(crate) mod out_of_order;
-mod pace;
-pub(crate) mod part_fetch;
-pub(crate) mod partial;
 pub(crate) mod parts;
-pub(crate) mod passthrough;
-mod piece_queue;
+mod past_the_disk;
 pub(crate) mod places;
-pub(crate) mod prepared;
 pub(crate) mod priority;
-pub(crate) mod progress;
-pub(crate) mod read_parts;
-mod reader;
-mod refetch;
-mod refetch_places;
-pub(crate) mod rest;
-mod resume;
 pub(crate) mod room;
-pub(crate) mod segments;
-pub(crate) mod shared_copy;
-pub(crate) mod slow_registries;
 pub(crate) mod source;
 pub(crate) mod stored;
-pub(crate) mod tiered;
-pub(crate) mod transfer;
-pub(crate) mod upstream_body;
 mod vouched;
-pub(crate) mod wanted;
-pub(crate) mod window;
-pub(crate) mod window_memory;
-pub(crate) mod window_state;
 pub(crate) mod withheld_tail;
-mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,25 +68,25 @@ use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use crate::upstream::AuthContext;
 use begun::Begun;
-pub use blob_answer::{BlobAnswer, BlobSize};
-use blob_body::BlobBody;
-use byte_range::SingleRanges;
+use body::BlobBody;
+pub use body::answer::{BlobAnswer, BlobSize};
+use body::first_bytes::{concerns_leader_only, first_bytes, has_answer_soon, was_for_store_alone};
+use body::reader::Reader;
+use body::refetch_places::RefetchPlaces;
 use download::{Download, Downloads, Followed};
 use fill::Filler;
-use first_bytes::{concerns_leader_only, first_bytes, has_answer_soon, was_for_store_alone};
+use fill::segments::Segments;
+use fill::transfer::Transfers;
 use flight::{Flights, Sharing};
-use partial::Partials;
+use parts::byte_range::SingleRanges;
+use parts::partial::Partials;
+pub use parts::wanted::BlobRange;
 use parts::{Found, Parts};
+use past_the_disk::memory::WindowMemory;
 use priority::Foreground;
-use reader::Reader;
-use refetch_places::RefetchPlaces;
 use room::Room;
-use segments::Segments;
 use source::UpstreamBlobs;
 use stored::{StoredBlob, StoredBlobs};
-use transfer::Transfers;
-pub use wanted::BlobRange;
-use window_memory::WindowMemory;
 use withheld_tail::TAIL;
 
 /// Times that a blob is looked for anew because the download that was joined ended in a way that says nothing about

@@ -1,8 +1,8 @@
 //! Who yields to whom, and for how long.
 
 use super::*;
+use crate::pull::blob::flight::progress::Progress;
 use crate::pull::blob::flight::{Leader, Role, Sharing};
-use crate::pull::blob::progress::Progress;
 use crate::pull::context::{Caller, Priority, PullContext};
 use crate::reference::Digest;
 use crate::support::metrics::IntGauge;

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use super::source::UpstreamBlobs;
-use super::upstream_body::UpstreamBody;
+use super::source::upstream_body::UpstreamBody;
 use crate::pull::context::PullContext;
 use crate::reference::Digest;
 

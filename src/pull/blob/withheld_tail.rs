@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::delivery::Trail;
+use super::source::delivery::Trail;
 
 /// Bytes withheld.
 pub(crate) const TAIL: u64 = 64 * 1024;
@@ -26,7 +26,7 @@ pub(crate) const TAIL: u64 = 64 * 1024;
 /// Bytes of a blob that is withheld whole while a mirror delivers it into the store: nearly every layer. Its clients
 /// take it from the page cache afterwards, at a gigabyte a second; for a larger one that wait would be felt.
 const MIRRORED_STORED: u64 = 256 * 1024 * 1024;
-/// The same past the disk, as far as there is memory (`window_memory`).
+/// The same past the disk, as far as there is memory (`past_the_disk/memory`).
 pub(crate) const MIRRORED_PASSED: u64 = 8 * 1024 * 1024;
 /// How long clients of such a blob get nothing at all.
 const MIRRORED_SILENCE: Duration = Duration::from_secs(10);

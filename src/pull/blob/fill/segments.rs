@@ -1,0 +1,389 @@
+//! A segmented download: several upstream connections for one blob, each with a segment of it.
+//!
+//! What arrives early waits in memory, and everything is handed on in order, so that storing, hashing and following
+//! know nothing of segments. What arrives of the first segment is handed on by the task that reads it. How many
+//! connections there are is decided in [`super::concurrency`].
+//!
+//! Promises: at most [`EXTRA_MAX`] connections more than one for all blobs together, with a share for each registry; at
+//! most [`SEGMENT`] bytes of memory for each of these, in at most [`CHUNKS_MAX`] chunks; no byte is asked for twice,
+//! except what is on its way when the first connection is given up.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::concurrency::{Concurrency, PERIOD, SEGMENT};
+use super::piece_queue::{PieceSender, Received};
+use crate::pull::blob::flight::Flight;
+use crate::pull::blob::places::{Place, Places, Shares};
+use crate::pull::blob::priority::Foreground;
+use crate::pull::blob::room::Room;
+use crate::pull::blob::source::UpstreamBlobs;
+use crate::pull::blob::source::delivery::Trail;
+use crate::pull::blob::source::upstream_body::UpstreamBody;
+use crate::pull::context::PullContext;
+use crate::pull::error::Error;
+use crate::pull::metrics::Metrics;
+use crate::reference::{Digest, Registry};
+use crate::store::GrowingBlob;
+use crate::support::tasks::Tasks;
+
+/// Connections beside the first, for all blobs together.
+const EXTRA_MAX: usize = 16;
+/// Chunks of a segment that wait in memory: those of a usual connection are larger than this expects, and a stranger
+/// may send them with a byte each.
+const CHUNKS_MAX: usize = SEGMENT as usize / 4096;
+/// Bytes that readers have fetched out of order must be this many: skipping them costs a new connection.
+const SKIP_MIN: u64 = 1024 * 1024;
+
+/// Opens segments of blobs, within the bound for all blobs together. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Segments {
+    blobs: UpstreamBlobs,
+    extra_connections: Places,
+    room: Room,
+    tasks: Tasks,
+    metrics: Arc<Metrics>,
+}
+
+impl Segments {
+    pub(crate) fn new(blobs: UpstreamBlobs, room: Room, tasks: Tasks, metrics: Arc<Metrics>) -> Self {
+        let extra_connections = Places::new(Shares::of_few(EXTRA_MAX));
+        Self { blobs, extra_connections, room, tasks, metrics }
+    }
+
+    /// A place for one more connection to `registry`, if it may have one.
+    pub(crate) fn extra_place(&self, registry: &Registry) -> Option<Place> {
+        self.extra_connections.take(registry, self.room.is_named(registry))
+    }
+
+    /// The tasks that segments run on.
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// A segment from upstream.
+    ///
+    /// # Errors
+    /// Any of [`Error`]; [`Error::RangeIgnored`] from a registry that does not answer ranges.
+    pub(crate) async fn open(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        from: u64,
+        until: u64,
+    ) -> Result<UpstreamBody, Error> {
+        self.metrics.segments.inc();
+        let body = self.blobs.open(context, digest, from, Some(until)).await?;
+        if body.is_ranged() { Ok(body) } else { Err(Error::RangeIgnored) }
+    }
+}
+
+/// Up to which offset the bytes from `at` on were fetched out of order, if that is worth a new connection.
+pub(crate) fn worth_skipping(growing: &GrowingBlob, at: u64, size: Option<u64>) -> Option<u64> {
+    let until = growing.known_out_of_order_until(at)?;
+    (until - at >= SKIP_MIN || Some(until) == size).then_some(until)
+}
+
+/// One connection with its segment, or a range that needs none.
+struct Segment {
+    source: Source,
+    /// The first byte after it.
+    until: u64,
+    _place: Option<Place>,
+}
+
+/// Where the bytes of a segment come from.
+enum Source {
+    /// They come later than those of the segments before it, and wait until these are there.
+    Ahead(Ahead),
+    /// It is the first of those that are not complete: its body is read by the task that hands it on, and nothing
+    /// waits.
+    Front(Box<UpstreamBody>),
+    /// They are in the file already.
+    InFile,
+    /// All were returned.
+    Ended,
+}
+
+/// The task of a segment that is not the first.
+struct Ahead {
+    received: mpsc::Receiver<Bytes>,
+    /// Its body, once it is the first; `None` if it has come whole.
+    task: JoinHandle<Result<Option<UpstreamBody>, Error>>,
+    is_front: Arc<AtomicBool>,
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Segment {
+    /// What `body` brings up to `until`. What waits in memory is bounded by the segment. One without a place is the
+    /// first: it waits for nothing, and nothing of it waits.
+    fn download(
+        body: impl Future<Output = Result<UpstreamBody, Error>> + Send + 'static,
+        until: u64,
+        count: &Arc<AtomicU64>,
+        place: Option<Place>,
+        tasks: &Tasks,
+    ) -> Self {
+        let (out, received) = mpsc::channel(CHUNKS_MAX);
+        let (is_front, count) = (Arc::new(AtomicBool::new(place.is_none())), Arc::clone(count));
+        let is_now_front = Arc::clone(&is_front);
+        let task = tasks.spawn(async move {
+            let mut body = body.await?;
+            while !is_now_front.load(Ordering::Acquire) {
+                let Some(bytes) = next_of(&mut body, until, &count).await? else {
+                    // Its connection is for the next segment.
+                    body.finish().await;
+                    return Ok(None);
+                };
+                if out.send(bytes).await.is_err() {
+                    break;
+                }
+            }
+            Ok(Some(body))
+        });
+        Self { source: Source::Ahead(Ahead { received, task, is_front }), until, _place: place }
+    }
+
+    /// The rest of a body up to `until`, which is the first.
+    fn front(body: UpstreamBody, until: u64) -> Self {
+        Self { source: Source::Front(Box::new(body)), until, _place: None }
+    }
+
+    /// Bytes that are in the file already.
+    fn in_file(until: u64) -> Self {
+        Self { source: Source::InFile, until, _place: None }
+    }
+
+    /// What comes next of the first segment; `None` at its end.
+    async fn next(&mut self, count: &AtomicU64) -> Option<Result<Received, Error>> {
+        loop {
+            match &mut self.source {
+                Source::Ahead(ahead) => {
+                    ahead.is_front.store(true, Ordering::Release);
+                    if let Some(bytes) = ahead.received.recv().await {
+                        return Some(Ok(Received::Bytes(bytes)));
+                    }
+                    self.source = match (&mut ahead.task).await {
+                        Ok(Ok(Some(body))) => Source::Front(Box::new(body)),
+                        Ok(Ok(None)) => Source::Ended,
+                        Ok(Err(error)) => return Some(Err(error)),
+                        Err(ended) => return Some(Err(Error::task_ended("fetched a segment", &ended))),
+                    };
+                }
+                Source::Front(body) => match next_of(body, self.until, count).await {
+                    Ok(Some(bytes)) => return Some(Ok(Received::Bytes(bytes))),
+                    Ok(None) => {
+                        if let Source::Front(body) = std::mem::replace(&mut self.source, Source::Ended) {
+                            body.finish().await;
+                        }
+                    }
+                    Err(error) => return Some(Err(error)),
+                },
+                Source::InFile => {
+                    self.source = Source::Ended;
+                    return Some(Ok(Received::InFile(self.until)));
+                }
+                Source::Ended => return None,
+            }
+        }
+    }
+}
+
+/// The next bytes of a body up to `until`; `None` if all of them have come.
+async fn next_of(body: &mut UpstreamBody, until: u64, count: &AtomicU64) -> Result<Option<Bytes>, Error> {
+    let at = body.at();
+    if at >= until {
+        return Ok(None);
+    }
+    let mut bytes = body.next().await.ok_or(Error::ShortBody { missing: until - at })??;
+    bytes.truncate(usize::try_from(until - at).unwrap_or(usize::MAX));
+    count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    Ok(Some(bytes))
+}
+
+/// The two bodies that a segmented download begins with.
+pub(crate) struct Begun {
+    /// The connection that was there, and the rate in bytes a second that it brought.
+    pub(crate) first: UpstreamBody,
+    pub(crate) rate: f64,
+    /// The segment further on, and its place.
+    pub(crate) second: UpstreamBody,
+    pub(crate) place: Option<Place>,
+}
+
+/// For whom a download yields. What segments have been asked for arrives, at most [`SEGMENT`] for each connection; none
+/// is opened before the chunks ahead of it were handed on.
+#[derive(Clone, Copy)]
+pub(crate) struct Yielding<'a> {
+    pub(crate) foreground: &'a Foreground,
+    pub(crate) flight: &'a Flight,
+}
+
+impl Yielding<'_> {
+    /// Returns whether it was waited for others.
+    async fn before_chunk(self) -> bool {
+        self.foreground.yield_before_chunk(self.flight).await
+    }
+
+    fn may_widen(self) -> bool {
+        self.foreground.may_widen(self.flight)
+    }
+}
+
+/// Several connections for one blob, in the order of their segments.
+pub(crate) struct SegmentedDownload<'a> {
+    segments: &'a Segments,
+    context: &'a PullContext,
+    digest: Digest,
+    growing: &'a GrowingBlob,
+    /// Records who delivers the bytes.
+    trail: Trail,
+    running: VecDeque<Segment>,
+    concurrency: Concurrency,
+    received: Arc<AtomicU64>,
+    /// The first byte that has not been handed on.
+    at: u64,
+    /// The first byte that no connection has been asked for.
+    next: u64,
+    size: u64,
+}
+
+impl<'a> SegmentedDownload<'a> {
+    pub(crate) fn new(
+        segments: &'a Segments,
+        context: &'a PullContext,
+        digest: Digest,
+        growing: &'a GrowingBlob,
+        begun: Begun,
+    ) -> Self {
+        let Begun { first, rate, second, place } = begun;
+        let received = Arc::new(AtomicU64::new(0));
+        let trail = first.trail().clone();
+        trail.record_ranges();
+        let second = second.recorded_in(&trail);
+        let at = first.at();
+        let middle = second.at();
+        let next = middle + SEGMENT;
+        let size = first.size().unwrap_or(u64::MAX);
+        tracing::debug!(%digest, rate, "one connection is slow: a second one is used");
+        let tasks = segments.tasks();
+        let running = VecDeque::from([
+            Segment::front(first, middle),
+            Segment::download(async { Ok(second) }, next, &received, place, tasks),
+        ]);
+        let concurrency = Concurrency::after_one(rate);
+        Self { segments, context, digest, growing, trail, running, concurrency, received, at, next, size }
+    }
+
+    /// Hands everything on, the end included; returns early if the queue is closed. Returns how many bytes came: less
+    /// than the rest of the blob then, and where readers had fetched some.
+    ///
+    /// # Errors
+    /// Upstream failed, for the rest on one connection too.
+    pub(crate) async fn run(mut self, queue: &mut PieceSender, yielding: Yielding<'_>) -> Result<u64, Error> {
+        let mut window = (Instant::now(), 0);
+        while let Some(segment) = self.running.front_mut() {
+            if queue.while_waiting_for(yielding.before_chunk()).await {
+                // What came while it yielded says nothing about connections.
+                window = (Instant::now(), self.received.load(Ordering::Relaxed));
+            }
+            match queue.while_waiting_for(segment.next(&self.received)).await {
+                Some(Ok(received)) => {
+                    match &received {
+                        Received::Bytes(bytes) => self.at += bytes.len() as u64,
+                        Received::InFile(until) => self.at = *until,
+                        Received::End => {}
+                    }
+                    if queue.send(received).await.is_err() {
+                        return Ok(self.received.load(Ordering::Relaxed));
+                    }
+                }
+                Some(Err(error)) => {
+                    tracing::info!(digest = %self.digest, at = self.at, %error, "one of several connections failed");
+                    self.next = self.at;
+                    break;
+                }
+                None => drop(self.running.pop_front()),
+            }
+            let (since, before) = window;
+            if since.elapsed() >= PERIOD {
+                let now = self.received.load(Ordering::Relaxed);
+                self.concurrency.measured((now - before) as f64 / since.elapsed().as_secs_f64());
+                window = (Instant::now(), now);
+            }
+            self.open_more(yielding.may_widen());
+        }
+        self.rest(queue, yielding).await
+    }
+
+    /// The bytes that no segment has brought, over one connection.
+    async fn rest(mut self, queue: &mut PieceSender, yielding: Yielding<'_>) -> Result<u64, Error> {
+        self.running.clear();
+        let mut received = self.received.load(Ordering::Relaxed);
+        if self.next < self.size {
+            let rest = self.segments.blobs.open(self.context, self.digest, self.next, None);
+            let rest = queue.while_waiting_for(rest).await?;
+            let mut rest = rest.recorded_in(&self.trail);
+            loop {
+                queue.while_waiting_for(yielding.before_chunk()).await;
+                let Some(bytes) = queue.while_waiting_for(rest.next()).await else { break };
+                let bytes = bytes?;
+                received += bytes.len() as u64;
+                if queue.send(Received::Bytes(bytes)).await.is_err() {
+                    return Ok(received);
+                }
+            }
+        }
+        let _ = queue.send(Received::End).await;
+        Ok(received)
+    }
+
+    /// Opens as many connections as there are to be; none if it is to be one, which then brings all the rest. While it
+    /// may not widen, one after the other.
+    fn open_more(&mut self, may_widen: bool) {
+        let connections = self.concurrency.connections();
+        while (may_widen || self.running.is_empty())
+            && connections > 1
+            && self.running.len() < connections
+            && self.next < self.size
+        {
+            if let Some(until) = worth_skipping(self.growing, self.next, Some(self.size)) {
+                self.running.push_back(Segment::in_file(until));
+                self.next = until;
+                continue;
+            }
+            // The first connection needs no place.
+            let registry = self.context.repository().registry();
+            let place = if self.running.is_empty() { None } else { self.segments.extra_place(registry) };
+            if place.is_none() && !self.running.is_empty() {
+                return;
+            }
+            let (from, until) = (self.next, (self.next + SEGMENT).min(self.size));
+            let segments = self.segments.clone();
+            let context = self.context.clone();
+            let (digest, trail) = (self.digest, self.trail.clone());
+            let body = async move {
+                let body = segments.open(&context, digest, from, until).await?;
+                Ok(body.recorded_in(&trail))
+            };
+            let tasks = self.segments.tasks();
+            self.running.push_back(Segment::download(body, until, &self.received, place, tasks));
+            self.next = until;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "segments_tests.rs"]
+mod tests;

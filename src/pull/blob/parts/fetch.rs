@@ -1,0 +1,182 @@
+//! The parts of one blob that are being fetched: each once, for all who read it.
+//!
+//! Promises: no two of them overlap; a part is received at upstream's speed and kept, however slowly its readers read;
+//! one that fails leaves its readers to ask for themselves. Deliberately not here: which part may be fetched alone, and
+//! who may read it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::pull::blob::source::upstream_body::UpstreamBody;
+use crate::pull::error::Error;
+use crate::pull::metrics::Metrics;
+use crate::reference::Digest;
+use crate::store::PartialBlob;
+use crate::support::tasks::Tasks;
+
+/// Parts of one blob that are fetched at the same time; further ones are not kept.
+const FETCHES_MAX: usize = 64;
+
+/// The parts of one blob that are kept, and those on their way there. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct FetchedParts {
+    blob: PartialBlob,
+    digest: Digest,
+    coming: Arc<Mutex<Vec<Coming>>>,
+    tasks: Tasks,
+    metrics: Arc<Metrics>,
+}
+
+/// A part on its way, for one who waits for it.
+#[derive(Clone)]
+pub(crate) struct Coming {
+    start: u64,
+    end: u64,
+    /// Up to where it is kept.
+    kept: watch::Receiver<u64>,
+}
+
+/// What stands in the way of fetching a part, if anything does.
+pub(crate) enum Reserved {
+    /// Nothing: this caller fetches it.
+    New(Reservation),
+    /// Another one does.
+    Coming(Coming),
+    /// Its first byte is kept by now.
+    Kept,
+    /// Too many parts are being fetched.
+    Full,
+}
+
+/// The right to fetch a part; its end, however it comes, is the end of the waiting for it.
+pub(crate) struct Reservation {
+    parts: FetchedParts,
+    coming: Coming,
+    kept: watch::Sender<u64>,
+}
+
+impl FetchedParts {
+    pub(crate) fn new(blob: PartialBlob, digest: Digest, tasks: Tasks, metrics: Arc<Metrics>) -> Self {
+        Self { blob, digest, coming: Arc::default(), tasks, metrics }
+    }
+
+    /// What is kept.
+    pub(crate) fn blob(&self) -> &PartialBlob {
+        &self.blob
+    }
+
+    /// Reserves the bytes from `start` on, up to `end` or to where others are kept or on their way.
+    pub(crate) fn reserve(&self, start: u64, end: u64) -> Reserved {
+        let mut all = self.coming.lock();
+        if let Some(coming) = all.iter().find(|coming| coming.start <= start && start < coming.end) {
+            return Reserved::Coming(coming.clone());
+        }
+        // What came is kept before it is on its way no more.
+        if self.blob.first_missing(start, start + 1).is_none() {
+            return Reserved::Kept;
+        }
+        if all.len() == FETCHES_MAX {
+            return Reserved::Full;
+        }
+        let next_coming = all.iter().map(|coming| coming.start).filter(|next| *next > start).min();
+        let end = [self.blob.next_from(start), next_coming].into_iter().flatten().fold(end, u64::min);
+        let (kept, receiver) = watch::channel(start);
+        let coming = Coming { start, end, kept: receiver };
+        all.push(coming.clone());
+        Reserved::New(Reservation { parts: self.clone(), coming, kept })
+    }
+}
+
+impl Coming {
+    /// Waits until the byte at `at` is kept; false if it does not come.
+    pub(crate) async fn has_reached(&mut self, at: u64) -> bool {
+        self.kept.wait_for(|kept| *kept > at).await.is_ok()
+    }
+}
+
+impl Reservation {
+    /// The first byte.
+    pub(crate) fn start(&self) -> u64 {
+        self.coming.start
+    }
+
+    /// One past the last byte.
+    pub(crate) fn end(&self) -> u64 {
+        self.coming.end
+    }
+
+    /// Receives the part on a task of its own, from the body that `open` comes to.
+    pub(crate) fn receive(
+        self,
+        open: impl Future<Output = Result<UpstreamBody, Error>> + Send + 'static,
+    ) -> Coming {
+        let (tasks, coming) = (self.parts.tasks.clone(), self.coming.clone());
+        tasks.spawn_detached(async move {
+            let received = match open.await {
+                Ok(body) => self.keep(body).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = received {
+                let (digest, start) = (self.parts.digest, self.start());
+                tracing::debug!(%digest, start, %error, "a part of a blob is not kept");
+            }
+        });
+        coming
+    }
+
+    async fn keep(&self, mut body: UpstreamBody) -> Result<(), Error> {
+        let (mut at, end) = (self.start(), self.end());
+        let passed = self.parts.metrics.passthrough.with_label_values(&["byte_range"]);
+        while at < end {
+            let mut bytes: Bytes = body.next().await.ok_or(Error::ShortBody { missing: end - at })??;
+            bytes.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
+            let len = bytes.len() as u64;
+            passed.inc_by(len);
+            if !self.parts.blob.keep(at, bytes).await? {
+                return Ok(());
+            }
+            at += len;
+            self.kept.send_replace(at);
+        }
+        body.finish().await;
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.parts.coming.lock().retain(|coming| coming.start != self.coming.start);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pull::for_tests;
+    use crate::store::Owner;
+
+    #[tokio::test]
+    async fn no_byte_that_is_kept_or_on_its_way_is_reserved_again() {
+        let ((store, _clock, _directory), metrics) = (for_tests::store(), for_tests::metrics());
+        let (digest, owner) = (Digest::of(b"x"), Owner::unlimited(&"reg.test".parse().unwrap()));
+        let blob = store.begin_partial(digest, 1_000, owner).await.unwrap();
+        let parts = FetchedParts::new(blob, digest, Tasks::default(), metrics);
+        assert!(parts.blob().keep(100, Bytes::from_static(&[1; 50])).await.unwrap());
+        let reserved = |start, end| match parts.reserve(start, end) {
+            Reserved::New(part) => Some(part),
+            _ => None,
+        };
+        assert!(matches!(parts.reserve(100, 200), Reserved::Kept), "it came between the look and the turn");
+        assert!(matches!(parts.reserve(149, 150), Reserved::Kept));
+        let behind = reserved(150, 1_000).unwrap();
+        assert_eq!((behind.start(), behind.end()), (150, 1_000));
+        assert!(matches!(parts.reserve(500, 600), Reserved::Coming(_)));
+        let before = reserved(50, 1_000).unwrap();
+        assert_eq!((before.start(), before.end()), (50, 100));
+        drop((before, behind));
+        assert!(reserved(500, 600).is_some(), "what did not come is fetched by the next");
+    }
+}

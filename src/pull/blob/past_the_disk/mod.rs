@@ -1,0 +1,132 @@
+//! What the disk does not take of a download, from its first byte or from some byte on: its followers get it through a
+//! window, and so share the body that is open.
+//!
+//! Promises: what passes is verified as a whole before its tail is released; wrong content ends as in the store, with
+//! another endpoint where one is left; it goes on while a client reads. Deliberately not here: readers that fall out of
+//! the window, which go on by themselves (`passthrough`).
+
+pub(super) mod memory;
+pub(super) mod passthrough;
+pub(super) mod rest;
+pub(super) mod window;
+mod window_state;
+
+use crate::pull::blob::flight::content::FlightContent;
+use crate::pull::blob::flight::progress::Progress;
+use crate::pull::blob::flight::{Flight, Leader};
+use crate::pull::blob::past_the_disk::memory::WindowMemory;
+use crate::pull::blob::past_the_disk::rest::{Next, Rest};
+use crate::pull::blob::past_the_disk::window::Window;
+use crate::pull::blob::source::UpstreamBlobs;
+use crate::pull::blob::source::delivery::{Trail, fault_of};
+use crate::pull::blob::source::upstream_body::UpstreamBody;
+use crate::pull::blob::withheld_tail::Withheld;
+use crate::pull::error::Error;
+use crate::reference::{Digest, Hasher};
+use crate::store::{self, Store};
+
+/// Passes on what the disk does not take. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct DetachedFills {
+    store: Store,
+    blobs: UpstreamBlobs,
+    memory: WindowMemory,
+}
+
+/// A fill that goes on past the disk.
+pub(super) struct Detached {
+    /// `None` if there is no place for a download into the store.
+    pub(super) error: Option<store::Error>,
+    pub(super) growing: Option<FlightContent>,
+    pub(super) written: u64,
+    /// Of the bytes written.
+    pub(super) hasher: Hasher,
+    pub(super) withheld: Withheld,
+    /// Which endpoints deliver it.
+    pub(super) trail: Trail,
+    pub(super) rest: Rest,
+}
+
+/// A body of which nothing is written.
+pub(super) fn past_the_disk(body: UpstreamBody, hasher: Hasher, error: Option<store::Error>) -> Detached {
+    let (withheld, trail) = (Withheld::of(body.size(), body.trail()), body.trail().clone());
+    let rest = Rest::Body(Box::new(body));
+    Detached { error, growing: None, written: 0, hasher, withheld, trail, rest }
+}
+
+impl DetachedFills {
+    /// Windows of `memory`; what is not stored is logged as trouble of `store`.
+    pub(super) fn new(store: Store, blobs: UpstreamBlobs, memory: WindowMemory) -> Self {
+        Self { store, blobs, memory }
+    }
+
+    /// Gives the followers what the disk does not take, until they have it or have all left.
+    ///
+    /// # Errors
+    /// Upstream, or content that is not what the digest says.
+    pub(super) async fn pass_on(&self, leader: &Leader, detached: Detached) -> Result<(), Error> {
+        let flight = leader.flight();
+        let Detached { error, growing, written, hasher, withheld, trail, mut rest } = detached;
+        error.iter().for_each(|error| self.log(flight, leader.digest(), error));
+        let (size, share) = (withheld.size(), self.memory.share());
+        let window = Window::new(leader.digest(), written, hasher.clone(), withheld.past_the_disk(), share);
+        let handle = Some(window.handle());
+        leader.publish(Progress::Detached { growing, written, hasher, size, window: handle });
+        let pass = async {
+            loop {
+                match rest.next().await? {
+                    Next::Bytes(bytes) => window.append(bytes, || flight.followers()).await,
+                    Next::End => return Ok(true),
+                    Next::Interrupted => return Ok(false),
+                }
+            }
+        };
+        let passed = tokio::select! {
+            passed = pass => passed,
+            () = no_client(flight, &window) => Ok(false),
+        };
+        let checked = match passed {
+            Ok(false) => return Ok(()),
+            Ok(true) => window.verify(),
+            Err(error) => Err(error),
+        };
+        let Err(error) = checked else {
+            window.finish();
+            return Ok(());
+        };
+        if let Some(fault) = fault_of(&error, &trail) {
+            let context = flight.context();
+            let another = self.blobs.record_wrong_content(context, leader.digest(), &trail, fault);
+            if another || trail.is_in_ranges() {
+                // Its readers fall out of the window: each goes on by itself, at another endpoint or in another way.
+                // One that was sent nothing looks for the blob anew, and must not find this flight.
+                leader.end();
+                return Err(error);
+            }
+        }
+        window.fail(Error::clone(&error));
+        Err(error)
+    }
+
+    /// Logs why a blob is not stored, unless the same was logged a moment ago.
+    pub(super) fn log(&self, flight: &Flight, digest: Digest, error: &store::Error) {
+        let repository = flight.context().repository();
+        let cause = error.cause();
+        if self.store.should_log(error) {
+            tracing::error!(%repository, %digest, %error, cause, "a blob cannot be stored; it is passed through to its readers");
+        } else {
+            tracing::debug!(%repository, %digest, %error, cause, "a blob is passed through");
+        }
+    }
+}
+
+/// Waits until no client reads, or is about to.
+async fn no_client(flight: &Flight, window: &Window) {
+    loop {
+        flight.no_follower().await;
+        window.no_reader().await;
+        if flight.followers() == 0 {
+            return;
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The rest of a body that the disk does not take, on its way into a window: the body itself if nothing was written,
+//! else what its download still brings.
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::pull::blob::fill::piece_queue::{Piece, Received};
+use crate::pull::blob::source::upstream_body::UpstreamBody;
+use crate::pull::error::Error;
+
+/// What comes after the bytes that were written.
+pub(crate) enum Rest {
+    /// Everything: upstream's body, which is open already.
+    Body(Box<UpstreamBody>),
+    /// What the writer had in hand when the disk refused it, then what its queue brings.
+    Queue(Option<Piece>, mpsc::Receiver<Piece>),
+}
+
+/// What one look at the rest brought.
+pub(crate) enum Next {
+    /// The next bytes.
+    Bytes(Bytes),
+    /// The proper end.
+    End,
+    /// The next bytes are not to be had here: the download broke off, or they lie in a file that the disk may not give
+    /// back. Readers go on by themselves.
+    Interrupted,
+}
+
+impl Rest {
+    /// The next bytes.
+    ///
+    /// # Errors
+    /// Upstream.
+    pub(crate) async fn next(&mut self) -> Result<Next, Error> {
+        let piece = match self {
+            Self::Body(body) => {
+                return match body.next().await {
+                    Some(bytes) => Ok(Next::Bytes(bytes?)),
+                    None => Ok(Next::End),
+                };
+            }
+            Self::Queue(in_hand, queue) => match in_hand.take() {
+                Some(piece) => Some(piece),
+                None => queue.recv().await,
+            },
+        };
+        // What the window keeps of it counts as memory of the windows.
+        Ok(match piece.map(|piece| piece.received) {
+            Some(Received::Bytes(bytes)) => Next::Bytes(bytes),
+            Some(Received::End) => Next::End,
+            Some(Received::InFile(_)) | None => Next::Interrupted,
+        })
+    }
+}
