@@ -21,8 +21,8 @@ use hyper::client::conn::http1::{self, SendRequest};
 use crate::upstream::transport::connector::{HttpRequest, Socket};
 use crate::upstream::transport::pool::Keepable;
 
-/// Bytes of a response head at most, and of one read of a body. The fields of a head are 100 at most: hyper's own bound,
-/// which is left unsaid, since it takes room for a bound that is said from the heap.
+/// Bytes of a response head at most, and of one read of a body. The fields of a head are 100 at most: hyper's own
+/// bound, which is left unsaid, since it takes room for a bound that is said from the heap.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
 /// A connection over which one request at a time is sent.
