@@ -10,6 +10,7 @@ use http::header::{
     RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
 };
 use http::{Method, Response, StatusCode};
+use hyper::ext::ReasonPhrase;
 use serde::Serialize;
 
 use super::client_auth::InvalidAuthorization;
@@ -50,7 +51,8 @@ pub struct ErrorResponse {
     pub challenge_error: ChallengeError,
 }
 
-/// Characters at most of a reason in a challenge: an event has room for 1,024, and more than the reason is in it.
+/// Characters at most of a reason in a challenge or a status line: an event has room for 1,024, and more than the reason
+/// is in it.
 const REASON_CHARS_MAX: usize = 400;
 
 impl ErrorResponse {
@@ -78,17 +80,20 @@ impl ErrorResponse {
     /// What the challenge of a 401 has as its `error`: one word or a reason in words, never with a character that ends
     /// a quoted string.
     pub(super) fn challenge_error(&self) -> Option<String> {
-        let is_safe = |c: &char| (' '..='~').contains(c) && !matches!(c, '"' | '\\');
         match self.challenge_error {
             ChallengeError::None => None,
             ChallengeError::InsufficientScope => {
                 Some(InvalidAuthorization::InsufficientScope.code().to_owned())
             }
             ChallengeError::InvalidToken => Some(InvalidAuthorization::InvalidToken.code().to_owned()),
-            ChallengeError::Reason => {
-                Some(self.message.chars().filter(is_safe).take(REASON_CHARS_MAX).collect())
-            }
+            ChallengeError::Reason => Some(self.shown(|c| !matches!(c, '"' | '\\'))),
         }
+    }
+
+    /// The reason in a field of a head: printable ASCII of a bounded length.
+    fn shown(&self, may_stand: impl Fn(char) -> bool) -> String {
+        let is_safe = |c: &char| (' '..='~').contains(c) && may_stand(*c);
+        self.message.chars().filter(is_safe).take(REASON_CHARS_MAX).collect()
     }
 
     /// Says that the client's login was not sent to `registry`, where a login may have made the difference.
@@ -181,6 +186,12 @@ impl ErrorResponse {
         let document = Errors { errors: [ErrorInfo { code: self.code, message: &self.message }] };
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = json(self.status, body);
+        // podman, skopeo and CRI-O print no body of a 5xx, but the status line as it was sent.
+        if self.status.is_server_error()
+            && let Ok(reason) = ReasonPhrase::try_from(self.shown(|_| true))
+        {
+            response.extensions_mut().insert(reason);
+        }
         let headers = response.headers_mut();
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             let seconds =
@@ -283,6 +294,19 @@ mod tests {
         error.challenge_error = ChallengeError::Reason;
         let reason = error.challenge_error().unwrap();
         assert!(reason.starts_with("a b  cX-Evil: 1 x") && reason.len() == REASON_CHARS_MAX, "{reason}");
+    }
+
+    #[test]
+    fn the_status_line_of_an_outage_has_the_reason_and_nothing_that_ends_the_line() {
+        let reason = |status| {
+            let error = ErrorResponse::new(status, "X", &format!("a\r\nX-Evil: 1 ü{}", "x".repeat(9_999)));
+            error.response(None).extensions().get::<ReasonPhrase>().map(|reason| reason.as_bytes().to_vec())
+        };
+        for status in [StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_GATEWAY] {
+            let reason = reason(status).unwrap();
+            assert!(reason.starts_with(b"aX-Evil: 1 x") && reason.len() == REASON_CHARS_MAX);
+        }
+        assert_eq!(reason(StatusCode::NOT_FOUND), None);
     }
 
     #[test]
