@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::explain::{EndpointOutlook, Explanation};
+use super::explain::{CredentialOutlook, EndpointOutlook, Explanation};
 use crate::serve::RecentRequest;
 use crate::support::clock::Timestamp;
 use crate::support::size;
@@ -158,8 +158,15 @@ impl Explanation {
         let is_of_image = |request: &RecentRequest| {
             request.reference.as_ref().is_some_and(|reference| names.contains(reference))
         };
-        let is_said =
-            |request: &RecentRequest| !matches!(request.ended.as_str(), "challenged" | "client left");
+        // Where the node has a credential, a challenge says that it was of no use; else it only asks for one.
+        let is_of_node =
+            |c: &CredentialOutlook| c.source == "provider" || (c.source == "node" && !c.username.is_empty());
+        let has_credential = self.credentials.iter().any(is_of_node);
+        let is_said = |request: &RecentRequest| match request.ended.as_str() {
+            "challenged" => request.reason.is_some() && has_credential,
+            "client left" => false,
+            _ => true,
+        };
         let last = self.recent.iter().find(|request| is_of_image(request) && is_said(request))?;
         if last.ended == "served" || last.at.age_at(now) > LATELY {
             return None;

@@ -197,6 +197,12 @@ fn what_ended_well_or_long_ago_or_was_a_mere_challenge_is_no_obstacle() {
     assert_eq!(after(vec![request("served", 9_999, ""), request("failed", 9_990, "x")]), None);
     assert_eq!(after(vec![request("failed", 1_000, "x")]), None);
     assert_eq!(after(vec![request("challenged", 9_999, "x")]), None);
+    let refused = obstacle(|e| {
+        e.recent = vec![request("challenged", 9_999, "it refuses the node's credential")];
+        let (source, username) = ("node".to_owned(), "ann".to_owned());
+        e.credentials.push(CredentialOutlook { source, username, ..CredentialOutlook::default() });
+    });
+    assert!(refused.is_some_and(|said| said.ends_with(": it refuses the node's credential")));
     let hidden = vec![request("challenged", 9_999, "x"), request("failed", 9_990, "y")];
     assert!(after(hidden).is_some_and(|said| said.ends_with(": y")));
 }
