@@ -15,6 +15,9 @@ pub struct StatusReport {
     pub numbers: DaemonStatus,
     /// Registries about which there is something to report.
     pub registries: Vec<RegistryReport>,
+    /// Registries that fail, have never answered, and are not in the configuration: some may be mistyped.
+    #[serde(default)]
+    pub never_answered: Vec<String>,
     /// The images that the daemon fetches by itself.
     pub prepull: ListStatus,
     /// Where this node's pods are seen, and which of their images could not be fetched.

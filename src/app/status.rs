@@ -1,5 +1,6 @@
 //! How the daemon shows its state: read from its parts, never from the metrics.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +12,9 @@ use crate::serve::Observer;
 use crate::store::Store;
 use crate::tier::Tier;
 use crate::upstream::{FailingEndpoint, Upstream};
+
+/// Registries that never answered at most that are named in a report: strangers choose the names.
+const NEVER_ANSWERED_MAX: usize = 8;
 
 /// The parts whose state is shown. Cheap to clone.
 #[derive(Clone)]
@@ -52,11 +56,13 @@ impl StatusSources {
 
     /// The numbers, the registries and the pre-pull list.
     pub(super) async fn report(&self) -> StatusReport {
+        let (failing, never_answered) = self.failing();
         StatusReport {
             numbers: self.status().await,
+            never_answered,
             registries: admin::registries(
                 self.puller.outages(),
-                self.failing_endpoints(),
+                failing,
                 self.upstream.rate_limits(),
                 self.store.clock().now(),
             ),
@@ -65,11 +71,15 @@ impl StatusSources {
         }
     }
 
-    /// Endpoints that fail, of registries that the operator named or that answered before.
-    fn failing_endpoints(&self) -> Vec<FailingEndpoint> {
-        let mut failing = self.upstream.failing_endpoints();
-        failing.retain(|endpoint| self.puller.is_known_registry(&endpoint.registry));
-        failing
+    /// Endpoints that fail, of registries that the operator named or that answered before, and the names of some others.
+    fn failing(&self) -> (Vec<FailingEndpoint>, Vec<String>) {
+        let (known, others): (Vec<_>, Vec<_>) = self
+            .upstream
+            .failing_endpoints()
+            .into_iter()
+            .partition(|endpoint| self.puller.is_known_registry(&endpoint.registry));
+        let others: BTreeSet<String> = others.iter().map(|endpoint| endpoint.registry.to_string()).collect();
+        (known, others.into_iter().take(NEVER_ANSWERED_MAX).collect())
     }
 
     async fn store_status(&self) -> StoreStatus {

@@ -34,9 +34,9 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
-    let settings = context.settings()?;
+    let socket = context.daemon_socket()?;
     if !arguments.watch {
-        let report = ask_daemon(&settings, &GetReport {})?;
+        let report = ask_daemon(&socket, &GetReport {})?;
         if arguments.json {
             return print_json(&report);
         }
@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let clear = if std::io::stdout().is_terminal() { CLEAR } else { "" };
     loop {
         // A daemon that restarts is back in a moment.
-        let shown = match ask_daemon(&settings, &GetReport {}) {
+        let shown = match ask_daemon(&socket, &GetReport {}) {
             Ok(report) if arguments.json => serde_json::to_string(&report).map_err(Failure::failed)? + "\n",
             Ok(report) => format!("{clear}{}{}", text(&report), if clear.is_empty() { "\n" } else { "" }),
             Err(error) if arguments.json => format!("{}\n", serde_json::json!({"error": error.message()})),
@@ -63,7 +63,7 @@ fn text(report: &StatusReport) -> String {
 
 /// The lines that a person is shown, each with its title.
 fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
-    let StatusReport { numbers, registries, prepull, pod_sources } = report;
+    let StatusReport { numbers, registries, never_answered, prepull, pod_sources } = report;
     let (store, served) = (&numbers.store, &numbers.served);
     let state = if numbers.ready { "ready" } else { "not ready" };
     let up = shown_duration(Duration::from_secs(numbers.uptime_seconds));
@@ -110,7 +110,9 @@ fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
     }
     lines.extend(of_pods(pod_sources, numbers.pods.unwrap_or_default()));
     if registries.is_empty() {
-        lines.push(("registries", "nothing to report".to_owned()));
+        let said =
+            if never_answered.is_empty() { "nothing to report" } else { "no other has anything to report" };
+        lines.push(("registries", said.to_owned()));
     }
     for (at, registry) in registries.iter().enumerate() {
         for (n, message) in registry.messages.iter().enumerate() {
@@ -118,6 +120,9 @@ fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
             let title = if at == 0 && n == 0 { "registries" } else { "" };
             lines.push((title, format!("{name:<20} {message}")));
         }
+    }
+    if !never_answered.is_empty() {
+        lines.push(("", format!("have never answered, and fail: {}", never_answered.join(", "))));
     }
     lines
 }

@@ -189,6 +189,7 @@ fn samples() -> Vec<Value> {
         serde_json::to_value(StatusReport {
             numbers,
             registries: vec![registry],
+            never_answered: vec![text()],
             prepull,
             pod_sources: pod_sources(),
         })
