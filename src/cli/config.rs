@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::Subcommand;
 
-use super::context::Context;
+use super::context::{Context, GOES_ON};
 use super::daemon::InEffect;
 use super::failure::Failure;
 use super::output::{print, print_line, warn};
@@ -129,6 +129,7 @@ fn show(from_files: bool, context: &Context) -> Result<(), Failure> {
         return print(&format!("# what the next start would have, from {from}\n{text}"));
     }
     let asked = InEffect::ask(context)?;
+    asked.mistakes.iter().for_each(|mistakes| warn(&format!("{mistakes}\n{GOES_ON}")));
     let (head, text) = match &asked.daemon {
         Ok(said) => {
             let at = asked.settings.admin.socket.display();

@@ -7,7 +7,7 @@ use super::context::Context;
 use super::failure::Failure;
 use super::run_async::run_async;
 use crate::admin::control::{self, EffectiveConfig, GetConfig};
-use crate::config::{self, Environment, Settings};
+use crate::config::{self, Environment, Loaded, Settings};
 use crate::listener::Listen;
 
 /// The settings in effect, and whose they are.
@@ -18,22 +18,37 @@ pub(super) struct InEffect {
     pub(super) daemon: Result<EffectiveConfig, String>,
     /// Where the files and the environment of this command have it from.
     pub(super) from: String,
+    /// The mistakes of these files, while the daemon goes on with what it read before.
+    pub(super) mistakes: Option<String>,
 }
 
 impl InEffect {
     /// Asks the daemon whose socket the configuration names.
     ///
     /// # Errors
-    /// A configuration that cannot be used, so that the socket is not known.
+    /// A configuration that cannot be read; one with mistakes, if no daemon answers either.
     pub(super) fn ask(context: &Context) -> Result<Self, Failure> {
-        let loaded = context.load()?;
-        let asked = run_async(control::send(&loaded.settings.admin.socket, &GetConfig {}))?;
-        let daemon = asked.map_err(|error| error.to_string());
-        let settings = match &daemon {
-            Ok(said) => understood(said)?,
-            Err(_) => loaded.settings,
+        let read = context.read();
+        let socket = match &read {
+            Ok(loaded) => &loaded.settings.admin.socket,
+            Err(config::Error::Mistaken { socket, .. }) => socket,
+            Err(error @ config::Error::Unreadable { .. }) => return Err(Failure::usage(error)),
         };
-        Ok(Self { settings, daemon, from: loaded.from })
+        let asked = run_async(control::send(socket, &GetConfig {}))?;
+        match (asked, read) {
+            (Ok(said), read) => {
+                let settings = understood(&said)?;
+                let (from, mistakes) = match read {
+                    Ok(loaded) => (loaded.from, None),
+                    Err(error) => (String::new(), Some(error.to_string())),
+                };
+                Ok(Self { settings, daemon: Ok(said), from, mistakes })
+            }
+            (Err(error), Ok(Loaded { settings, from, .. })) => {
+                Ok(Self { settings, daemon: Err(error.to_string()), from, mistakes: None })
+            }
+            (Err(_), Err(error)) => Err(Failure::usage(error)),
+        }
     }
 
     /// Where the data plane listens, as far as that is known.

@@ -39,7 +39,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let secrets = pull_secrets(&arguments.pull_secrets)?;
     let command = Explain { image: arguments.image.to_string(), secrets };
-    let explanation = ask_daemon(&context.settings()?, &command)?;
+    let explanation = ask_daemon(&context.daemon_socket()?, &command)?;
     if arguments.json {
         return print_json(&explanation);
     }

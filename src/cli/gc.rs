@@ -18,7 +18,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
-    let done = ask_daemon(&context.settings()?, &CollectGarbage {})?;
+    let done = ask_daemon(&context.daemon_socket()?, &CollectGarbage {})?;
     if arguments.json {
         return print_json(&done);
     }

@@ -32,7 +32,7 @@ impl ImageArguments {
         said: impl FnOnce(&str, &C::Reply) -> Result<String, Failure>,
     ) -> Result<(), Failure> {
         let image = self.image.to_string();
-        let reply = ask_daemon(&context.settings()?, &command(image.clone()))?;
+        let reply = ask_daemon(&context.daemon_socket()?, &command(image.clone()))?;
         if self.json {
             print_json(&reply)?;
         }

@@ -21,7 +21,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
-    let mut rows = ask_daemon(&context.settings()?, &ListImages {})?;
+    let mut rows = ask_daemon(&context.daemon_socket()?, &ListImages {})?;
     rows.retain(|row| arguments.part.as_ref().is_none_or(|part| row.image.contains(part.as_str())));
     if arguments.json {
         return print_json(&rows);

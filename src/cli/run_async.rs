@@ -1,8 +1,9 @@
 //! Short asynchronous work within a command that is not asynchronous.
 
+use std::path::Path;
+
 use super::failure::Failure;
 use crate::admin::control::{self, ControlCommand};
-use crate::config::Settings;
 
 /// Runs something short to its end, on a runtime of its own.
 ///
@@ -14,10 +15,10 @@ pub(super) fn run_async<T>(work: impl Future<Output = T>) -> Result<T, Failure> 
     Ok(runtime.block_on(work))
 }
 
-/// Sends a command to the running daemon.
+/// Sends a command to the running daemon, which listens at `socket`.
 ///
 /// # Errors
 /// No daemon runs, or it refuses.
-pub(super) fn ask_daemon<C: ControlCommand>(settings: &Settings, command: &C) -> Result<C::Reply, Failure> {
-    run_async(control::send(&settings.admin.socket, command))?.map_err(Failure::caused)
+pub(super) fn ask_daemon<C: ControlCommand>(socket: &Path, command: &C) -> Result<C::Reply, Failure> {
+    run_async(control::send(socket, command))?.map_err(Failure::caused)
 }

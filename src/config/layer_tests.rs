@@ -23,7 +23,7 @@ fn read(texts: &[&str]) -> Settings {
 }
 
 fn mistakes(texts: &[&str], variables: &[(&str, &str)]) -> Vec<String> {
-    let mistakes = resolve_layers(&layers(texts), &environment(variables)).unwrap_err();
+    let mistakes = resolve_layers(&layers(texts), &environment(variables)).unwrap_err().mistakes;
     mistakes.iter().map(Mistake::to_string).collect()
 }
 
@@ -170,4 +170,12 @@ fn the_files_beside_the_file_are_read_in_the_order_of_their_names() {
     assert!(from.ends_with("20-b.toml") && from.contains("10-a.toml, "), "{from}");
     fs::write(beside.join("40-broken.toml"), "nonsense").unwrap();
     assert!(level().unwrap_err().to_string().contains("40-broken.toml:1"));
+}
+
+#[test]
+fn where_a_running_daemon_listens_is_known_of_files_with_mistakes_too() {
+    let socket = |texts: &[&str]| resolve_layers(&layers(texts), &environment(&[])).unwrap_err().socket;
+    let mistaken = "[admin]\nsocket = \"/srv/l.sock\"\n[store]\nmax_byte = \"1G\"";
+    assert_eq!(socket(&[mistaken]), std::path::Path::new("/srv/l.sock"));
+    assert_eq!(socket(&["no TOML"]), socket(&["[admin]\nsocket = 1"]), "the default one");
 }

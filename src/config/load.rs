@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
 use super::report::Mistake;
-use super::resolve::{Layer, resolve_layers};
+use super::resolve::{Layer, Rejected, resolve_layers};
 use super::settings::Settings;
 use crate::support::open_file::{self, FILE_BYTES_MAX};
 
@@ -37,6 +37,8 @@ pub enum Error {
         from: String,
         /// All of them.
         mistakes: Vec<Mistake>,
+        /// Where a daemon that runs meanwhile listens for commands, as far as that was read.
+        socket: PathBuf,
     },
 }
 
@@ -59,7 +61,7 @@ pub struct Loaded {
 pub fn load(asked: Option<&Path>, environment: &Environment) -> Result<Loaded, Error> {
     let layers = layers(asked.or(environment.config.as_deref()))?;
     let from = described(&layers, environment);
-    let mistaken = |mistakes| Error::Mistaken { from: from.clone(), mistakes };
+    let mistaken = |Rejected { mistakes, socket }| Error::Mistaken { from: from.clone(), mistakes, socket };
     let settings = resolve_layers(&layers, environment).map_err(mistaken)?;
     let files = layers.into_iter().map(|layer| PathBuf::from(layer.name)).collect();
     Ok(Loaded { settings, from, files })

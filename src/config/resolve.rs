@@ -4,6 +4,7 @@
 //! Pure: no file is read here and no environment variable; both come as text.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 
 use super::environment::Environment;
 use super::file::{self, Tree};
@@ -30,18 +31,28 @@ pub(super) struct Layer {
 /// All mistakes at once.
 pub fn resolve(text: &str, environment: &Environment) -> Result<Settings, Vec<Mistake>> {
     let layer = Layer { name: "larder.toml".to_owned(), text: text.to_owned() };
-    resolve_layers(&[layer], environment)
+    resolve_layers(&[layer], environment).map_err(|rejected| rejected.mistakes)
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug)]
+pub(super) struct Rejected {
+    /// All mistakes; of files that are no TOML, that alone.
+    pub(super) mistakes: Vec<Mistake>,
+    /// Where the daemon listens for commands, as far as that was read; the default where it was not.
+    pub(super) socket: PathBuf,
 }
 
 /// Reads several files, of which a later one stands in place of an earlier one, key by key.
 ///
 /// # Errors
-/// All mistakes at once; of files that are no TOML, that alone.
-pub(super) fn resolve_layers(layers: &[Layer], environment: &Environment) -> Result<Settings, Vec<Mistake>> {
+/// All mistakes at once.
+pub(super) fn resolve_layers(layers: &[Layer], environment: &Environment) -> Result<Settings, Rejected> {
     let read: Vec<_> = layers.iter().map(|layer| file::parse(&layer.name, &layer.text)).collect();
     let broken: Vec<Mistake> = read.iter().filter_map(|read| read.as_ref().err().cloned()).collect();
     if !broken.is_empty() {
-        return Err(broken);
+        let nothing = Sections::read(Tree::new(), environment, &Report::default());
+        return Err(Rejected { mistakes: broken, socket: nothing.admin.config().socket });
     }
     let report = Report::default();
     let mut tree = Tree::new();
@@ -53,7 +64,11 @@ pub(super) fn resolve_layers(layers: &[Layer], environment: &Environment) -> Res
     let sections = Sections::read(tree, environment, &report);
     check_together(&sections, &report);
     let mistakes = report.mistakes();
-    if mistakes.is_empty() { Ok(settings(sections, environment, &report)) } else { Err(mistakes) }
+    if mistakes.is_empty() {
+        Ok(settings(sections, environment, &report))
+    } else {
+        Err(Rejected { mistakes, socket: sections.admin.config().socket })
+    }
 }
 
 /// What does not fit together across sections.

@@ -207,7 +207,7 @@ mod tests {
             let environment = Environment { home: Some("/h".into()), ..Environment::default() };
             let settings = config::resolve(&text, &environment).unwrap();
             let said = EffectiveConfig { listening: vec![listening.to_owned()], ..Default::default() };
-            let asked = InEffect { settings, daemon: Ok(said), from: String::new() };
+            let asked = InEffect { settings, daemon: Ok(said), from: String::new(), mistakes: None };
             let mut findings = Findings::default();
             not_listened_on(&asked, &mut findings);
             let remedy = findings.0.first().map(|found| (found.level, found.remedy.as_str()));

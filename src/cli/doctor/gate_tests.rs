@@ -34,7 +34,7 @@ fn found(files: &[(&str, &str)], is_read: bool) -> Findings {
     let text = format!("[server]\ngate_header = \"X-Node-Key\"\ngate_file = {:?}", at("gate"));
     let environment = crate::config::Environment { home: Some("/h".into()), ..Default::default() };
     let settings = crate::config::resolve(&text, &environment).unwrap();
-    let asked = InEffect { settings, daemon: Err("none".into()), from: String::new() };
+    let asked = InEffect { settings, daemon: Err("none".into()), from: String::new(), mistakes: None };
     let mut findings = Findings::default();
     check(&Machine::under(directory.path()), &asked, &mut findings);
     assert!(findings.0.iter().all(|f| !f.what.contains(VALUE) && !f.remedy.contains(VALUE)));

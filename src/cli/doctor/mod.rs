@@ -30,7 +30,7 @@ use super::machine::Machine;
 use super::output::{print, print_json};
 use crate::reference::Image;
 use crate::support::clock::Clock;
-use finding::{Finding, Findings, Level};
+use finding::{CACHE, Finding, Findings, Level};
 
 /// What the command takes.
 #[derive(Debug, Args)]
@@ -58,6 +58,11 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let settings = &asked.settings;
     let machine = Machine::under(&arguments.root);
     let (mut findings, mut of_runtimes) = (Findings::default(), Findings::default());
+    if let Some(mistakes) = &asked.mistakes {
+        let remedy =
+            "larder config check; the daemon goes on with what it read before, and its next start fails";
+        findings.add(Level::Problem, CACHE, mistakes.clone(), remedy);
+    }
     let cache::Seen { ours, report } = cache::check(&machine, &asked, &mut findings);
     runtimes::check(&machine, &asked, &mut of_runtimes);
     if arguments.metrics {

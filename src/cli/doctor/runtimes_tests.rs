@@ -32,7 +32,7 @@ fn found_under(root: &std::path::Path, config: &str) -> Vec<Finding> {
     let environment = crate::config::Environment { home: Some("/h".into()), ..Default::default() };
     let settings = crate::config::resolve(config, &environment).unwrap();
     let mut findings = Findings::default();
-    let asked = InEffect { settings, daemon: Err("none".into()), from: String::new() };
+    let asked = InEffect { settings, daemon: Err("none".into()), from: String::new(), mistakes: None };
     check(&Machine::under(root), &asked, &mut findings);
     findings.0
 }

@@ -21,11 +21,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::context::Context;
+use super::context::{Context, GOES_ON};
 use super::daemon::InEffect;
 use super::failure::Failure;
 use super::machine::Machine;
-use super::output::{print, print_line};
+use super::output::{print, print_line, warn};
 use super::runtime::{Runtime, distributions};
 use super::socket_unit::held;
 use crate::config::Settings;
@@ -216,6 +216,7 @@ fn warn_of_port(address: SocketAddr, machine: &Machine) -> Result<(), Failure> {
 fn listening(machine: &Machine, context: &Context) -> Result<(Settings, Vec<Listen>), Failure> {
     let (settings, said) = if machine.is_this_one() {
         let asked = InEffect::ask(context)?;
+        asked.mistakes.iter().for_each(|mistakes| warn(&format!("{mistakes}\n{GOES_ON}")));
         let said = asked.daemon.is_ok().then(|| asked.listening());
         (asked.settings, said)
     } else {
