@@ -7,23 +7,23 @@ use std::sync::Arc;
 
 use crate::reference::Digest;
 use crate::store::admission::Admission;
-use crate::store::batch::Outcome;
-use crate::store::blob::{Blob, OpenFile, Opened};
-use crate::store::blocking;
-use crate::store::disk_calls::{Call, DiskCalls};
+use crate::store::budget::share::Owner;
+use crate::store::disk::blocking;
+use crate::store::disk::calls::{Call, DiskCalls};
+use crate::store::disk::health::Health;
+use crate::store::disk::low_priority;
 use crate::store::error::Error;
-use crate::store::health::Health;
 use crate::store::index::Index;
-use crate::store::ingest::{Ingest, Verified};
-use crate::store::last_access::LastAccess;
+use crate::store::index::last_access::LastAccess;
 use crate::store::layout::Layout;
-use crate::store::maintenance::low_priority;
+use crate::store::layout::batch::Outcome;
 use crate::store::metrics::Metrics;
-use crate::store::open_blobs::OpenBlobs;
 use crate::store::quarantine::Quarantine;
-use crate::store::rehashing::{Rehashing, Turn};
-use crate::store::removals::Removals;
-use crate::store::share::Owner;
+use crate::store::read::blob::{Blob, OpenFile, Opened};
+use crate::store::read::open_blobs::OpenBlobs;
+use crate::store::read::rehashing::{Rehashing, Turn};
+use crate::store::read::removals::Removals;
+use crate::store::receive::ingest::{Ingest, Verified};
 use crate::support::clock::Clock;
 
 /// Receives and opens blobs.

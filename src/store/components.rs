@@ -8,9 +8,8 @@ use parking_lot::Mutex;
 use crate::store::admission::Admission;
 use crate::store::blobs::Blobs;
 use crate::store::budget::{Budget, Disk};
+use crate::store::disk::health::Health;
 use crate::store::error::Error;
-use crate::store::health::Health;
-use crate::store::in_use::InUse;
 use crate::store::index::Index;
 use crate::store::inventory::Inventory;
 use crate::store::layout::Layout;
@@ -18,11 +17,12 @@ use crate::store::maintenance::Maintenance;
 use crate::store::maintenance::scrub::Scrubber;
 use crate::store::metrics::Metrics;
 use crate::store::open::{self, Lock};
-use crate::store::open_blobs::OpenBlobs;
-use crate::store::pins::Pins;
-use crate::store::quarantine_files::QuarantineFiles;
-use crate::store::read_limits::ReadLimits;
+use crate::store::quarantine::files::QuarantineFiles;
+use crate::store::read::in_use::InUse;
+use crate::store::read::limits::ReadLimits;
+use crate::store::read::open_blobs::OpenBlobs;
 use crate::store::records::Records;
+use crate::store::records::pins::Pins;
 use crate::support::clock::Clock;
 
 /// All of them.

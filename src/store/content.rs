@@ -7,14 +7,14 @@ use bytes::Bytes;
 
 use super::Store;
 use crate::reference::{Digest, Repository};
-use crate::store::batch::{self, End, Outcome};
-use crate::store::blocking;
+use crate::store::budget::share::Owner;
+use crate::store::disk::blocking;
 use crate::store::error::Error;
-use crate::store::ingest::{Ingest, Verified};
 use crate::store::layout::Layout;
-use crate::store::partial::PartialBlob;
+use crate::store::layout::batch::{self, End, Outcome};
+use crate::store::receive::ingest::{Ingest, Verified};
+use crate::store::receive::partial::PartialBlob;
 use crate::store::records::members::Member;
-use crate::store::share::Owner;
 
 /// Small content that is complete in memory, such as a manifest.
 #[derive(Debug, Clone)]

@@ -16,7 +16,7 @@ use std::process::{Command, Output};
 
 use bytes::Bytes;
 
-use super::failpoints::{DIRECTORY, STOP_AT};
+use super::disk::failpoints::{DIRECTORY, STOP_AT};
 use super::tests::{open, repository};
 use super::{Member, Store, for_tests};
 use crate::reference::{Digest, MediaType, Principal, PrincipalKind, Repository, Tag};

@@ -142,7 +142,7 @@ async fn a_blob_without_checksums_is_hashed_once_however_many_ask_for_it() {
     fs::remove_file(world.file(&format!("checks/sha256/{}", digest.hex()))).unwrap();
     let opened = futures_util::future::join_all((0..20).map(|_| world.store.blob(digest))).await;
     assert!(opened.iter().all(Option::is_some));
-    assert_eq!(blob::HASHED_AGAIN.lock().iter().filter(|hashed| **hashed == digest).count(), 1);
+    assert_eq!(read::blob::HASHED_AGAIN.lock().iter().filter(|hashed| **hashed == digest).count(), 1);
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn a_large_blob_without_checksums_keeps_no_reader_waiting_and_comes_back()
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(fs::read(&checks).unwrap(), sound);
-    assert_eq!(blob::HASHED_AGAIN.lock().iter().filter(|hashed| **hashed == digest).count(), 1);
+    assert_eq!(read::blob::HASHED_AGAIN.lock().iter().filter(|hashed| **hashed == digest).count(), 1);
     assert_eq!(world.metrics.quarantined.get(), 0);
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Store;
 use super::content::WholeContent;
 use super::layout::Layout;
-use super::read_limits::ReadLimits;
+use super::read::limits::ReadLimits;
 use super::records::members::Member;
 use super::records::tags::{self, TagRecord};
 use crate::reference::{Algorithm, Digest, Repository};

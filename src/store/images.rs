@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 
 use super::Store;
 use crate::reference::{Digest, Image, Reference, Repository};
-use crate::store::blocking;
-use crate::store::disk_calls::Call;
+use crate::store::disk::blocking;
+use crate::store::disk::calls::Call;
 use crate::store::error::Error;
-use crate::store::image_contents::ImageContents;
+use crate::store::inventory::contents::ImageContents;
 use crate::store::inventory::{CachedImage, RemovedImage};
-use crate::store::pins::Pin;
+use crate::store::records::pins::Pin;
 
 impl Store {
     /// Hands every tag, and every image that is pinned by its digest, to `each` in batches of a few thousand, until it

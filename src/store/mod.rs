@@ -4,105 +4,84 @@
 //! leaves; a crash at any instant loses nothing committed and leaves nothing half done that the next start does not
 //! remove; the files are the truth and the index is derived from them; the store stays within its budget.
 //!
-//! [`Store`] owns its components and moves their blocking work off the async threads: `records` (which digests a
-//! repository may serve), `blobs` (receiving and reading content), `admission` (the budget), `index` (sizes and last
-//! access), `health` (the disk), `pins`, `inventory` and `maintenance`. Each is constructed from what it needs. How
-//! content is written is in `content`, how it is opened for readers in `reading`, what concerns images by name in
-//! `images`.
+//! The folders, of which each uses those above it, and of the files beside them `error`, `metrics` and `open`:
+//!
+//! - `disk`: calls to the disk, whether one hangs and whether writing fails.
+//! - `layout`: the tree of files, and how its small files are written, one by one, in batches and after the answer.
+//! - `budget`: how many bytes there may be, which are reserved, whose they are and which go first: values.
+//! - `integrity`: a checksum for each chunk of a blob.
+//! - `read`: blobs are opened, compared and read.
+//! - `receive`: bytes come in, are hashed, can be read meanwhile, and are verified.
+//! - `records`: which digests a repository may serve and to whom, what its tags name, what is pinned.
+//! - `index`: sizes and last access, derived from the files.
+//! - `quarantine`: blobs that failed a check are moved away.
+//! - `admission`: what comes in stays within the budget, by evicting what is there.
+//! - `inventory`: images by name, for an operator; the blobs of one that is removed go through `blobs`.
+//! - `maintenance`: what the store does by itself.
+//!
+//! Above them is the front: [`Store`] owns its `components`, each constructed from what it needs, and moves their
+//! blocking work off the async threads. Blobs come in, are opened and leave through `blobs`. How content is written is
+//! in `content`, how it is opened for readers in `reading`, what concerns images by name in `images`.
 //!
 //! Not here: where bytes come from, and who may read them (`pull` decides by the records).
 
 mod admission;
-mod batch;
-mod blob;
 mod blobs;
-mod blocking;
 mod budget;
-mod buffers;
-mod cached_images;
-mod calls_under_way;
-mod changes;
-mod checked_file;
 mod components;
 mod content;
-mod crc32c;
-mod disk_calls;
+mod disk;
 mod error;
-mod evict;
-mod failpoints;
-mod file_identity;
 #[cfg(test)]
 mod for_tests;
-mod growing;
-mod hashing;
-mod health;
-mod image_contents;
 mod images;
-mod in_use;
 mod index;
-mod ingest;
 mod integrity;
 mod inventory;
-mod large;
-mod last_access;
 mod layout;
-mod leftovers;
 mod maintenance;
 pub mod metrics;
 mod open;
-mod open_blobs;
-mod page_cache;
-mod partial;
-mod pins;
 mod quarantine;
-mod quarantine_files;
-mod read_limits;
+mod read;
 mod reading;
-mod recent_comparisons;
+mod receive;
 mod records;
-mod rehashing;
-mod removals;
-mod reserve;
-mod room_for_blob;
-mod share;
-mod stored_checksums;
-mod sync_pace;
-mod unsynced;
-mod write_behind;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use blob::Blob;
+pub use budget::share::Owner;
 pub use budget::{Amount, Budget, StoreLimits};
-pub use calls_under_way::HANGS_AFTER;
 pub use content::{WholeContent, WriteWhen};
-pub use disk_calls::READS_MAX;
+pub use disk::calls::READS_MAX;
+pub use disk::calls_under_way::HANGS_AFTER;
 pub use error::Error;
-pub use growing::GrowingBlob;
-pub use hashing::{ContentHash, HASH_BATCH_BYTES};
-pub use image_contents::{ImageContents, PlatformContents};
 pub use index::totals::Totals;
-pub use ingest::{Ingest, Verified};
+pub use inventory::contents::{ImageContents, PlatformContents};
 pub use inventory::{CachedImage, RemovedImage};
 pub use maintenance::verify::{Finding, Verifier};
-pub use partial::PartialBlob;
-pub use pins::Pin;
-pub use recent_comparisons::RecentComparisons;
+pub use read::blob::Blob;
+pub use read::recent_comparisons::RecentComparisons;
+pub use receive::growing::GrowingBlob;
+pub use receive::hashing::{ContentHash, HASH_BATCH_BYTES};
+pub use receive::ingest::{Ingest, Verified};
+pub use receive::partial::PartialBlob;
 pub use records::Records;
 pub use records::aliases::SynthesizedIndex;
 pub use records::members::Member;
+pub use records::pins::Pin;
 pub use records::tags::TagRecord;
-pub use share::Owner;
 
 use crate::reference::Digest;
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::shutdown::Shutdown;
 use admission::Admission;
 use components::Components;
+use disk::blocking;
 use metrics::Metrics;
-use read_limits::ReadLimits;
+use read::limits::ReadLimits;
 
 /// How long a stop waits for what is to be written: a manifest is fetched again if it was lost. Commands wait as long
 /// for it before they read what is there.
@@ -258,7 +237,7 @@ impl Store {
         bytes: u64,
         ask: impl FnOnce(&Admission, Timestamp) -> bool + Send + 'static,
     ) -> bool {
-        if !large::may_be_large(bytes) {
+        if !budget::large::may_be_large(bytes) {
             return false;
         }
         let (admission, now) = (Arc::clone(&self.0.admission), self.clock().now());

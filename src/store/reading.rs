@@ -1,13 +1,13 @@
 //! What is there, opened for a reader: blobs, and what a repository may serve of them.
 //!
 //! Promises: a blob that is damaged, or that the disk does not give, counts as absent, since the content can be had
-//! from upstream. Deliberately not here: the bytes ([`super::blob`]).
+//! from upstream. Deliberately not here: the bytes (`read`).
 
 use super::Store;
 use crate::reference::{Digest, Repository};
-use crate::store::blob::Blob;
-use crate::store::blocking;
-use crate::store::disk_calls::Call;
+use crate::store::disk::blocking;
+use crate::store::disk::calls::Call;
+use crate::store::read::blob::Blob;
 use crate::store::records::members::Member;
 
 impl Store {

@@ -82,10 +82,13 @@ pub(crate) fn imports(source: &Source) -> Vec<Import> {
     let mut found = Vec::new();
     for start in ["crate::", "super::"] {
         for (at, _) in text.match_indices(start) {
-            if text[..at].ends_with(|before: char| before.is_alphanumeric() || matches!(before, '_' | ':')) {
+            let before = &text[..at];
+            let is_within = before.ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | ':'));
+            // `pub(in crate::store)` says who may see something, and sees nothing itself.
+            if is_within || before.ends_with("pub(in ") {
                 continue;
             }
-            let line = text[..at].matches('\n').count() + 1;
+            let line = before.matches('\n').count() + 1;
             let mut base: Vec<&str> = if start == "super::" { module.clone() } else { Vec::new() };
             let mut rest = &text[at..];
             while let Some(after) = rest.strip_prefix("super::") {
@@ -168,7 +171,7 @@ pub(crate) fn uses(line: &str, name: &str) -> bool {
 #[test]
 fn the_reader_of_imports_sees_what_is_there() {
     let text = "use crate::store::Store;\nuse crate::{\n    pull, serve::respond::{self, Refusal},\n};\nuse super::{a, b::c};\n\
-                fn f() { crate::cli::run() }\n// crate::app is prose\n#[cfg(test)]\nmod tests {\n    use crate::app;\n}\n";
+                pub(in crate::serve) fn f() { crate::cli::run() }\n// crate::app is prose\n#[cfg(test)]\nmod tests {\n    use crate::app;\n}\n";
     let source = Source { path: "src/serve/deep/file.rs".to_owned(), text: without_tests(text) };
     let found: Vec<(usize, String)> =
         imports(&source).into_iter().map(|import| (import.line, import.path)).collect();

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use super::space::{Refused, Space};
 use super::victims::{StillMissing, Victims};
+use crate::store::budget::reserve::Reservation;
+use crate::store::budget::share::Owner;
 use crate::store::budget::{self, Missing};
 use crate::store::index::{Batch, Demand, Evictable, Wanted};
-use crate::store::reserve::Reservation;
-use crate::store::share::Owner;
 use crate::support::sync::atomic::{AtomicU64, Ordering};
 use crate::support::sync::mpsc::SyncSender;
 

@@ -17,13 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::reference::Digest;
+use crate::store::budget::large::Passed;
+use crate::store::budget::reserve::Reservation;
+use crate::store::budget::share::Owner;
 use crate::store::budget::{self, Budget, StoreLimits};
 use crate::store::error::Error;
 use crate::store::index::Index;
-use crate::store::large::Passed;
-use crate::store::quarantine_files::QuarantineFiles;
-use crate::store::reserve::Reservation;
-use crate::store::share::Owner;
+use crate::store::quarantine::files::QuarantineFiles;
 use crate::support::clock::Timestamp;
 use crate::support::sync::Mutex;
 use crate::support::sync::atomic::{AtomicU64, Ordering};

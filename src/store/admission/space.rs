@@ -5,13 +5,13 @@
 
 use std::collections::HashSet;
 
+use crate::store::budget::reserve::{Reservation, Reservations, Reserved};
+use crate::store::budget::share::{self, Owner, OwnerId};
 use crate::store::budget::{self, Budget, Disk, Missing, StoreLimits, Used};
 use crate::store::error::Error;
 use crate::store::index::totals::Totals;
 use crate::store::index::{Evictable, Index};
-use crate::store::quarantine_files::QuarantineFiles;
-use crate::store::reserve::{Reservation, Reservations, Reserved};
-use crate::store::share::{self, Owner, OwnerId};
+use crate::store::quarantine::files::QuarantineFiles;
 use crate::support::sync::Mutex;
 use crate::support::sync::atomic::{AtomicU64, Ordering};
 

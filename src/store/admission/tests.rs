@@ -7,11 +7,11 @@ use super::*;
 use crate::reference::{Algorithm, Digest};
 use crate::store::budget::Amount;
 use crate::store::budget::{Disk, Inodes};
-use crate::store::in_use::InUse;
 use crate::store::layout::Layout;
 use crate::store::metrics::Metrics;
-use crate::store::open_blobs::OpenBlobs;
-use crate::store::pins::Pins;
+use crate::store::read::in_use::InUse;
+use crate::store::read::open_blobs::OpenBlobs;
+use crate::store::records::pins::Pins;
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::metrics::Registry;
 

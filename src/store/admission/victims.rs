@@ -6,8 +6,8 @@
 use std::collections::HashSet;
 
 use crate::store::budget::Missing;
+use crate::store::budget::share::OwnerId;
 use crate::store::index::{Batch, Wanted};
-use crate::store::share::OwnerId;
 
 /// What one eviction has come to.
 #[derive(Debug, Default)]

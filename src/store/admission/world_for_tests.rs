@@ -1,7 +1,7 @@
 //! A filesystem whose free bytes a test sets, and the index and admission over it.
 
 use super::*;
-use crate::store::read_limits::ReadLimits;
+use crate::store::read::limits::ReadLimits;
 
 /// A filesystem of 10,000 bytes whose free bytes a test sets, and an index without an ingest.
 pub(super) struct World {

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::slots::NONE;
-use crate::store::share::OwnerId;
+use crate::store::budget::share::OwnerId;
 use crate::support::clock::Timestamp;
 
 /// How long a search is gone on with: as long as a blob is passed over whose file could not be removed.

@@ -11,8 +11,8 @@ use std::path::Path;
 
 use super::rows::Row;
 use crate::reference::Digest;
-use crate::store::crc32c;
-use crate::store::share::OwnerId;
+use crate::store::budget::share::OwnerId;
+use crate::store::integrity::crc32c;
 use crate::support::clock::Timestamp;
 
 /// Bytes of sled's page cache.

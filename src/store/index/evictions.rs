@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::totals::Totals;
 use crate::reference::Digest;
-use crate::store::share::OwnerId;
+use crate::store::budget::share::OwnerId;
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::Timestamp;
 

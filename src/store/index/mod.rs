@@ -9,6 +9,7 @@ pub(super) mod database;
 pub(super) mod evictions;
 #[cfg(test)]
 mod for_tests;
+pub(super) mod last_access;
 pub(super) mod rows;
 pub(super) mod rows_on_disk;
 mod scan;
@@ -20,16 +21,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::reference::Digest;
+use crate::store::budget::reserve::Reservation;
+use crate::store::budget::share::OwnerId;
 use crate::store::error::Error;
 pub(super) use crate::store::index::evictions::{Batch, Demand, Evictable, Wanted};
 use crate::store::index::totals::{SharedTotals, Totals};
 use crate::store::index::worker::{Context, Operation, Worker};
 use crate::store::layout::Layout;
 use crate::store::metrics::Metrics;
-use crate::store::open_blobs::OpenBlobs;
-use crate::store::pins::Pins;
-use crate::store::reserve::Reservation;
-use crate::store::share::OwnerId;
+use crate::store::read::open_blobs::OpenBlobs;
+use crate::store::records::pins::Pins;
 use crate::support::clock::Clock;
 use crate::support::sync::Mutex;
 use crate::support::sync::atomic::{AtomicBool, Ordering};

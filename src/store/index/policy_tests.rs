@@ -13,9 +13,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::rows::{Row, Rows};
 use crate::reference::Digest;
-use crate::store::evict::Order;
-use crate::store::large::Passed;
-use crate::store::share::OwnerId;
+use crate::store::budget::evict::Order;
+use crate::store::budget::large::Passed;
+use crate::store::budget::share::OwnerId;
 use crate::support::clock::Timestamp;
 
 const MIB: u64 = 1024 * 1024;

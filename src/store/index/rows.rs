@@ -15,8 +15,8 @@ pub(crate) use super::slots::Row;
 use super::slots::{NONE, Slots};
 use super::totals::Totals;
 use crate::reference::Digest;
-use crate::store::evict::{self, CLASSES, Order};
-use crate::store::share::OwnerId;
+use crate::store::budget::evict::{self, CLASSES, Order};
+use crate::store::budget::share::OwnerId;
 use crate::support::clock::Timestamp;
 
 /// A list for each class of size of blobs that were used once, and one of those that were used again.

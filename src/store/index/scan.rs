@@ -9,9 +9,9 @@ use std::os::unix::fs::MetadataExt;
 
 use super::rows::{Row, Rows};
 use crate::reference::{Algorithm, Digest};
+use crate::store::budget::share::OwnerId;
 use crate::store::layout::Layout;
 use crate::store::records::walk;
-use crate::store::share::OwnerId;
 use crate::support::clock::Timestamp;
 
 /// Rows that follow the files again.

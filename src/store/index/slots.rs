@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use crate::reference::Digest;
-use crate::store::share::OwnerId;
+use crate::store::budget::share::OwnerId;
 use crate::support::clock::Timestamp;
 
 /// No slot: the end of a list.

@@ -4,8 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::store::budget::share::OwnerId;
 use crate::store::metrics::{Metrics, gauge_value};
-use crate::store::share::OwnerId;
 use crate::support::sync::Mutex;
 
 /// What the blobs occupy.

@@ -4,11 +4,11 @@ use std::fs;
 
 use super::*;
 use crate::reference::Algorithm;
-use crate::store::in_use::InUse;
+use crate::store::budget::reserve::Reservations;
+use crate::store::budget::share::Owner;
 use crate::store::index::evictions::STUCK_FOR;
 use crate::store::index::rows_on_disk::CLEAN;
-use crate::store::reserve::Reservations;
-use crate::store::share::Owner;
+use crate::store::read::in_use::InUse;
 use crate::support::clock::Timestamp;
 use crate::support::metrics::Registry;
 
@@ -109,7 +109,7 @@ fn pinned_blobs_and_blobs_being_read_are_not_evicted() {
     let pinned = world.blob(b"pinned");
     let read = world.blob(b"being read");
     let idle = world.blob(b"idle");
-    let pin = crate::store::pins::Pin {
+    let pin = crate::store::records::pins::Pin {
         repository: "reg.test/app".parse().unwrap(),
         reference: "v1".to_owned(),
         root: pinned,

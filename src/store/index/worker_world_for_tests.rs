@@ -1,7 +1,7 @@
 //! A worker over a directory of its own, and what a test asks of it.
 
 use super::*;
-use crate::store::read_limits::ReadLimits;
+use crate::store::read::limits::ReadLimits;
 
 pub(super) struct World {
     pub(super) directory: tempfile::TempDir,

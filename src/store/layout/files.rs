@@ -8,8 +8,8 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
 
+use crate::store::disk::failpoints;
 use crate::store::error::Error;
-use crate::store::failpoints;
 use crate::support::clock::Timestamp;
 use crate::support::open_file::{Links, open_at_once, open_at_once_in};
 

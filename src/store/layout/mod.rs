@@ -1,4 +1,6 @@
-//! The directory tree of the store: the only file that builds its paths.
+//! The directory tree of the store: the only file that builds its paths. Beside it is how the tree is written: small
+//! files one by one (`writing`), in batches (`batch`) and after the answer (`write_behind`), as long as the store is
+//! not closed (`changes`).
 //!
 //! ```text
 //! <store>/format                      version of this tree
@@ -24,8 +26,13 @@
 //! are built from parsed types alone; the hex digits of a digest tell its algorithm by their number: no name that a
 //! client or a registry sends leads out of the tree.
 
+pub(super) mod batch;
+mod changes;
 pub(super) mod files;
+mod leftovers;
 pub(super) mod staged;
+mod unsynced;
+pub(super) mod write_behind;
 mod writing;
 
 use std::path::{Path, PathBuf};
@@ -39,12 +46,12 @@ pub(super) use files::{
 };
 
 use crate::reference::{Algorithm, Digest, Principal, Registry, Repository, Tag};
-use crate::store::changes::{Change, Changes};
-use crate::store::disk_calls::DiskCalls;
+use crate::store::disk::calls::DiskCalls;
+use crate::store::disk::sync_pace::SyncPace;
 use crate::store::error::Error;
-use crate::store::leftovers::Leftovers;
-use crate::store::sync_pace::SyncPace;
-use crate::store::unsynced::Unsynced;
+use crate::store::layout::changes::{Change, Changes};
+use crate::store::layout::leftovers::Leftovers;
+use crate::store::layout::unsynced::Unsynced;
 use staged::{Earlier, Staged};
 
 /// Content of `format`; a store with another content is refused.

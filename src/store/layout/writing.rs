@@ -17,8 +17,8 @@ use super::files::{
     create, fill_and_publish, rename, rename_at_failpoints, sync_directory, write_and_publish,
 };
 use super::staged::{Staged, StagedFile};
+use crate::store::disk::failpoints;
 use crate::store::error::Error;
-use crate::store::failpoints;
 
 impl Layout {
     /// Gives a finished file of `ingest/` its name, and makes its bytes durable before, when what is staged is

@@ -4,7 +4,6 @@
 //! Promises: every task and thread has ended when [`Maintenance::run`] returns. A failure of one of these tasks is
 //! logged and tried again at its next time; no pull depends on any of them.
 
-pub(super) mod low_priority;
 pub(super) mod oci_index;
 pub(super) mod scrub;
 pub(super) mod verify;
@@ -15,7 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::store::admission::Admission;
-use crate::store::blocking;
+use crate::store::disk::{blocking, low_priority};
 use crate::store::layout::Layout;
 use crate::store::maintenance::scrub::Scrubber;
 use crate::store::metrics::gauge_value;

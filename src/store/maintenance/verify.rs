@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Advice, fadvise};
 
 use crate::reference::{Algorithm, Digest};
+use crate::store::disk::file_identity::FileIdentity;
 use crate::store::error::Error;
-use crate::store::file_identity::FileIdentity;
 use crate::store::layout::{self, Layout};
 use crate::store::{open, quarantine};
 use crate::support::clock::Clock;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::{Records, file};
 use crate::reference::Repository;
-use crate::store::blocking;
+use crate::store::disk::blocking;
 use crate::store::error::Error;
 use crate::store::layout;
 use crate::support::clock::Timestamp;

@@ -6,10 +6,10 @@ use super::grants;
 use super::members::{self, Member};
 use super::tags::TagRecord;
 use crate::reference::{Digest, Principal, Repository, Tag};
-use crate::store::batch::{End, Outcome};
 use crate::store::error::Error;
 use crate::store::layout::Layout;
-use crate::store::write_behind::Place;
+use crate::store::layout::batch::{End, Outcome};
+use crate::store::layout::write_behind::Place;
 use crate::support::clock::Timestamp;
 
 impl Records {

@@ -1,5 +1,5 @@
-//! Records: small files that say which digests a repository may serve and to whom, which digest a tag has, and which
-//! registry is unreachable.
+//! Records: small files that say which digests a repository may serve and to whom, which digest a tag has, which
+//! registry is unreachable, and what is pinned (`pins`).
 //!
 //! They are the truth: no index stands between them and a request. They are read and written on blocking threads, each
 //! as a whole, so that a crash leaves a record as it was or as it became. An unreadable record counts as absent, and
@@ -18,6 +18,7 @@ mod later;
 pub(super) mod members;
 pub(super) mod outages;
 pub(super) mod pending_tags;
+pub(super) mod pins;
 pub(super) mod tags;
 pub(super) mod walk;
 
@@ -25,16 +26,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::reference::{Digest, Principal, Registry, Repository, Tag};
-use crate::store::blocking;
+use crate::store::disk::blocking;
 use crate::store::error::Error;
 use crate::store::layout::Layout;
+use crate::store::layout::write_behind::WriteBehind;
 use crate::store::records::aliases::SynthesizedIndex;
 use crate::store::records::cache::RecordsCache;
 use crate::store::records::changed_tags::ChangedTags;
 use crate::store::records::members::Member;
 use crate::store::records::pending_tags::PendingTags;
 use crate::store::records::tags::TagRecord;
-use crate::store::write_behind::WriteBehind;
 use crate::support::clock::{Clock, Timestamp};
 
 /// The records of a store. Cheap to clone.

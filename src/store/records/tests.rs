@@ -148,7 +148,7 @@ async fn a_manifest_that_is_confirmed_as_a_blob_in_the_batch_that_writes_it_keep
     let manifest = Member::Manifest(MediaType::OCI_INDEX.parse().unwrap());
     let held = hold_writes(&records).await;
     let (name, member) = (app.clone(), manifest.clone());
-    let write = move |staging: &Layout| -> (Result<(), Error>, crate::store::batch::End) {
+    let write = move |staging: &Layout| -> (Result<(), Error>, crate::store::layout::batch::End) {
         (members::add(staging, &name, &digest, &member), Box::new(|_| ()))
     };
     records.writes().stage(Box::new(write)).await;
