@@ -65,7 +65,8 @@ impl Exchange {
             Ok(None) => {}
             Ok(Some(authorization)) => drop(state.authorizations.insert(endpoint.origin(), authorization)),
             Err(Unanswered { challenge, error }) => {
-                let attempt = PlainAttempt { challenge, refused: None, otherwise: Err(error) };
+                let otherwise = Err(Failure::new(error, Party::TokenServer));
+                let attempt = PlainAttempt { challenge, refused: None, otherwise };
                 state.plain = Plain::Asking(Box::new(attempt));
             }
         }
@@ -97,18 +98,9 @@ impl Exchange {
     async fn classify(
         &self,
         state: &ExchangeState<'_>,
-        answer: Result<Response<ResponseBody>, Error>,
+        answer: Result<Response<ResponseBody>, Failure>,
     ) -> Result<RegistryResponse, Failure> {
-        let party = match state {
-            ExchangeState { unanswerable: true, .. } => Party::TokenServer,
-            state if state.is_at_endpoint() => Party::Endpoint,
-            _ => Party::RedirectTarget,
-        };
-        let classified = match answer {
-            Ok(response) => self.context(state).classify(response).await,
-            Err(error) => Err(error),
-        };
-        classified.map_err(|error| Failure::new(error, party))
+        self.context(state).classify(answer?).await.map_err(|error| state.failure(error))
     }
 
     /// The same request, or the `GET` that takes its place at an endpoint whose `HEAD` is of no use, and where no retry
@@ -179,7 +171,7 @@ impl Exchange {
     async fn classify_or_ask_whole(
         &self,
         state: ExchangeState<'_>,
-        answer: Result<Response<ResponseBody>, Error>,
+        answer: Result<Response<ResponseBody>, Failure>,
     ) -> Result<RegistryResponse, Failure> {
         let whole = state.request.without_range();
         let refused = answer.as_ref().is_ok_and(|response| may_refuse_range(response.status()));
@@ -191,11 +183,11 @@ impl Exchange {
         &self,
         mut state: ExchangeState<'_>,
         whole: RegistryRequest<'_>,
-        answer: Result<Response<ResponseBody>, Error>,
+        answer: Result<Response<ResponseBody>, Failure>,
     ) -> Result<RegistryResponse, Failure> {
         let answer = match answer {
             Ok(response) => Ok(without_body(response).await),
-            Err(error) => Err(error),
+            Err(failure) => Err(failure),
         };
         let plain = state.plain.after();
         let mut again = ExchangeState { plain, ..ExchangeState::new(state.endpoint, &whole) };
@@ -219,8 +211,8 @@ impl Exchange {
             let answer = loop {
                 match self.send_once(&state).await {
                     Ok(response) if is_redirect(response.status()) => {
-                        if let Err(error) = self.follow_redirect(&mut state, response).await {
-                            break Err(error);
+                        if let Err(failure) = self.follow_redirect(&mut state, response).await {
+                            break Err(failure);
                         }
                     }
                     answer => break answer,
@@ -235,7 +227,7 @@ impl Exchange {
     }
 
     /// The first response that is neither a challenge that can be answered nor a redirect.
-    async fn final_response(&self, state: &mut ExchangeState<'_>) -> Result<Response<ResponseBody>, Error> {
+    async fn final_response(&self, state: &mut ExchangeState<'_>) -> Result<Response<ResponseBody>, Failure> {
         loop {
             let response = self.send_once(state).await?;
             if let Some(attempt) = state.plain.take_attempt()
@@ -247,7 +239,6 @@ impl Exchange {
                 drain(response.into_body()).await;
                 let PlainAttempt { refused, otherwise, .. } = *attempt;
                 state.authorizations.extend(refused.map(|refused| (state.endpoint.origin(), refused)));
-                state.unanswerable = otherwise.is_err();
                 return otherwise;
             }
             match response.status().as_u16() {
@@ -264,9 +255,7 @@ impl Exchange {
                         .authorization()
                         .map_or(status == 401, |sent| sent.is_renewable_after(status)) =>
                 {
-                    let answered = self.authenticate(state, response).await;
-                    state.unanswerable = answered.is_err();
-                    answered?;
+                    self.authenticate(state, response).await?;
                 }
                 401 | 403 if state.may_ask_plainly() => state.ask_plainly(Ok(without_body(response).await)),
                 _ if is_redirect(response.status()) => self.follow_redirect(state, response).await?,
@@ -309,7 +298,7 @@ impl Exchange {
         credential.filter(|_| state.is_at_endpoint()).unwrap_or(&self.anonymous)
     }
 
-    async fn send_once(&self, state: &ExchangeState<'_>) -> Result<Response<ResponseBody>, Error> {
+    async fn send_once(&self, state: &ExchangeState<'_>) -> Result<Response<ResponseBody>, Failure> {
         let (request, presented) = (state.request, self.presented(state));
         let registry = request.repository.registry();
         let authorization = state.authorization().map(OriginAuthorization::header_value);
@@ -322,7 +311,8 @@ impl Exchange {
             body: Bytes::new(),
             is_for_token: false,
         };
-        let response = self.http.send(request.kind, outgoing).await?;
+        let sent = self.http.send(request.kind, outgoing).await;
+        let response = sent.map_err(|error| state.failure(error))?;
         if state.is_at_endpoint() && response.status() != StatusCode::UNAUTHORIZED {
             let (endpoint, principal) = (state.endpoint.base_url(), presented.principal);
             self.rate_limits.record_headers(Account { registry, endpoint, principal }, response.headers());
@@ -334,15 +324,16 @@ impl Exchange {
         &self,
         state: &mut ExchangeState<'_>,
         response: Response<ResponseBody>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Failure> {
         let challenge = challenge::parse(response.headers(), state.request.repository);
         drain(response.into_body()).await;
         let request = self.auth_request(state);
+        let failure = |error| Failure::new(error, Party::TokenServer);
         match self.authenticator.answer(challenge, state.authorization(), request).await {
             Ok(authorization) => drop(state.authorizations.insert(state.url.origin(), authorization)),
-            Err(error) if state.may_ask_plainly() => state.ask_plainly(Err(error)),
-            Err(error) if state.is_at_endpoint() => return Err(error),
-            Err(error) => return Err(error.after_redirect_of(state.endpoint.host_and_port())),
+            Err(error) if state.may_ask_plainly() => state.ask_plainly(Err(failure(error))),
+            Err(error) if state.is_at_endpoint() => return Err(failure(error)),
+            Err(error) => return Err(failure(error.after_redirect_of(state.endpoint.host_and_port()))),
         }
         Ok(())
     }
@@ -377,7 +368,7 @@ impl Exchange {
         &self,
         state: &mut ExchangeState<'_>,
         response: Response<ResponseBody>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Failure> {
         state.redirects += 1;
         let (endpoint, request) = (state.endpoint, state.request);
         let configured = self.configured.current();
@@ -392,8 +383,9 @@ impl Exchange {
             is_blob: request.kind == RequestKind::Blob,
         };
         let next = redirect.target(|target| configured.config.trusts_redirect(registry, target));
-        let invalid =
-            |why: RedirectError| Error::Invalid { host: authority(&state.url), why: why.to_string() };
+        let invalid = |why: RedirectError| {
+            state.failure(Error::Invalid { host: authority(&state.url), why: why.to_string() })
+        };
         (state.url, state.trust) = next.map_err(invalid)?;
         drain(response.into_body()).await;
         Ok(())
