@@ -278,7 +278,7 @@ impl Attempts {
 
 /// Whether an endpoint may get a request: one for a proof only if its answers prove rights.
 fn may_answer(endpoint: &Endpoint, request: &RegistryRequest<'_>) -> bool {
-    endpoint.is_authoritative() || request.auth.proof.is_none()
+    endpoint.is_authoritative() || !request.auth.need.is_proof()
 }
 
 /// Finds out whether the body of a probe comes.

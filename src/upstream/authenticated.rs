@@ -252,7 +252,7 @@ impl AuthenticatedRequests {
             url: &state.url,
             trust: state.trust,
             presented: self.presented(state),
-            age_max: state.request.auth.proof,
+            token_age_max: state.request.auth.need.token_age_max(),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::upstream::endpoint::select;
 use crate::upstream::metrics::Recorder;
 use crate::upstream::proof::Proof;
 use crate::upstream::redirect::REDIRECTS_MAX;
-use crate::upstream::request::{AuthContext, Patience};
+use crate::upstream::request::{AuthContext, Need, Patience};
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::configured::Configured;
 use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};
@@ -59,7 +59,7 @@ impl AuthContext {
             headers: Arc::default(),
             source: CredentialSource::Caller,
         };
-        Self { presented, proof: None, patience: Patience::None, asked: AskedEndpoints::default() }
+        Self { presented, need: Need::Delivery, patience: Patience::None, asked: AskedEndpoints::default() }
     }
 }
 

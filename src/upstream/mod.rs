@@ -57,7 +57,7 @@ pub use page::{Page, PageBody};
 pub use proof::Proof;
 pub use read_body::Manifest;
 pub use registry_labels::RegistryLabels;
-pub use request::{AuthContext, Listing, Patience};
+pub use request::{AuthContext, Listing, Need, Patience};
 pub use response::Allowed;
 pub use status::EndpointStatus;
 pub use transport::configured::Configured;
