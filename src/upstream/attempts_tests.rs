@@ -58,7 +58,7 @@ impl World {
         let repository = format!("reg.example.com/{repository}").parse().unwrap();
         let tag: crate::reference::Tag = "latest".parse().unwrap();
         let request = RegistryRequest::manifest(Method::GET, &repository, &tag.into(), &auth);
-        let host = |response: RegistryResponse| std::future::ready(Ok(response.host));
+        let host = |response: RegistryResponse| std::future::ready(Ok(response.answer.host));
         self.attempts.send_and_read(&request, host).await.map(|allowed| allowed.value)
     }
 
@@ -280,7 +280,7 @@ async fn an_endpoint_whose_head_hangs_does_not_fail_every_other_question_for_eve
     for _ in 0..10 {
         // Every retry is due.
         tokio::time::advance(Duration::from_secs(9)).await;
-        let host = |response: RegistryResponse| std::future::ready(Ok(response.host));
+        let host = |response: RegistryResponse| std::future::ready(Ok(response.answer.host));
         let _either = world.attempts.send_and_read(&request, host).await;
         world.attempts.tasks.finish(Duration::ZERO).await;
     }
@@ -299,7 +299,7 @@ async fn a_head_that_hangs_is_followed_by_get_while_the_client_still_waits_and_i
     let request = RegistryRequest::manifest(Method::HEAD, &repository, &tag.into(), &auth);
     for waited in [HEAD_ALONE, Duration::ZERO] {
         let begun = Instant::now();
-        let host = |response: RegistryResponse| std::future::ready(Ok(response.host));
+        let host = |response: RegistryResponse| std::future::ready(Ok(response.answer.host));
         world.attempts.send_and_read(&request, host).await.unwrap();
         assert_eq!(begun.elapsed(), waited);
     }

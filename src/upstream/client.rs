@@ -135,8 +135,8 @@ impl Upstream {
     ) -> Result<Allowed<ResolvedTag>, Error> {
         let request = RegistryRequest::manifest(Method::HEAD, repository, &tag.clone().into(), auth);
         let read = |response: RegistryResponse| async move {
-            if response.by_get {
-                let stated = stated_digest(response.response.headers());
+            if response.answer.by_get {
+                let stated = stated_digest(response.answer.response.headers());
                 // On the heap: most tags are answered by a head alone, and what is moved with each question stays
                 // small.
                 let whole = Box::pin(self.0.bodies.manifest(repository.registry(), None, response));
@@ -145,7 +145,7 @@ impl Upstream {
                 let digest = stated.unwrap_or_else(|| manifest_digest(&manifest.bytes));
                 return Ok(ResolvedTag { digest, manifest: Some(manifest) });
             }
-            let host = response.host.clone();
+            let host = response.answer.host.clone();
             let digest = stated_digest(&headers_of(response).await?);
             let why = || "an answer to HEAD without a digest".to_owned();
             let digest = digest.ok_or_else(|| Error::Invalid { host, why: why() })?;
@@ -185,7 +185,7 @@ impl Upstream {
     ) -> Result<Allowed<()>, Error> {
         let request = RegistryRequest::manifest(Method::HEAD, repository, &digest.into(), auth);
         let read = |response: RegistryResponse| async move {
-            if !response.by_get {
+            if !response.answer.by_get {
                 return Ok(());
             }
             let whole = Box::pin(self.0.bodies.manifest(repository.registry(), Some(digest), response));
@@ -207,7 +207,7 @@ impl Upstream {
     ) -> Result<Allowed<BlobHead>, Error> {
         let request = RegistryRequest::blob(Method::HEAD, repository, digest, auth);
         let read = |response: RegistryResponse| async move {
-            let status = response.response.status();
+            let status = response.answer.response.status();
             Ok(BlobHead::of(digest, status, &headers_of(response).await?))
         };
         self.0.attempts.send_and_read(&request, read).await

@@ -22,7 +22,7 @@ use crate::upstream::error::{Error, Failure, Party};
 use crate::upstream::exchange_state::{ExchangeState, HeadVerdict, Plain, head_verdict, without_body};
 use crate::upstream::metrics::RequestKind;
 use crate::upstream::request::RegistryRequest;
-use crate::upstream::response::{RegistryResponse, ResponseContext, may_refuse_range};
+use crate::upstream::response::{Answer, ResponseContext, may_refuse_range};
 use crate::upstream::transport::authority::authority;
 use crate::upstream::transport::client::HttpClient;
 use crate::upstream::transport::send::OutgoingRequest;
@@ -46,25 +46,28 @@ impl Exchange {
         &self,
         endpoint: &Endpoint,
         request: &RegistryRequest<'_>,
-    ) -> Result<RegistryResponse, Failure> {
+    ) -> Result<Answer, Failure> {
         let mut state = ExchangeState::new(endpoint, request);
         self.requests.authorize_ahead(&mut state).await;
-        let answer = self.requests.final_response(&mut state).await;
+        let response = self.requests.final_response(&mut state).await;
         if matches!(state.plain, Plain::Asked { is_head_unclear: true })
             && let Some(opened) = Box::pin(self.opened_by_get(&state)).await
         {
             return Ok(opened);
         }
-        let verdict =
-            if request.method == Method::HEAD { head_verdict(&state, &answer) } else { HeadVerdict::Stands };
+        let verdict = if request.method == Method::HEAD {
+            head_verdict(&state, &response)
+        } else {
+            HeadVerdict::Stands
+        };
         let host = endpoint.host_and_port();
         match verdict {
             HeadVerdict::Stands => {
-                let is_yes = answer.as_ref().is_ok_and(|response| response.status() == StatusCode::OK);
+                let is_yes = response.as_ref().is_ok_and(|response| response.status() == StatusCode::OK);
                 if request.method == Method::HEAD && is_yes {
                     self.heads.record_use(host, request.kind);
                 }
-                self.classify_or_ask_whole(state, answer).await
+                self.classify_or_ask_whole(state, response).await
             }
             HeadVerdict::ToBeConfirmed(contradiction) => {
                 let confirmed = Box::pin(self.confirm(state)).await?;
@@ -77,9 +80,9 @@ impl Exchange {
     async fn classify(
         &self,
         state: &ExchangeState<'_>,
-        answer: Result<Response<ResponseBody>, Failure>,
-    ) -> Result<RegistryResponse, Failure> {
-        self.context(state).classify(answer?).await.map_err(|error| state.failure(error))
+        response: Result<Response<ResponseBody>, Failure>,
+    ) -> Result<Answer, Failure> {
+        self.context(state).classify(response?).await.map_err(|error| state.failure(error))
     }
 
     /// The same request, or the `GET` that takes its place at an endpoint whose `HEAD` is of no use, and where no retry
@@ -105,14 +108,14 @@ impl Exchange {
     }
 
     /// Asks by `GET` what a `HEAD` did not say, with the tokens that the `HEAD` had.
-    async fn confirm(&self, head: ExchangeState<'_>) -> Result<RegistryResponse, Failure> {
+    async fn confirm(&self, head: ExchangeState<'_>) -> Result<Answer, Failure> {
         let ExchangeState { endpoint, request, authorizations, plain, .. } = head;
         let get = request.confirming();
         let asking = async {
             let mut state =
                 ExchangeState { authorizations, plain: plain.after(), ..ExchangeState::new(endpoint, &get) };
-            let answer = self.requests.final_response(&mut state).await;
-            self.classify_or_ask_whole(state, answer).await
+            let response = self.requests.final_response(&mut state).await;
+            self.classify_or_ask_whole(state, response).await
         };
         self.within_limits(endpoint, &get, Box::pin(asking)).await
     }
@@ -122,12 +125,12 @@ impl Exchange {
     ///
     /// # Errors
     /// Those of `asking`, which is not begun where the limit does not permit it in time.
-    pub(super) async fn within_limits(
+    pub(super) async fn within_limits<T>(
         &self,
         endpoint: &Endpoint,
         request: &RegistryRequest<'_>,
-        asking: Pin<Box<dyn Future<Output = Result<RegistryResponse, Failure>> + Send + '_>>,
-    ) -> Result<RegistryResponse, Failure> {
+        asking: Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + '_>>,
+    ) -> Result<T, Failure> {
         let repository = request.repository;
         let account = Account {
             registry: repository.registry(),
@@ -150,45 +153,45 @@ impl Exchange {
     async fn classify_or_ask_whole(
         &self,
         state: ExchangeState<'_>,
-        answer: Result<Response<ResponseBody>, Failure>,
-    ) -> Result<RegistryResponse, Failure> {
+        response: Result<Response<ResponseBody>, Failure>,
+    ) -> Result<Answer, Failure> {
         let whole = state.request.without_range();
-        let refused = answer.as_ref().is_ok_and(|response| may_refuse_range(response.status()));
-        let (Some(whole), true) = (whole, refused) else { return self.classify(&state, answer).await };
-        Box::pin(self.ask_whole(state, whole, answer)).await
+        let refused = response.as_ref().is_ok_and(|response| may_refuse_range(response.status()));
+        let (Some(whole), true) = (whole, refused) else { return self.classify(&state, response).await };
+        Box::pin(self.ask_whole(state, whole, response)).await
     }
 
     async fn ask_whole(
         &self,
         mut state: ExchangeState<'_>,
         whole: RegistryRequest<'_>,
-        answer: Result<Response<ResponseBody>, Failure>,
-    ) -> Result<RegistryResponse, Failure> {
-        let answer = match answer {
+        response: Result<Response<ResponseBody>, Failure>,
+    ) -> Result<Answer, Failure> {
+        let response = match response {
             Ok(response) => Ok(without_body(response).await),
             Err(failure) => Err(failure),
         };
         let plain = state.plain.after();
         let mut again = ExchangeState { plain, ..ExchangeState::new(state.endpoint, &whole) };
         again.authorizations = std::mem::take(&mut state.authorizations);
-        let whole_answer = self.requests.final_response(&mut again).await;
-        if whole_answer.as_ref().is_ok_and(|response| response.status() == StatusCode::OK) {
-            return self.classify(&again, whole_answer).await;
+        let whole_response = self.requests.final_response(&mut again).await;
+        if whole_response.as_ref().is_ok_and(|response| response.status() == StatusCode::OK) {
+            return self.classify(&again, whole_response).await;
         }
         state.authorizations = std::mem::take(&mut again.authorizations);
-        self.classify(&state, answer).await
+        self.classify(&state, response).await
     }
 
     /// The answer to a plain `GET`, if that opens what a plain `HEAD` did not. A challenge is not answered: that was
     /// done.
-    async fn opened_by_get(&self, head: &ExchangeState<'_>) -> Option<RegistryResponse> {
+    async fn opened_by_get(&self, head: &ExchangeState<'_>) -> Option<Answer> {
         let (endpoint, request) = (head.endpoint, head.request);
         let get = request.confirming();
         let asking = async {
             let plain = Plain::Asked { is_head_unclear: false };
             let mut state = ExchangeState { plain, ..ExchangeState::new(endpoint, &get) };
-            let answer = self.requests.response_to_plain(&mut state).await;
-            self.classify(&state, answer).await
+            let response = self.requests.response_to_plain(&mut state).await;
+            self.classify(&state, response).await
         };
         let opened = self.within_limits(endpoint, &get, Box::pin(asking)).await.ok()?;
         self.requests.record_open(endpoint, request.repository);

@@ -72,7 +72,7 @@ async fn blob(
     endpoint: &Endpoint,
     repository: &Repository,
     auth: &AuthContext,
-) -> Result<RegistryResponse, Error> {
+) -> Result<Answer, Error> {
     let digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
     let request = RegistryRequest::blob(Method::GET, repository, digest, auth);
     exchange.send(endpoint, &request).await.map_err(|failure| failure.error)
