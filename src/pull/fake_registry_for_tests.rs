@@ -286,7 +286,7 @@ impl RegistryClient for FakeRegistry {
                 Reference::Tag(tag) => self.tag(repository, tag)?,
             };
             let mirrored = match reference {
-                Reference::Digest(_) if auth.proof.is_none() => self.0.lock().mirror_of(repository, digest),
+                Reference::Digest(_) if !auth.need.is_proof() => self.0.lock().mirror_of(repository, digest),
                 _ => None,
             };
             let is_authoritative = mirrored.is_none();

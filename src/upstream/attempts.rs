@@ -16,13 +16,13 @@ use crate::upstream::endpoint::failure_record::Question;
 use crate::upstream::endpoint::health::Health;
 use crate::upstream::endpoint::known::Endpoints;
 use crate::upstream::endpoint::select::Endpoint;
-use crate::upstream::endpoint::tracked::{Availability, Retry, TrackedRequest};
+use crate::upstream::endpoint::tracked::{Availability, Retry, TrackedBody, TrackedRequest};
 use crate::upstream::error::{ConnectStage, Error};
 use crate::upstream::exchange::Exchange;
 use crate::upstream::metrics::Recorder;
 use crate::upstream::one_endpoint::OneEndpoint;
 use crate::upstream::request::{PROBE_BYTES, Patience, RegistryRequest};
-use crate::upstream::response::{Allowed, RegistryResponse};
+use crate::upstream::response::{Allowed, Answer, RegistryResponse};
 use crate::upstream::retry;
 
 /// A request that failed quickly is repeated this often at one endpoint.
@@ -239,13 +239,14 @@ impl Attempts {
         tracked: TrackedRequest,
         request: &RegistryRequest<'_>,
         retries: u32,
-    ) -> Result<RegistryResponse, Error> {
+    ) -> Result<(Answer, TrackedBody), Error> {
         let is_only = || {
             let all = self.endpoints.of(request.repository.registry());
             all.is_ok_and(|all| all.iter().filter(|endpoint| may_answer(endpoint, request)).count() == 1)
         };
         let is_only = request.method == Method::HEAD && is_only();
-        OneEndpoint { exchange: &self.exchange, endpoint, is_only }.send(tracked, request, retries).await
+        let (exchange, heads) = (&*self.exchange, &self.exchange.heads);
+        OneEndpoint { exchange, heads, endpoint, is_only }.send(tracked, request, retries).await
     }
 
     /// Finds out whether failing endpoints that are due for a retry answer again, while no request waits for them:
@@ -263,8 +264,8 @@ impl Attempts {
                 if !is_of_host {
                     // Its outcome is recorded, whatever it is.
                     let asking = this.try_endpoint(&endpoint, tracked, &question, 0);
-                    if let Ok(Ok(answer)) = tokio::time::timeout(RESPONSE_WAIT, asking).await {
-                        probe_body(answer).await;
+                    if let Ok(Ok((answer, tracked))) = tokio::time::timeout(RESPONSE_WAIT, asking).await {
+                        probe_body(answer, &tracked).await;
                     }
                     return;
                 }
@@ -278,12 +279,12 @@ impl Attempts {
 
 /// Whether an endpoint may get a request: one for a proof only if its answers prove rights.
 fn may_answer(endpoint: &Endpoint, request: &RegistryRequest<'_>) -> bool {
-    endpoint.is_authoritative() || request.auth.proof.is_none()
+    endpoint.is_authoritative() || !request.auth.need.is_proof()
 }
 
 /// Finds out whether the body of a probe comes.
-async fn probe_body(answer: RegistryResponse) {
-    let RegistryResponse { response, host, tracked: Some(tracked), .. } = answer else { return };
+async fn probe_body(answer: Answer, tracked: &TrackedBody) {
+    let Answer { response, host, .. } = answer;
     if brings(response.into_body(), PROBE_BYTES as usize, PROBE_BODY_WAIT).await {
         tracked.came();
     } else {
@@ -294,16 +295,17 @@ async fn probe_body(answer: RegistryResponse) {
 
 /// What `read` makes of a response.
 async fn read_response<T, F>(
-    response: Result<RegistryResponse, Error>,
+    response: Result<(Answer, TrackedBody), Error>,
     has_alternative: bool,
     read: &impl Fn(RegistryResponse) -> F,
 ) -> Result<Allowed<T>, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
-    let response = RegistryResponse { has_alternative, ..response? };
-    let proof = response.proof;
-    Ok(Allowed { value: read(response).await?, proof })
+    let (answer, tracked) = response?;
+    let proof = answer.proof;
+    let value = read(RegistryResponse { answer, tracked, has_alternative }).await?;
+    Ok(Allowed { value, proof })
 }
 
 impl LastError {

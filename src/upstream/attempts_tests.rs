@@ -6,8 +6,10 @@ use super::*;
 use crate::support::live::Live;
 use crate::upstream::config::{Config, EndpointConfig, RegistryConfig};
 use crate::upstream::one_endpoint::HEAD_ALONE;
-use crate::upstream::request::AuthContext;
+use crate::upstream::request::{AuthContext, Need};
 use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};
+
+const PROOF: Need = Need::Proof { token_age_max: Duration::ZERO };
 
 /// A mirror, and then the registry itself.
 fn config() -> Config {
@@ -43,8 +45,8 @@ impl World {
     }
 
     /// Requests a tag; returns the host that answered.
-    async fn request(&self, proof: Option<Duration>) -> Result<String, Error> {
-        self.request_as(AuthContext { proof, ..AuthContext::for_test(None) }, "a").await
+    async fn request(&self, need: Need) -> Result<String, Error> {
+        self.request_as(AuthContext { need, ..AuthContext::for_test(None) }, "a").await
     }
 
     /// The same for a client that cannot ask the registry itself.
@@ -56,7 +58,7 @@ impl World {
         let repository = format!("reg.example.com/{repository}").parse().unwrap();
         let tag: crate::reference::Tag = "latest".parse().unwrap();
         let request = RegistryRequest::manifest(Method::GET, &repository, &tag.into(), &auth);
-        let host = |response: RegistryResponse| std::future::ready(Ok(response.host));
+        let host = |response: RegistryResponse| std::future::ready(Ok(response.answer.host));
         self.attempts.send_and_read(&request, host).await.map(|allowed| allowed.value)
     }
 
@@ -102,8 +104,11 @@ async fn the_next_endpoint_answers_and_a_failing_one_is_probed_before_it_is_used
 #[tokio::test(start_paused = true)]
 async fn a_mirror_proves_nothing() {
     let world = World::new(|_| status(200));
-    assert_eq!(world.request(None).await.unwrap(), "mirror.example.net:443");
-    assert_eq!(world.request(Some(Duration::from_secs(60))).await.unwrap(), "reg.example.com:443");
+    assert_eq!(world.request(Need::Delivery).await.unwrap(), "mirror.example.net:443");
+    assert_eq!(
+        world.request(Need::Proof { token_age_max: Duration::from_secs(60) }).await.unwrap(),
+        "reg.example.com:443"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,7 +120,7 @@ async fn an_unreachable_mirror_does_not_undo_the_registrys_denial() {
         false => status(403),
     });
     for _ in 0..2 {
-        let error = world.request(None).await.unwrap_err();
+        let error = world.request(Need::Delivery).await.unwrap_err();
         assert!(error.revokes_access(), "{error}");
     }
 }
@@ -128,7 +133,7 @@ async fn a_mirror_that_lacks_it_makes_no_denial_of_the_registrys_outage() {
         entry.endpoints = order.map(|n| entry.endpoints[n].clone()).to_vec();
         let world = World::of(config, |request| if is_mirror(request) { status(404) } else { status(503) });
         for _ in 0..2 {
-            let error = world.request(None).await.unwrap_err();
+            let error = world.request(Need::Delivery).await.unwrap_err();
             assert!(matches!(error, Error::ServerError { .. }), "{error}");
         }
     }
@@ -143,13 +148,13 @@ async fn after_a_429_the_registry_gets_no_request_before_its_time() {
             },
         );
     for _ in 0..3 {
-        let error = world.request(None).await.unwrap_err();
+        let error = world.request(Need::Delivery).await.unwrap_err();
         let Error::RateLimited { retry_after: Some(wait), .. } = &error else { panic!("{error}") };
         assert!((30..=33).contains(&wait.as_secs()), "{wait:?}");
     }
     assert_eq!(world.counts(), (3, 1));
     tokio::time::advance(Duration::from_secs(34)).await;
-    world.request(None).await.unwrap_err();
+    world.request(Need::Delivery).await.unwrap_err();
     assert_eq!(world.counts(), (4, 2));
 }
 
@@ -157,7 +162,7 @@ async fn after_a_429_the_registry_gets_no_request_before_its_time() {
 async fn a_registry_that_hangs_does_not_hold_a_caller_longer_than_its_runtime_waits() {
     let world = World::new(|_| Outcome::Hang);
     let start = Instant::now();
-    let error = world.request(None).await.unwrap_err();
+    let error = world.request(Need::Delivery).await.unwrap_err();
     assert!(error.is_outage() && start.elapsed() == RESPONSE_WAIT, "{error} after {:?}", start.elapsed());
     let failing = world.attempts.health.failing_endpoints();
     assert_eq!(failing.len(), 1, "a request that ran out of time says nothing of its endpoint");
@@ -167,7 +172,7 @@ async fn a_registry_that_hangs_does_not_hold_a_caller_longer_than_its_runtime_wa
 async fn a_failing_registry_gets_few_requests_and_none_is_repeated() {
     let world = World::new(|_| Outcome::Unreachable);
     for _ in 0..100 {
-        world.request(None).await.unwrap_err();
+        world.request(Need::Delivery).await.unwrap_err();
     }
     let (mirror, registry) = world.counts();
     assert!(mirror < 20 && registry < 20, "{mirror} and {registry} requests in a moment");
@@ -180,7 +185,7 @@ async fn a_registry_that_is_gone_for_a_moment_fails_no_pull_that_cannot_go_elsew
         if Instant::now() < back_at { Outcome::Unreachable } else { status(200) }
     };
     let world = World::new(respond);
-    let error = world.request(None).await.unwrap_err();
+    let error = world.request(Need::Delivery).await.unwrap_err();
     assert!(error.is_refused_connection() && Instant::now() < back_at - Duration::from_secs(1), "{error}");
     assert_eq!(world.counts(), (1, 1), "a client that asks the registry itself is sent there at once");
     world.patient_request().await.unwrap();
@@ -202,7 +207,7 @@ async fn however_a_registry_is_gone_for_a_moment_no_pull_fails_and_it_gets_few_r
         let begun = Instant::now();
         let back_at = begun + Duration::from_millis(1_500);
         let world = World::new(move |_| if Instant::now() < back_at { gone() } else { status(200) });
-        world.request(None).await.unwrap_err();
+        world.request(Need::Delivery).await.unwrap_err();
         assert!(
             Instant::now() < back_at,
             "{n}: a client that asks the registry itself is sent there at once"
@@ -257,7 +262,7 @@ async fn a_registry_that_failed_long_ago_is_waited_for_when_it_is_gone_for_a_mom
     let back_after = Duration::from_millis(3_601_500);
     let world =
         World::new(move |_| if begun.elapsed() < back_after { Outcome::Unreachable } else { status(200) });
-    world.request(None).await.unwrap_err();
+    world.request(Need::Delivery).await.unwrap_err();
     tokio::time::advance(Duration::from_secs(3_600)).await;
     let (first, second) = tokio::join!(world.patient_request(), world.patient_request());
     assert!(first.is_ok() && second.is_ok(), "{first:?} and {second:?}");
@@ -275,7 +280,7 @@ async fn an_endpoint_whose_head_hangs_does_not_fail_every_other_question_for_eve
     for _ in 0..10 {
         // Every retry is due.
         tokio::time::advance(Duration::from_secs(9)).await;
-        let host = |response: RegistryResponse| std::future::ready(Ok(response.host));
+        let host = |response: RegistryResponse| std::future::ready(Ok(response.answer.host));
         let _either = world.attempts.send_and_read(&request, host).await;
         world.attempts.tasks.finish(Duration::ZERO).await;
     }
@@ -294,7 +299,7 @@ async fn a_head_that_hangs_is_followed_by_get_while_the_client_still_waits_and_i
     let request = RegistryRequest::manifest(Method::HEAD, &repository, &tag.into(), &auth);
     for waited in [HEAD_ALONE, Duration::ZERO] {
         let begun = Instant::now();
-        let host = |response: RegistryResponse| std::future::ready(Ok(response.host));
+        let host = |response: RegistryResponse| std::future::ready(Ok(response.answer.host));
         world.attempts.send_and_read(&request, host).await.unwrap();
         assert_eq!(begun.elapsed(), waited);
     }
@@ -328,11 +333,11 @@ async fn a_redirect_target_that_limits_requests_holds_back_no_other_repository()
         _ => status(200),
     });
     for _ in 0..2 {
-        let error = world.request(Some(Duration::ZERO)).await.unwrap_err();
+        let error = world.request(PROOF).await.unwrap_err();
         assert!(matches!(error, Error::RateLimited { .. }), "{error}");
     }
     assert_eq!(world.counts(), (0, 1), "the question itself is held back");
-    let auth = AuthContext { proof: Some(Duration::ZERO), ..AuthContext::for_test(None) };
+    let auth = AuthContext { need: PROOF, ..AuthContext::for_test(None) };
     world.request_as(auth, "b").await.unwrap();
 }
 
@@ -343,7 +348,7 @@ async fn a_redirect_to_a_host_of_250_kib_leaves_no_such_text_in_an_error_or_in_w
         "mirror.example.net:443" | "reg.example.com:443" => respond(302, &[("location", &location)], ""),
         _ => Outcome::Unreachable,
     });
-    let error = world.request(None).await.unwrap_err();
+    let error = world.request(Need::Delivery).await.unwrap_err();
     assert!(format!("{error:?}").len() < 1_000, "{} bytes", format!("{error:?}").len());
     let kept = format!("{:?}", world.attempts.health.failing_endpoints());
     assert!(kept.len() < 4_000, "{} bytes are kept", kept.len());

@@ -16,6 +16,7 @@ use crate::support::unserved::Unserved;
 use crate::upstream::attempts::Attempts;
 use crate::upstream::auth::authenticator::Authenticator;
 use crate::upstream::auth::tokens::Tokens;
+use crate::upstream::authenticated::AuthenticatedRequests;
 use crate::upstream::blob_head::BlobHead;
 use crate::upstream::download::Download;
 use crate::upstream::endpoint::avoided::{AvoidedEndpoints, DeliveryFault};
@@ -46,6 +47,7 @@ struct Inner {
     health: Health,
     avoided: AvoidedEndpoints,
     rate_limits: Arc<RateLimits>,
+    tokens: Tokens,
     recorder: Recorder,
     bodies: BodyReader,
     tasks: Tasks,
@@ -76,13 +78,18 @@ impl Upstream {
         let rate_limits = Arc::new(RateLimits::new(recorder.clone(), clock.clone()));
         let http = HttpClient::new(configured.clone(), recorder.clone());
         let tokens = Tokens::new(http.clone(), configured.clone(), clock.clone(), tasks.clone());
-        let exchange = Exchange {
-            http,
-            authenticator: Authenticator::new(tokens),
+        let requests = AuthenticatedRequests {
+            http: http.clone(),
+            authenticator: Authenticator::new(tokens.clone()),
             rate_limits: Arc::clone(&rate_limits),
-            heads: HeadSupport::default(),
             configured: configured.clone(),
             anonymous,
+        };
+        let exchange = Exchange {
+            requests,
+            http,
+            rate_limits: Arc::clone(&rate_limits),
+            heads: HeadSupport::default(),
             clock,
         };
         let attempts = Attempts {
@@ -95,7 +102,8 @@ impl Upstream {
         };
         let received = ReceivedBytes::new(recorder.clone());
         let bodies = BodyReader::new(configured.clone(), avoided.clone(), received);
-        let inner = Inner { attempts, configured, health, avoided, rate_limits, recorder, bodies, tasks };
+        let inner =
+            Inner { attempts, configured, health, avoided, rate_limits, tokens, recorder, bodies, tasks };
         Self(Arc::new(inner))
     }
 
@@ -127,8 +135,8 @@ impl Upstream {
     ) -> Result<Allowed<ResolvedTag>, Error> {
         let request = RegistryRequest::manifest(Method::HEAD, repository, &tag.clone().into(), auth);
         let read = |response: RegistryResponse| async move {
-            if response.by_get {
-                let stated = stated_digest(response.response.headers());
+            if response.answer.by_get {
+                let stated = stated_digest(response.answer.response.headers());
                 // On the heap: most tags are answered by a head alone, and what is moved with each question stays
                 // small.
                 let whole = Box::pin(self.0.bodies.manifest(repository.registry(), None, response));
@@ -137,7 +145,7 @@ impl Upstream {
                 let digest = stated.unwrap_or_else(|| manifest_digest(&manifest.bytes));
                 return Ok(ResolvedTag { digest, manifest: Some(manifest) });
             }
-            let host = response.host.clone();
+            let host = response.answer.host.clone();
             let digest = stated_digest(&headers_of(response).await?);
             let why = || "an answer to HEAD without a digest".to_owned();
             let digest = digest.ok_or_else(|| Error::Invalid { host, why: why() })?;
@@ -177,7 +185,7 @@ impl Upstream {
     ) -> Result<Allowed<()>, Error> {
         let request = RegistryRequest::manifest(Method::HEAD, repository, &digest.into(), auth);
         let read = |response: RegistryResponse| async move {
-            if !response.by_get {
+            if !response.answer.by_get {
                 return Ok(());
             }
             let whole = Box::pin(self.0.bodies.manifest(repository.registry(), Some(digest), response));
@@ -199,7 +207,7 @@ impl Upstream {
     ) -> Result<Allowed<BlobHead>, Error> {
         let request = RegistryRequest::blob(Method::HEAD, repository, digest, auth);
         let read = |response: RegistryResponse| async move {
-            let status = response.response.status();
+            let status = response.answer.response.status();
             Ok(BlobHead::of(digest, status, &headers_of(response).await?))
         };
         self.0.attempts.send_and_read(&request, read).await
@@ -272,7 +280,7 @@ impl Upstream {
 
     /// Forgets the tokens for a repository, or all: the next request needs a new one.
     pub fn forget_tokens(&self, repository: Option<&Repository>) {
-        self.0.attempts.exchange.authenticator.forget_tokens(repository);
+        self.0.tokens.forget(repository);
     }
 
     /// Body bytes of manifests and blobs received since the start.

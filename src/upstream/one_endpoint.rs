@@ -1,6 +1,6 @@
 //! A request to one endpoint: its rate limit, retries, and the `GET` beside a `HEAD` that is not answered.
 //!
-//! Deliberately not here: which endpoint is asked, and what follows a failure (`attempts`); challenges and redirects
+//! Deliberately not here: which endpoint is asked, and what follows a failure (`attempts`); what one answer means
 //! (`exchange`).
 
 use std::pin::pin;
@@ -10,12 +10,13 @@ use http::Method;
 use tokio::time::timeout;
 use tracing::Instrument;
 
+use crate::upstream::endpoint::head_support::HeadSupport;
 use crate::upstream::endpoint::select::Endpoint;
-use crate::upstream::endpoint::tracked::TrackedRequest;
+use crate::upstream::endpoint::tracked::{TrackedBody, TrackedRequest};
 use crate::upstream::error::{ConnectStage, Error, Failure, Party};
 use crate::upstream::exchange::Exchange;
 use crate::upstream::request::{Patience, RegistryRequest};
-use crate::upstream::response::RegistryResponse;
+use crate::upstream::response::Answer;
 use crate::upstream::{retry, span};
 
 /// How long a `HEAD` is waited for alone; then `GET` is sent beside it. Longer than it takes to notice that an idle
@@ -26,19 +27,21 @@ pub(super) const HEAD_ALONE: Duration = Duration::from_secs(9);
 /// An endpoint that is asked.
 pub(super) struct OneEndpoint<'a> {
     pub(super) exchange: &'a Exchange,
+    pub(super) heads: &'a HeadSupport,
     pub(super) endpoint: &'a Endpoint,
     /// Whether there is no other, which is to have what a `HEAD` leaves of the time.
     pub(super) is_only: bool,
 }
 
 impl OneEndpoint<'_> {
-    /// Sends a request to one endpoint, again where that may help, and records the outcome.
+    /// Sends a request to one endpoint, again where that may help, and records the outcome. What becomes of the body is
+    /// for who reads it to record.
     pub(super) async fn send(
         &self,
         mut tracked: TrackedRequest,
         request: &RegistryRequest<'_>,
         retries: u32,
-    ) -> Result<RegistryResponse, Error> {
+    ) -> Result<(Answer, TrackedBody), Error> {
         let endpoint = self.endpoint;
         request.auth.asked.record(endpoint.base_url());
         let request = &self.exchange.effective(endpoint, request, retries);
@@ -51,9 +54,9 @@ impl OneEndpoint<'_> {
             let body = tracked.body();
             tracked.finish(&result);
             if request.method == Method::GET && result.is_ok() {
-                self.exchange.heads.record_get(endpoint.host_and_port(), request.kind);
+                self.heads.record_get(endpoint.host_and_port(), request.kind);
             }
-            result.map(|answer| RegistryResponse { tracked: Some(body), ..answer })
+            result.map(|answer| (answer, body))
         };
         let result = self.exchange.within_limits(endpoint, request, Box::pin(asking)).await;
         result.map_err(|failure| failure.error)
@@ -66,7 +69,7 @@ impl OneEndpoint<'_> {
         tracked: &mut TrackedRequest,
         request: &RegistryRequest<'_>,
         retries: u32,
-    ) -> Result<RegistryResponse, Failure> {
+    ) -> Result<Answer, Failure> {
         let mut result = match request.method {
             Method::HEAD => self.send_head(request).await,
             _ => self.exchange.send(self.endpoint, request).await,
@@ -93,20 +96,19 @@ impl OneEndpoint<'_> {
     /// Sends a `HEAD`, and beside it, if it is not answered within [`HEAD_ALONE`], the `GET` that asks the same: some
     /// registries answer no `HEAD`. The first answer counts. Where there is no other endpoint, `GET` follows a `HEAD`
     /// that timed out before, too.
-    async fn send_head(&self, head: &RegistryRequest<'_>) -> Result<RegistryResponse, Failure> {
+    async fn send_head(&self, head: &RegistryRequest<'_>) -> Result<Answer, Failure> {
         let mut heading = pin!(self.exchange.send(self.endpoint, head));
         let alone = timeout(HEAD_ALONE, &mut heading).await;
         let is_only = self.is_only;
-        let heads = &self.exchange.heads;
         if let Ok(result) = alone {
             let hung = result.as_ref().is_err_and(is_hang);
             if hung {
-                heads.record_hang(self.endpoint.host_and_port(), head.kind);
+                self.heads.record_hang(self.endpoint.host_and_port(), head.kind);
             }
             return if hung && is_only { Box::pin(self.get_instead(head)).await.or(result) } else { result };
         }
         let mut getting = Box::pin(self.get_instead(head));
-        heads.record_hang(self.endpoint.host_and_port(), head.kind);
+        self.heads.record_hang(self.endpoint.host_and_port(), head.kind);
         tokio::select! {
             result = &mut heading => match result {
                 Err(failure) if is_hang(&failure) && is_only => getting.await.or(Err(failure)),
@@ -120,11 +122,11 @@ impl OneEndpoint<'_> {
     }
 
     /// Asks by `GET` what a `HEAD` was not answered to.
-    async fn get_instead(&self, head: &RegistryRequest<'_>) -> Result<RegistryResponse, Failure> {
+    async fn get_instead(&self, head: &RegistryRequest<'_>) -> Result<Answer, Failure> {
         let (get, host) = (head.confirming(), self.endpoint.host_and_port());
         let asking = async {
             let result = self.exchange.send(self.endpoint, &get).await;
-            result.inspect(|_| self.exchange.heads.record_get_beside(host, get.kind))
+            result.inspect(|_| self.heads.record_get_beside(host, get.kind))
         };
         self.exchange.within_limits(self.endpoint, &get, Box::pin(asking)).await
     }

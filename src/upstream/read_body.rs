@@ -18,12 +18,11 @@ use crate::upstream::blob_head::BlobHead;
 use crate::upstream::body::{BodyWait, Chunks, Memory, drain, read_whole};
 use crate::upstream::download::Download;
 use crate::upstream::endpoint::avoided::{AvoidedEndpoints, DeliveryFault};
-use crate::upstream::endpoint::tracked::TrackedBody;
 use crate::upstream::error::Error;
 use crate::upstream::headers::{content_length, header, parse_content_range};
 use crate::upstream::page::{Page, PageMemory};
 use crate::upstream::received::{ReceivedBytes, ReceivedCounter};
-use crate::upstream::response::{RegistryResponse, is_encoded};
+use crate::upstream::response::{Answer, RegistryResponse, is_encoded};
 use crate::upstream::transport::configured::Configured;
 
 /// The longest time between two chunks of a body where another endpoint can be asked: all of them have to fit into the
@@ -88,11 +87,12 @@ impl BodyReader {
         expected: Option<Digest>,
         response: RegistryResponse,
     ) -> Result<Manifest, Error> {
-        let media_type = media_type(response.response.headers());
-        let (host, endpoint) = (response.host.clone(), response.endpoint.clone());
+        let answer = &response.answer;
+        let media_type = media_type(answer.response.headers());
+        let (host, endpoint) = (answer.host.clone(), answer.endpoint.clone());
         let is_authoritative = endpoint.is_authoritative();
-        let stated = stated_digest(response.response.headers());
-        let is_encoded = is_encoded(response.response.headers());
+        let stated = stated_digest(answer.response.headers());
+        let is_encoded = is_encoded(answer.response.headers());
         let bytes = self.whole_body(registry, expected, response).await;
         let Some(expected) = expected else {
             let bytes = bytes?;
@@ -131,23 +131,23 @@ impl BodyReader {
         digest: Option<Digest>,
         response: RegistryResponse,
     ) -> Result<Bytes, Error> {
-        let RegistryResponse { response, host, has_alternative, tracked, .. } = response;
+        let RegistryResponse { answer: Answer { response, host, .. }, tracked, has_alternative } = response;
         let received = self.received.counter_for(registry, digest);
         let declared = content_length(response.headers());
         let chunks = Chunks { body: response.into_body(), host, received };
         let memory = Memory { budget: &self.memory, registry, declared };
         let wait = self.body_wait(has_alternative);
         let whole = read_whole(chunks, MANIFEST_BYTES_MAX, wait, &memory).await;
-        match (whole, tracked) {
-            (Ok(bytes), tracked) => {
-                tracked.iter().for_each(TrackedBody::came);
+        match whole {
+            Ok(bytes) => {
+                tracked.came();
                 Ok(bytes)
             }
-            (Err((error, true)), Some(tracked)) if has_alternative => {
+            Err((error, true)) if has_alternative => {
                 tracked.stalled(&error);
                 Err(error)
             }
-            (Err((error, _)), _) => Err(error),
+            Err((error, _)) => Err(error),
         }
     }
 
@@ -169,7 +169,8 @@ impl BodyReader {
         from: u64,
         response: RegistryResponse,
     ) -> Result<Download, Error> {
-        let RegistryResponse { response, host, proof, endpoint, has_alternative, tracked, .. } = response;
+        let RegistryResponse { answer, tracked, has_alternative } = response;
+        let Answer { response, host, proof, endpoint, .. } = answer;
         let head = BlobHead::of(digest, response.status(), response.headers());
         let (size, offset) = if response.status() == StatusCode::PARTIAL_CONTENT {
             match header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range) {
@@ -189,25 +190,26 @@ impl BodyReader {
         let mut download = Download::new(size, offset, proof, endpoint, chunks);
         (download.has_digest, download.is_encoded) = (head.has_digest, is_encoded);
         let idle = self.body_wait(has_alternative).idle;
-        Ok(download.bounded(host, idle, tracked, has_alternative))
+        Ok(download.bounded(host, idle, Some(tracked), has_alternative))
     }
 
     /// A page of a list.
     pub(super) async fn page(&self, registry: &Registry, response: RegistryResponse) -> Result<Page, Error> {
-        let RegistryResponse { response, host, proof, endpoint, has_alternative, tracked, .. } = response;
+        let RegistryResponse { answer, tracked, has_alternative } = response;
+        let Answer { response, host, proof, endpoint, .. } = answer;
         let idle = self.body_wait(has_alternative).idle;
         let (head, body) = response.into_parts();
         let chunks = Chunks { body, host: host.clone(), received: ReceivedCounter::none() };
         let body = Download::new(None, 0, proof, endpoint, chunks);
         let from = (registry, host.clone());
-        let body = body.bounded(host, idle, tracked, has_alternative);
+        let body = body.bounded(host, idle, Some(tracked), has_alternative);
         Page::begin(&head.headers, from, body, self.lists.clone()).await
     }
 }
 
 /// The headers of a response, whose body is drained.
 pub(super) async fn headers_of(response: RegistryResponse) -> Result<HeaderMap, Error> {
-    let (head, body) = response.response.into_parts();
+    let (head, body) = response.answer.response.into_parts();
     drain(body).await;
     Ok(head.headers)
 }

@@ -14,18 +14,44 @@ use crate::upstream::metrics::RequestKind;
 /// Bytes of a blob that a probe asks for: enough to distinguish a body that hardly comes from one that does.
 pub(super) const PROBE_BYTES: u64 = 64 * 1024;
 
-/// As whom a request is sent, and what its response is for.
+/// As whom a request is sent, and for what.
 #[derive(Debug, Clone)]
 pub struct AuthContext {
     /// The credential, or that there is none, with its principal.
     pub presented: PresentedCredential,
-    /// Set if the response is to prove a right: then only authoritative endpoints get the request, with a token no
-    /// older than this. Without it, any endpoint may deliver.
-    pub proof: Option<Duration>,
+    /// What of its response is needed.
+    pub need: Need,
     /// Whether it is worth waiting for an endpoint that is gone for a moment.
     pub patience: Patience,
     /// The endpoints that the request led to.
     pub asked: AskedEndpoints,
+}
+
+/// What of a response is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Need {
+    /// That it proves a right: only authoritative endpoints get the request.
+    Proof {
+        /// The token that it is sent with is younger than this.
+        token_age_max: Duration,
+    },
+    /// The content, whichever endpoint delivers it.
+    Delivery,
+}
+
+impl Need {
+    /// Whether a right is to be proved.
+    pub fn is_proof(self) -> bool {
+        matches!(self, Self::Proof { .. })
+    }
+
+    /// How young the token has to be; `None` if any will do.
+    pub fn token_age_max(self) -> Option<Duration> {
+        match self {
+            Self::Proof { token_age_max } => Some(token_age_max),
+            Self::Delivery => None,
+        }
+    }
 }
 
 /// What is done when no endpoint is there.

@@ -36,7 +36,7 @@ pub struct Allowed<T> {
 }
 
 /// The head of a response of status 200 or 206, with the body to come.
-pub(super) struct RegistryResponse {
+pub(super) struct Answer {
     pub(super) response: Response<ResponseBody>,
     /// `host:port` of the sender, for errors.
     pub(super) host: String,
@@ -46,10 +46,15 @@ pub(super) struct RegistryResponse {
     pub(super) by_get: bool,
     /// The endpoint that the request was sent to; the sender may be a redirect target.
     pub(super) endpoint: EndpointId,
+}
+
+/// An answer whose body is to be read.
+pub(super) struct RegistryResponse {
+    pub(super) answer: Answer,
+    /// Records what becomes of the body.
+    pub(super) tracked: TrackedBody,
     /// Whether another endpoint is left to ask if the body turns out to be wrong.
     pub(super) has_alternative: bool,
-    /// Records what becomes of the body.
-    pub(super) tracked: Option<TrackedBody>,
 }
 
 /// How a response came about.
@@ -75,7 +80,7 @@ impl ResponseContext<'_> {
     ///
     /// # Errors
     /// What its status means.
-    pub(super) async fn classify(self, response: Response<ResponseBody>) -> Result<RegistryResponse, Error> {
+    pub(super) async fn classify(self, response: Response<ResponseBody>) -> Result<Answer, Error> {
         let Self { host, endpoint, from_endpoint, proof, by_get, .. } = self;
         let status = response.status().as_u16();
         // Any pod may read this text, so it says nothing of the credential but whose it is.
@@ -95,10 +100,7 @@ impl ResponseContext<'_> {
                 let why = "a Content-Encoding that was not asked for".to_owned();
                 Err(Error::Invalid { host, why })
             }
-            200 | 206 => {
-                let (has_alternative, tracked) = (false, None);
-                Ok(RegistryResponse { response, host, proof, by_get, endpoint, has_alternative, tracked })
-            }
+            200 | 206 => Ok(Answer { response, host, proof, by_get, endpoint }),
             // What a redirect target says is no answer of the registry: the signed URL may have expired.
             401 | 403 if !from_endpoint => Err(Error::ServerError { host, status, retry_after: None }),
             400 | 404 | 410 if !from_endpoint && self.kind == RequestKind::Blob => {

@@ -36,7 +36,7 @@ use crate::support::clock::Timestamp;
 use crate::support::live::Live;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
-use crate::upstream::{self, Allowed, AuthContext, BlobHead, Proof};
+use crate::upstream::{self, Allowed, AuthContext, BlobHead, Need, Proof};
 
 type Confirmations<T> = Singleflight<(Repository, Digest, Principal), Result<Allowed<T>, Error>>;
 
@@ -157,9 +157,11 @@ impl Access {
     {
         let inner = &*self.0;
         let (repository, caller) = (context.repository(), context.caller());
-        let proof = match purpose {
-            Purpose::Prove | Purpose::Confirm(_) => Some(inner.known.terms(repository).grant_ttl),
-            Purpose::Deliver(_) => None,
+        let need = match purpose {
+            Purpose::Prove | Purpose::Confirm(_) => {
+                Need::Proof { token_age_max: inner.known.terms(repository).grant_ttl }
+            }
+            Purpose::Deliver(_) => Need::Delivery,
         };
         let mut tried = Tried::default();
         let (candidates, incomplete) = inner.principals.candidates(caller, repository, purpose).await;
@@ -179,9 +181,10 @@ impl Access {
                 Some(error) => Err(error),
                 None => {
                     let (patience, asked) = (context.patience(), context.asked().clone());
-                    let auth = AuthContext { presented: presented.clone(), proof, patience, asked };
+                    let auth = AuthContext { presented: presented.clone(), need, patience, asked };
                     let result = request(auth).await;
-                    inner.answers.record(question, &presented, proof.map(|_| revocations), &result).await;
+                    let proves = need.is_proof().then_some(revocations);
+                    inner.answers.record(question, &presented, proves, &result).await;
                     result
                 }
             };

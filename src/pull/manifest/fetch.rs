@@ -27,7 +27,7 @@ use crate::support::clock::Timestamp;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::tier::{Fault, Tier};
-use crate::upstream::{Allowed, AskedEndpoints, AuthContext, Manifest, Patience, Proof};
+use crate::upstream::{Allowed, AskedEndpoints, AuthContext, Manifest, Need, Patience, Proof};
 
 /// Questions to registries at a time whether a repository has what a mirror sent; without an answer a manifest is not
 /// kept.
@@ -70,9 +70,17 @@ fn type_of(document: Document, recorded: Option<Member>) -> MediaType {
     }
 }
 
-/// What requests are equal: the reference, whether the answer proves a right (a mirror's delivery must not pass for a
-/// proof), the principal, and how long they wait.
-type Key = (Repository, Reference, bool, Principal, Patience);
+/// What requests are equal.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    repository: Repository,
+    reference: Reference,
+    /// A mirror's delivery must not pass for a proof.
+    need: Need,
+    principal: Principal,
+    /// How long they wait.
+    patience: Patience,
+}
 
 /// Fetches manifests. Cheap to clone.
 #[derive(Clone)]
@@ -127,10 +135,15 @@ impl ManifestFetcher {
             Reference::Tag(tag) => (Subject::Tag(tag.clone()), Purpose::Prove),
         };
         let request = |auth: AuthContext| {
-            let (repository, proves) = (context.repository().clone(), auth.proof.is_some());
-            let principal = auth.presented.principal;
-            let key = (repository.clone(), reference.clone(), proves, principal, auth.patience);
-            let (fetcher, reference) = (self.clone(), reference.clone());
+            let (repository, reference) = (context.repository().clone(), reference.clone());
+            let key = Key {
+                repository: repository.clone(),
+                reference: reference.clone(),
+                need: auth.need,
+                principal: auth.presented.principal,
+                patience: auth.patience,
+            };
+            let fetcher = self.clone();
             let fetched = self
                 .running
                 .run(key, move || async move { fetcher.fetch_as(&repository, &reference, &auth).await });
@@ -151,7 +164,7 @@ impl ManifestFetcher {
     ) -> Result<Allowed<FetchedManifest>, Error> {
         // Another request may have fetched it between this one's look and its turn. A proof is the registry's own
         // answer.
-        if let (Reference::Digest(digest), None) = (reference, &auth.proof)
+        if let (Reference::Digest(digest), Need::Delivery) = (reference, auth.need)
             && let Some((media_type, bytes)) = self.kept.find(repository, *digest)
         {
             let value = FetchedManifest { digest: *digest, is_authoritative: false, media_type, bytes };
@@ -198,7 +211,7 @@ impl ManifestFetcher {
         auth: &AuthContext,
     ) -> Option<Allowed<FetchedManifest>> {
         let mut proof = Proof::Nothing;
-        if auth.proof.is_some() {
+        if auth.need.is_proof() {
             // Without a tier that answers, the request for the manifest is the proof.
             if !self.tier.is_readable(repository.registry(), digest) {
                 return None;
@@ -209,7 +222,7 @@ impl ManifestFetcher {
         // What type it has is for the registry to say where the document does not.
         Document::parse(&bytes, None).ok()?;
         let membership = self.access.membership();
-        if auth.proof.is_none()
+        if !auth.need.is_proof()
             && (membership.has_ended(repository, digest) || !membership.is_manifest(repository, digest).await)
         {
             self.confirm_for_tier(repository, digest, auth).await?;
@@ -231,7 +244,8 @@ impl ManifestFetcher {
         auth: &AuthContext,
     ) -> Option<Proof> {
         let grant_ttl = self.access.known().terms(repository).grant_ttl;
-        let asking = AuthContext { proof: Some(auth.proof.unwrap_or(grant_ttl)), ..auth.clone() };
+        let token_age_max = auth.need.token_age_max().unwrap_or(grant_ttl);
+        let asking = AuthContext { need: Need::Proof { token_age_max }, ..auth.clone() };
         let confirming = self.upstream.confirm_manifest(repository, digest, &asking);
         let confirmed = tokio::time::timeout(CONFIRM_WAIT, confirming).await;
         Some(confirmed.ok()?.ok()?.proof)
@@ -303,9 +317,9 @@ impl ManifestFetcher {
     fn keep_once_confirmed(&self, repository: &Repository, fetched: &FetchedManifest, auth: &AuthContext) {
         let Ok(permit) = Arc::clone(&self.confirmations).try_acquire_owned() else { return };
         let (fetcher, repository, fetched) = (self.clone(), repository.clone(), fetched.clone());
-        let proof = Some(self.access.known().terms(&repository).grant_ttl);
+        let need = Need::Proof { token_age_max: self.access.known().terms(&repository).grant_ttl };
         let asked = AskedEndpoints::default();
-        let auth = AuthContext { proof, patience: Patience::None, presented: auth.presented.clone(), asked };
+        let auth = AuthContext { need, patience: Patience::None, presented: auth.presented.clone(), asked };
         self.tasks.spawn(async move {
             let digest = fetched.digest;
             match fetcher.upstream.confirm_manifest(&repository, digest, &auth).await {

@@ -31,8 +31,8 @@ pub(crate) struct AuthRequest<'a> {
     pub(crate) trust: HostTrust,
     /// What may be presented to the origin of `url`.
     pub(crate) presented: &'a PresentedCredential,
-    /// For a proof: no token older than this.
-    pub(crate) age_max: Option<Duration>,
+    /// For a proof: the token is younger than this.
+    pub(crate) token_age_max: Option<Duration>,
 }
 
 /// What authorizes requests to one origin.
@@ -181,11 +181,6 @@ impl Authenticator {
         self.challenges.record_challenged(url.origin(), repository);
     }
 
-    /// Forgets the tokens of a repository, or all.
-    pub(crate) fn forget_tokens(&self, repository: Option<&Repository>) {
-        self.tokens.forget(repository);
-    }
-
     /// What takes the place of an authorization that was refused with `challenge`. Where that names another token
     /// server, the one that issued the token is asked first: to who shows an expired token, nvcr.io names one that must
     /// not be shown its credentials. If the new token is refused too, the other token server is asked.
@@ -289,7 +284,7 @@ fn wanted<'a>(request: AuthRequest<'a>, challenge: &'a BearerChallenge, renew: b
         challenged_by: request.url,
         trust: request.trust,
         presented: request.presented,
-        age_max: request.age_max,
+        token_age_max: request.token_age_max,
         renew,
     }
 }

@@ -87,11 +87,11 @@ impl Default for TokenCache {
 }
 
 impl TokenCache {
-    /// A token that has not expired and, for a proof, is younger than `age_max`.
+    /// A token that has not expired and, for a proof, is younger than `token_age_max`.
     pub(crate) fn valid_token(
         &self,
         key: &TokenKey,
-        age_max: Option<Duration>,
+        token_age_max: Option<Duration>,
         now: Timestamp,
     ) -> Option<Token> {
         let mut tokens = self.tokens.lock();
@@ -100,7 +100,7 @@ impl TokenCache {
             tokens.cached.remove(key);
             return None;
         }
-        let is_young = age_max.is_none_or(|max| cached.token.issued.age_at(now) < max);
+        let is_young = token_age_max.is_none_or(|max| cached.token.issued.age_at(now) < max);
         is_young.then(|| cached.token.clone())
     }
 

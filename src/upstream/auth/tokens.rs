@@ -56,7 +56,7 @@ pub(crate) struct WantedToken<'a> {
     pub(crate) trust: HostTrust,
     pub(crate) presented: &'a PresentedCredential,
     /// For a proof: the token is younger than this.
-    pub(crate) age_max: Option<Duration>,
+    pub(crate) token_age_max: Option<Duration>,
     /// The cached token was refused.
     pub(crate) renew: bool,
 }
@@ -120,7 +120,7 @@ impl Tokens {
             principal: presented.principal,
         };
         if !wanted.renew
-            && let Some(token) = self.0.cache.valid_token(&key, wanted.age_max, self.0.clock.now())
+            && let Some(token) = self.0.cache.valid_token(&key, wanted.token_age_max, self.0.clock.now())
         {
             return Ok(IssuedToken { token, fresh: false });
         }

@@ -13,7 +13,9 @@ use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Digest, Principal, Registry, Repository};
 use crate::tier::{Fault, Tier};
-use crate::upstream::{self, Allowed, AuthContext, DeliveryFault, Download, EndpointId, Patience, Proof};
+use crate::upstream::{
+    self, Allowed, AuthContext, DeliveryFault, Download, EndpointId, Need, Patience, Proof,
+};
 
 /// Asks for the bytes of blobs. Cheap to clone.
 #[derive(Clone)]
@@ -77,7 +79,7 @@ impl BlobRequests {
             self.access.ask(context, &Subject::Blob(digest), purpose, request).await?;
         let is_unproved = matches!(purpose, Purpose::Prove) && !download.has_digest;
         let asked = context.asked().clone();
-        let auth = AuthContext { presented, proof: None, patience: Patience::Wait, asked };
+        let auth = AuthContext { presented, need: Need::Delivery, patience: Patience::Wait, asked };
         Ok(Answered { download, auth, unproved: is_unproved.then_some(right) })
     }
 
