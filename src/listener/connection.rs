@@ -20,7 +20,7 @@ use tower::Service;
 use super::body::{Body, BodyError};
 use super::host::OverUnix;
 use super::limits::ConnectionLimits;
-use super::metrics::Metrics;
+use super::metrics::{Metrics, TurnedAway};
 use super::peer::Peer;
 use super::send_buffer::SendBuffers;
 use super::sendfile::{FileTransfer, Given, Outgoing};
@@ -94,7 +94,7 @@ pub(super) async fn serve(
     match first {
         Ok(false) => {}
         Ok(true) => {
-            common.metrics.count_turned_away("tls");
+            common.metrics.count_turned_away(TurnedAway::Tls);
             return answer_and_close(socket, &not_tls()).await;
         }
         // What the client sends at this moment is read, so that it is not reset.
