@@ -13,6 +13,10 @@ use super::fair_share::{self, FairShares, Permits};
 /// Bytes that are counted as one: fewer count as so many.
 const UNIT: usize = 4 * 1024;
 
+/// Bytes of a body that is read into memory without a reservation: few manifests are larger, and the connections are
+/// bounded.
+pub const UNRESERVED_BYTES: usize = 256 * 1024;
+
 /// A budget of bytes, shared among the users of keys.
 pub struct ByteBudget<K> {
     /// One for each unit.
