@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kubernetes::PodNumbers;
 use crate::pull::AnswerSource;
+use crate::support::metric_labels::Label;
 use crate::tier::TierStatus;
 
 /// The numbers of the daemon.

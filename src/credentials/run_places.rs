@@ -4,16 +4,15 @@
 //! process. A run waits for its place, first in the share of its owner, so that no owner's names keep others from
 //! theirs for long; one that gets none in time is not begun, which says nothing of the program.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::patience::PATIENCE;
 use crate::reference::Registry;
+use crate::support::fair_share::{FairShares, Permits};
 
 /// Programs that run at a time: each may take tens of megabytes.
 const RUNS_MAX: usize = 16;
@@ -29,45 +28,34 @@ const SAID_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct RunPlaces(Arc<Inner>);
 
 struct Inner {
-    all: Arc<Semaphore>,
-    /// By the domain of the owner, of those that have a place or wait for one.
-    shares: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// By the domains of the owners.
+    places: FairShares<String>,
     said: Mutex<Option<Instant>>,
 }
 
 /// The permission for one run, until it is dropped.
 pub(super) struct RunPlace {
-    _permits: [Option<OwnedSemaphorePermit>; 2],
+    _permit: Permits,
 }
 
 impl Default for RunPlaces {
     fn default() -> Self {
-        let (all, shares, said) = (Arc::new(Semaphore::new(RUNS_MAX)), Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { all, shares, said }))
+        let places = FairShares::new(RUNS_MAX, RUNS_OF_ONE_MAX);
+        Self(Arc::new(Inner { places, said: Mutex::default() }))
     }
 }
 
 impl RunPlaces {
     /// A place for a run for `name`, an image or a registry's address; `None` if there is none in time.
     pub(super) async fn take(&self, name: &str) -> Option<RunPlace> {
-        let own = self.share_of(owner_of(name));
-        let taking = async {
-            // The semaphores are never closed.
-            let own = own.acquire_owned().await.ok();
-            let of_all = Arc::clone(&self.0.all).acquire_owned().await.ok();
-            RunPlace { _permits: [own, of_all] }
-        };
-        let place = timeout(PLACE_WAIT, taking).await.ok();
-        if place.is_none() {
-            self.say(name);
+        let share = self.0.places.of(&owner_of(name));
+        match timeout(PLACE_WAIT, share.take(1)).await {
+            Ok(permit) => Some(RunPlace { _permit: permit }),
+            Err(_) => {
+                self.say(name);
+                None
+            }
         }
-        place
-    }
-
-    fn share_of(&self, owner: String) -> Arc<Semaphore> {
-        let mut shares = self.0.shares.lock();
-        shares.retain(|_, share| Arc::strong_count(share) > 1);
-        Arc::clone(shares.entry(owner).or_insert_with(|| Arc::new(Semaphore::new(RUNS_OF_ONE_MAX))))
     }
 
     fn say(&self, name: &str) {
@@ -116,7 +104,7 @@ mod tests {
         assert!(places.take("b.example.com/x").now_or_never().flatten().is_some());
         drop(of_many);
         places.take("b.example.com/x").await;
-        assert!(places.0.shares.lock().len() <= 1, "what is given back leaves nothing behind");
+        assert!(places.0.places.len() <= 1, "what is given back leaves nothing behind");
     }
 
     #[tokio::test(start_paused = true)]

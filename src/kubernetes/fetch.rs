@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::metrics::FetchResult;
 use super::plan::Fetch;
 use super::pod::Pod;
 use super::secrets::{PodSecrets, PodSecretsError};
@@ -105,14 +106,14 @@ pub(super) enum Outcome {
 
 impl Outcome {
     /// For metrics.
-    pub(super) fn label(&self) -> &'static str {
+    pub(super) fn result(&self) -> FetchResult {
         match self {
-            Self::Here(FetchedAhead { fetched_bytes: 0, .. }) => "present",
-            Self::Here(_) => "fetched",
-            Self::InRuntime => "in_runtime",
-            Self::NotHere(NotFetched::Refused(_)) => "refused",
-            Self::NotHere(NotFetched::NotStored(_)) => "not_stored",
-            Self::NotHere(NotFetched::Failed(_)) => "failed",
+            Self::Here(FetchedAhead { fetched_bytes: 0, .. }) => FetchResult::Present,
+            Self::Here(_) => FetchResult::Fetched,
+            Self::InRuntime => FetchResult::InRuntime,
+            Self::NotHere(NotFetched::Refused(_)) => FetchResult::Refused,
+            Self::NotHere(NotFetched::NotStored(_)) => FetchResult::NotStored,
+            Self::NotHere(NotFetched::Failed(_)) => FetchResult::Failed,
         }
     }
 }

@@ -2,10 +2,31 @@
 
 use std::time::Duration;
 
-use super::fetch::Outcome;
-use crate::support::metrics::{
-    Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, MetricsError, Registry,
-};
+use crate::support::metric_labels::{CountersBy, label_values};
+use crate::support::metrics::{Histogram, IntCounter, IntGauge, IntGaugeVec, MetricsError, Registry};
+
+label_values! {
+    /// What became of an image that was to be fetched.
+    pub(super) enum FetchResult: "result" {
+        Fetched => "fetched",
+        /// All of it was here.
+        Present => "present",
+        InRuntime => "in_runtime",
+        Refused => "refused",
+        NotStored => "not_stored",
+        Failed => "failed",
+        /// No pod wanted it any more, or another one its place.
+        Ended => "ended",
+    }
+}
+
+label_values! {
+    /// How much of an image was here when a runtime first asked for it.
+    pub(super) enum FoundAhead: "found" {
+        All => "all",
+        Part => "part",
+    }
+}
 
 /// The metrics of `kubernetes`. Cheap to clone.
 #[derive(Clone)]
@@ -13,10 +34,10 @@ pub struct Metrics {
     connected: IntGaugeVec,
     pods: IntGauge,
     fetching: IntGauge,
-    fetches: IntCounterVec,
+    fetches: CountersBy<FetchResult>,
     fetched_bytes: IntCounter,
     in_vain: IntCounter,
-    pulls: IntCounterVec,
+    pulls: CountersBy<FoundAhead>,
     head_start: Histogram,
     protected: IntGauge,
 }
@@ -39,10 +60,9 @@ impl Metrics {
             )?,
             pods: registry.gauge("kubernetes_pods", "Pods of this node that are known.")?,
             fetching: registry.gauge("kubernetes_fetches", "Images that are being fetched for pods.")?,
-            fetches: registry.counters(
+            fetches: registry.counters_by(
                 "kubernetes_fetches_total",
                 "Images that were to be fetched for pods, by what became of it.",
-                &["result"],
             )?,
             fetched_bytes: registry.counter(
                 "kubernetes_fetched_bytes_total",
@@ -52,10 +72,9 @@ impl Metrics {
                 "kubernetes_in_vain_bytes_total",
                 "Bytes of those that no runtime asked for within ten minutes.",
             )?,
-            pulls: registry.counters(
+            pulls: registry.counters_by(
                 "kubernetes_pulls_total",
                 "First questions of a runtime for an image that was fetched ahead: all of it was here, or a part.",
-                &["found"],
             )?,
             head_start,
             protected: registry.gauge(
@@ -76,16 +95,15 @@ impl Metrics {
         self.fetching.set(i64::try_from(fetching).unwrap_or(i64::MAX));
     }
 
-    /// Counts a fetch that has ended, and the bytes that came; `None`: no pod wanted it any more, or another one its
-    /// place.
-    pub(super) fn ended(&self, outcome: Option<&Outcome>, arrived_bytes: u64) {
-        self.fetches.with_label_values(&[outcome.map_or("ended", Outcome::label)]).inc();
+    /// Counts a fetch that has ended, and the bytes that came.
+    pub(super) fn ended(&self, result: FetchResult, arrived_bytes: u64) {
+        self.fetches.count(result);
         self.fetched_bytes.inc_by(arrived_bytes);
     }
 
     /// Counts the first question of a runtime; `None`: not all of the image was here.
     pub(super) fn asked(&self, head_start: Option<Duration>) {
-        self.pulls.with_label_values(&[if head_start.is_some() { "all" } else { "part" }]).inc();
+        self.pulls.count(if head_start.is_some() { FoundAhead::All } else { FoundAhead::Part });
         if let Some(head_start) = head_start {
             self.head_start.observe(head_start.as_secs_f64());
         }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::fetch::{FetchAhead, FetchedAhead, NotFetched, Outcome, PodFetcher};
 use super::head_start::HeadStart;
-use super::metrics::Metrics;
+use super::metrics::{FetchResult, Metrics};
 use super::plan::{Fetch, Plan};
 use super::protect;
 use super::protect::Running;
@@ -169,7 +169,7 @@ impl Pods {
                     }
                     if changed {
                         let running = self.0.state.lock().running();
-                        self.0.running.set(running);
+                        self.0.running.change_to(running);
                     }
                 }
                 Some(ended) = fetches.tasks.join_next_with_id() => self.ended(ended, &mut fetches),
@@ -233,7 +233,7 @@ impl Pods {
             if let Some(UnderWay { handle, arrived, .. }) = fetches.handles.remove(&fetch) {
                 handle.abort();
                 let arrived = arrived.load(Ordering::Relaxed);
-                self.0.metrics.ended(None, arrived);
+                self.0.metrics.ended(FetchResult::Ended, arrived);
                 self.0.head_start.ended(&fetch.image, arrived);
             }
         }
@@ -299,7 +299,7 @@ impl Pods {
                 tracing::debug!(%image, why, "an image of a pod was not fetched ahead of kubelet");
             }
         }
-        self.0.metrics.ended(Some(&outcome), arrived);
+        self.0.metrics.ended(outcome.result(), arrived);
         self.0.state.lock().ended(&fetch, &outcome, Instant::now());
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Running {
 
 impl Running {
     /// These from now on.
-    pub(super) fn set(&self, images: RunningImages) {
+    pub(super) fn change_to(&self, images: RunningImages) {
         self.images.send_if_modified(|before| {
             let is_new = *before != images;
             if is_new {

@@ -61,7 +61,7 @@ async fn what_runs_here_is_protected_as_soon_as_it_is_here_and_no_longer_than_it
     };
     let story = async {
         // The pod is bound: nothing of its image is here.
-        running.set(of_shop(&[&image]));
+        running.change_to(of_shop(&[&image]));
         sleep(4 * SETTLE).await;
         assert_eq!(store.protected(), 0);
         put(&store, &image, for_tests::MANIFEST).await;
@@ -69,7 +69,7 @@ async fn what_runs_here_is_protected_as_soon_as_it_is_here_and_no_longer_than_it
         running.look_again(&image);
         // Its manifest, and not its config, which is not here; long before all is looked at again by itself.
         tokio::time::timeout(4 * SETTLE, until(1)).await.expect("it protects nothing");
-        running.set(RunningImages::new());
+        running.change_to(RunningImages::new());
         tokio::time::timeout(4 * SETTLE, until(0)).await.expect("a pod that is gone protects");
         trigger.fire();
     };

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::bind::{Accepted, Listener};
 use super::connection::{self, Common, HttpService};
 use super::limits::ConnectionLimits;
-use super::metrics::Metrics;
+use super::metrics::{Metrics, TurnedAway};
 use super::peer::AdmittedUsers;
 use super::send_buffer::SendBuffers;
 use super::sendfile::FileTransfer;
@@ -124,7 +124,7 @@ impl<S: HttpService> Server<S> {
     async fn accepted(&mut self, accepted: io::Result<Accepted>) {
         match accepted {
             Ok(Accepted::Client(socket)) => self.serve(socket),
-            Ok(Accepted::NotLoopback) => self.common.metrics.count_turned_away("not_loopback"),
+            Ok(Accepted::NotLoopback) => self.common.metrics.count_turned_away(TurnedAway::NotLoopback),
             Err(error) if is_shortage(&error) => {
                 tracing::warn!(%error, "cannot accept connections for the moment");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -155,7 +155,7 @@ impl<S: HttpService> Server<S> {
                 match admitted {
                     Some(users) if !users.admit(&socket).await => {
                         drop(place);
-                        common.metrics.count_turned_away("user");
+                        common.metrics.count_turned_away(TurnedAway::User);
                         if let Ok(refusal) = refusals.try_acquire_owned() {
                             common.closing.spawn(connection::forbid(socket, refusal));
                         }
@@ -165,7 +165,7 @@ impl<S: HttpService> Server<S> {
             });
             return;
         }
-        self.common.metrics.count_turned_away("too_many");
+        self.common.metrics.count_turned_away(TurnedAway::TooMany);
         if let Ok(refusal) = Arc::clone(&self.refusals).try_acquire_owned() {
             self.common.closing.spawn(connection::turn_away(socket, refusal));
         }

@@ -20,7 +20,7 @@ use tower::Service;
 use super::body::{Body, BodyError};
 use super::host::OverUnix;
 use super::limits::ConnectionLimits;
-use super::metrics::Metrics;
+use super::metrics::{Metrics, TurnedAway};
 use super::peer::Peer;
 use super::send_buffer::SendBuffers;
 use super::sendfile::{FileTransfer, Given, Outgoing};
@@ -83,20 +83,17 @@ pub(super) async fn serve(
     let first = tokio::select! {
         // A client that has sent something already is answered, even during a stop.
         biased;
-        first = tokio::time::timeout(common.limits.head_wait, socket.speaks_tls()) => first,
-        first = first_byte_in_a_stop(&socket, &mut shutdown) => match first {
-            Some(speaks_tls) => Ok(speaks_tls),
-            None => return close_gently(socket).await,
-        },
+        first = first_byte(&socket, common.limits.head_wait) => first,
+        first = first_byte_in_a_stop(&socket, &mut shutdown) => first,
     };
     match first {
-        Ok(false) => {}
-        Ok(true) => {
-            common.metrics.count_turned_away("tls");
+        FirstByte::Other => {}
+        FirstByte::OfTls => {
+            common.metrics.count_turned_away(TurnedAway::Tls);
             return answer_and_close(socket, &not_tls()).await;
         }
         // What the client sends at this moment is read, so that it is not reset.
-        Err(_) => return close_gently(socket).await,
+        FirstByte::None => return close_gently(socket).await,
     }
     let _counted = common.metrics.open();
     let (busy, outgoing) = (Busy::default(), Outgoing::new(common.transfer, common.buffers.of_socket()));
@@ -181,10 +178,29 @@ fn tracked(
     })
 }
 
-/// Once a stop is asked for: whether a client that has just connected begins with TLS; `None` if it sends nothing.
-async fn first_byte_in_a_stop(socket: &Socket, shutdown: &mut Shutdown) -> Option<bool> {
+/// How a client begins.
+enum FirstByte {
+    /// With a TLS hello.
+    OfTls,
+    /// With something else.
+    Other,
+    /// Not in time.
+    None,
+}
+
+/// The first byte of a client that sends it within `wait`.
+async fn first_byte(socket: &Socket, wait: Duration) -> FirstByte {
+    match tokio::time::timeout(wait, socket.speaks_tls()).await {
+        Ok(true) => FirstByte::OfTls,
+        Ok(false) => FirstByte::Other,
+        Err(_) => FirstByte::None,
+    }
+}
+
+/// Once a stop is asked for: the first byte of a client that has just connected.
+async fn first_byte_in_a_stop(socket: &Socket, shutdown: &mut Shutdown) -> FirstByte {
     shutdown.requested().await;
-    tokio::time::timeout(FIRST_BYTE_WAIT, socket.speaks_tls()).await.ok()
+    first_byte(socket, FIRST_BYTE_WAIT).await
 }
 
 /// The length of the body that the head of a response promises.
@@ -208,7 +224,7 @@ fn canned(status: &str, media_type: &str, body: &str) -> String {
 /// Answers once the client has begun to ask: some take what comes before that for a broken connection. One that sends
 /// nothing is answered after a moment.
 async fn answer_a_question_and_close(socket: Socket, text: &str) {
-    let _ = tokio::time::timeout(FIRST_BYTE_WAIT, socket.speaks_tls()).await;
+    first_byte(&socket, FIRST_BYTE_WAIT).await;
     answer_and_close(socket, text).await;
 }
 

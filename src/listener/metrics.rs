@@ -1,13 +1,26 @@
 //! What is counted of connections.
 
 use super::sendfile::FileTransfer;
-use crate::support::metrics::{IntCounterVec, IntGauge, MetricsError, Registry};
+use crate::support::metric_labels::{CountersBy, label_values};
+use crate::support::metrics::{IntGauge, MetricsError, Registry};
+
+label_values! {
+    /// Why a connection was not served.
+    pub(super) enum TurnedAway: "reason" {
+        TooMany => "too_many",
+        /// A TLS hello on the plain port.
+        Tls => "tls",
+        NotLoopback => "not_loopback",
+        /// Its user is none of those that are admitted.
+        User => "user",
+    }
+}
 
 /// The metrics of all listeners. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
     connections: IntGauge,
-    turned_away: IntCounterVec,
+    turned_away: CountersBy<TurnedAway>,
     sendfile_enabled: IntGauge,
 }
 
@@ -19,10 +32,9 @@ impl Metrics {
     pub fn register(registry: &Registry) -> Result<Self, MetricsError> {
         Ok(Self {
             connections: registry.gauge("connections", "Client connections open.")?,
-            turned_away: registry.counters(
+            turned_away: registry.counters_by(
                 "connections_turned_away_total",
                 "Client connections that were not served, by reason.",
-                &["reason"],
             )?,
             sendfile_enabled: registry.gauge(
                 "sendfile_enabled",
@@ -31,8 +43,8 @@ impl Metrics {
         })
     }
 
-    pub(super) fn count_turned_away(&self, reason: &str) {
-        self.turned_away.with_label_values(&[reason]).inc();
+    pub(super) fn count_turned_away(&self, reason: TurnedAway) {
+        self.turned_away.count(reason);
     }
 
     /// Shows how bytes of files are sent.

@@ -5,49 +5,25 @@ use bytes::Bytes;
 use super::error::Error;
 use crate::reference::{Digest, MediaType};
 use crate::support::clock::Timestamp;
+use crate::support::metric_labels::label_values;
 
-/// Where an answer comes from; also a label value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnswerSource {
-    /// The store; upstream was not asked.
-    Hit,
-    /// A download that was under way.
-    Join,
-    /// Upstream.
-    Fill,
-    /// The store, after upstream confirmed it.
-    Revalidated,
-    /// The store; upstream is asked in the background.
-    Refreshing,
-    /// The store, because upstream could not be asked.
-    Stale,
-    /// Upstream, past the store.
-    Passthrough,
-}
-
-impl AnswerSource {
-    /// Every source, in the order of the documentation.
-    pub const ALL: [Self; 7] = [
-        Self::Hit,
-        Self::Join,
-        Self::Fill,
-        Self::Revalidated,
-        Self::Refreshing,
-        Self::Stale,
-        Self::Passthrough,
-    ];
-
-    /// The label value.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Join => "join",
-            Self::Fill => "fill",
-            Self::Revalidated => "revalidated",
-            Self::Refreshing => "refreshing",
-            Self::Stale => "stale",
-            Self::Passthrough => "passthrough",
-        }
+label_values! {
+    /// Where an answer comes from.
+    pub enum AnswerSource: "source" {
+        /// The store; upstream was not asked.
+        Hit => "hit",
+        /// A download that was under way.
+        Join => "join",
+        /// Upstream.
+        Fill => "fill",
+        /// The store, after upstream confirmed it.
+        Revalidated => "revalidated",
+        /// The store; upstream is asked in the background.
+        Refreshing => "refreshing",
+        /// The store, because upstream could not be asked.
+        Stale => "stale",
+        /// Upstream, past the store.
+        Passthrough => "passthrough",
     }
 }
 

@@ -1,7 +1,35 @@
 //! The metrics of `pull`: downloads, rights. They mirror state and are read by nothing but `/metrics`.
 
 use crate::reference::Principal;
+use crate::support::metric_labels::{CountersBy, Label, label_values};
 use crate::support::metrics::{IntCounter, IntCounterVec, IntGauge, MetricsError, Registry};
+
+label_values! {
+    /// Why a body's bytes of a blob came to a client past the store.
+    pub(super) enum PassedBytes: "reason" {
+        /// Not stored, or not given back: the disk did not take it or failed, there was no room or no place for another
+        /// download, or a large blob was passed by.
+        NotStored => "disk",
+        /// A range far ahead of a download.
+        OutOfOrder => "out_of_order",
+        /// The download that it followed had failed for the caller that led it.
+        LeaderFailed => "leader_failed",
+        /// A part of a blob that is neither stored nor being downloaded.
+        ByteRange => "byte_range",
+    }
+}
+
+label_values! {
+    /// What became of a right to a repository.
+    pub(super) enum RightEvent: "event" {
+        /// By an answer of upstream.
+        Proved => "proved",
+        /// By a refusal of upstream.
+        Ended => "ended",
+        /// While upstream could not be asked.
+        Held => "held",
+    }
+}
 
 /// The metrics of `pull`.
 pub struct Metrics {
@@ -10,7 +38,7 @@ pub struct Metrics {
     /// Blob downloads that ended, by result.
     pub(super) fills: IntCounterVec,
     /// Body bytes that were served without being stored, by reason.
-    pub(super) passthrough: IntCounterVec,
+    pub(super) passthrough: CountersBy<PassedBytes>,
     /// Answers from damaged blobs that went on with bytes from upstream.
     pub(super) repairs: IntCounter,
     /// Segments of large blobs that were asked for on a connection beside the first.
@@ -32,10 +60,9 @@ impl Metrics {
                 "Blob downloads that ended: complete, or the reason why not.",
                 &["result"],
             )?,
-            passthrough: registry.counters(
+            passthrough: registry.counters_by(
                 "passthrough_bytes_total",
                 "Body bytes of blobs served without being stored, by reason.",
-                &["reason"],
             )?,
             repairs: registry.counter(
                 "read_repairs_total",
@@ -48,12 +75,12 @@ impl Metrics {
             rights: registry.counters(
                 "rights_total",
                 "Rights to repositories: proved by upstream, ended by it, or held while it could not be asked.",
-                &["principal", "event"],
+                &["principal", RightEvent::NAME],
             )?,
         })
     }
 
-    pub(super) fn count_right(&self, principal: Principal, event: &str) {
-        self.rights.with_label_values(&[principal.kind.label(), event]).inc();
+    pub(super) fn count_right(&self, principal: Principal, event: RightEvent) {
+        self.rights.with_label_values(&[principal.kind.label(), event.label()]).inc();
     }
 }

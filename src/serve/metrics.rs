@@ -1,6 +1,21 @@
 //! What is shown of requests and answers. The numbers that the status page has are those of `observe`, not these.
 
+use crate::pull::AnswerSource;
+use crate::support::metric_labels::{Label, label_values};
 use crate::support::metrics::{HistogramVec, IntCounter, IntCounterVec, MetricsError, Registry};
+
+label_values! {
+    /// What a request was for.
+    pub(super) enum RouteLabel: "route" {
+        Manifest => "manifest",
+        Blob => "blob",
+        Tags => "tags",
+        Referrers => "referrers",
+        Token => "token",
+        /// `/v2/`, and requests that cannot be read.
+        Other => "other",
+    }
+}
 
 /// The metrics of the data plane.
 pub struct Metrics {
@@ -29,7 +44,7 @@ impl Metrics {
             requests: registry.counters(
                 "requests_total",
                 "Requests answered, by route, registry and outcome.",
-                &["route", "registry", "outcome"],
+                &[RouteLabel::NAME, "registry", "outcome"],
             )?,
             errors: registry.counters(
                 "errors_total",
@@ -39,7 +54,7 @@ impl Metrics {
             bytes: registry.counters(
                 "served_bytes_total",
                 "Body bytes of manifests and blobs handed to clients, by where they came from.",
-                &["source"],
+                &[AnswerSource::NAME],
             )?,
             from_upstream: registry.counter(
                 "served_from_upstream_bytes_total",
@@ -52,7 +67,7 @@ impl Metrics {
             first_byte: registry.latencies(
                 "first_byte_seconds",
                 "Time from a request to the first body byte of a successful answer.",
-                &["route", "source"],
+                &[RouteLabel::NAME, AnswerSource::NAME],
             )?,
             stale_age: registry.ages(
                 "stale_age_seconds",

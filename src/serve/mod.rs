@@ -50,7 +50,7 @@ use crate::reference::{Reference, Registry, Repository};
 use crate::support::clock::Clock;
 use crate::support::live::Live;
 use handler::Handler;
-use observe::RouteLabel;
+use metrics::RouteLabel;
 use request_line::{Arrival, Described};
 use respond::ErrorResponse;
 

@@ -9,40 +9,16 @@ use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt, stream};
 
-use super::metrics::Metrics;
+use super::metrics::{Metrics, RouteLabel};
 use super::route::Resource;
 use crate::listener::{Body, BodyError};
 use crate::pull::{self, AnswerSource, BlobBody, Fault};
 use crate::reference::{Digest, Registry};
 use crate::support::body_chunk::BodyChunk;
+use crate::support::metric_labels::Label;
 use crate::support::metrics::{Histogram, IntCounter};
 use crate::support::unserved::{self, Unserved};
 use crate::upstream::{PageBody, RegistryLabels};
-
-/// What a request was for; the `route` label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RouteLabel {
-    Manifest,
-    Blob,
-    Tags,
-    Referrers,
-    Token,
-    /// `/v2/`, and requests that cannot be read.
-    Other,
-}
-
-impl RouteLabel {
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Manifest => "manifest",
-            Self::Blob => "blob",
-            Self::Tags => "tags",
-            Self::Referrers => "referrers",
-            Self::Token => "token",
-            Self::Other => "other",
-        }
-    }
-}
 
 impl From<&Resource> for RouteLabel {
     fn from(resource: &Resource) -> Self {
@@ -108,7 +84,7 @@ impl Outcome {
     }
 
     fn all() -> impl Iterator<Item = Self> {
-        AnswerSource::ALL.into_iter().map(Self::Served).chain(OTHERS)
+        AnswerSource::ALL.iter().copied().map(Self::Served).chain(OTHERS)
     }
 
     fn index(self) -> usize {
@@ -191,7 +167,7 @@ impl Observer {
     /// What has been counted so far.
     pub fn totals(&self) -> Totals {
         let requests = Outcome::all().zip(&self.requests);
-        let bytes = AnswerSource::ALL.into_iter().zip(&self.bytes);
+        let bytes = AnswerSource::ALL.iter().copied().zip(&self.bytes);
         Totals {
             requests: requests
                 .map(|(outcome, count)| (outcome.label(), count.load(Ordering::Relaxed)))
@@ -351,7 +327,7 @@ mod tests {
                 observer.count_request(RouteLabel::Blob, Some(&reg), outcome);
             }
         }
-        for (n, source) in AnswerSource::ALL.into_iter().enumerate() {
+        for (n, source) in AnswerSource::ALL.iter().copied().enumerate() {
             let digest = Digest::of(b"x");
             BodyObserver::new(&observer, ContentKind::Blob, digest, source, Instant::now()).count(100 + n);
         }

@@ -13,6 +13,7 @@ use crate::pull::{AnswerSource, RequestId};
 use crate::reference::Repository;
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::Timestamp;
+use crate::support::metric_labels::Label;
 
 /// Requests that are remembered of one repository: an image of ten layers and what was tried before it.
 const REQUESTS_MAX: usize = 24;

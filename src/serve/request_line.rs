@@ -9,10 +9,12 @@ use http::Method;
 use parking_lot::Mutex;
 use tracing::Span;
 
-use super::observe::{Outcome, RouteLabel};
+use super::metrics::RouteLabel;
+use super::observe::Outcome;
 use crate::listener::Peer;
 use crate::pull::{AnswerSource, PullContext, RequestId};
 use crate::reference::Repository;
+use crate::support::metric_labels::Label;
 
 /// What the lines are filtered by.
 pub(super) const TARGET: &str = "larder::access";

@@ -11,6 +11,7 @@ use tracing::field::{Empty, display};
 
 use super::request_line::{Line, milliseconds};
 use crate::pull::{AnswerSource, RequestId};
+use crate::support::metric_labels::Label;
 
 /// Where a client says which trace its request belongs to (W3C Trace Context).
 const TRACEPARENT: &str = "traceparent";

@@ -1,40 +1,39 @@
 //! Memory for content that untrusted parties can make large and many: bounded in sum, with a share for each of those
-//! who cause it.
+//! who cause it ([`super::fair_share`]).
 //!
-//! Bytes are reserved before they are there, and the reservation ends with the last copy of them. Who waits for its
-//! share holds nothing, and who waits for the whole holds no more than its share: one key cannot keep the others from
-//! theirs. Deliberately not here: how long to wait.
+//! Bytes are reserved before they are there, and the reservation ends with the last copy of them. Deliberately not
+//! here: how long to wait.
 
-use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::fair_share::{self, FairShares, Permits};
 
 /// Bytes that are counted as one: fewer count as so many.
 const UNIT: usize = 4 * 1024;
 
+/// Bytes of a body that is read into memory without a reservation: few manifests are larger, and the connections are
+/// bounded.
+pub const UNRESERVED_BYTES: usize = 256 * 1024;
+
 /// A budget of bytes, shared among the users of keys.
 pub struct ByteBudget<K> {
-    all: Arc<Semaphore>,
-    /// Of the keys that hold something or wait. Bounded by the reservations under way.
-    shares: Mutex<HashMap<K, Arc<Semaphore>>>,
+    /// One for each unit.
+    units: FairShares<K>,
     share: usize,
 }
 
 /// What one key may hold of a budget, for many reservations.
 #[derive(Debug, Clone)]
 pub struct Share {
-    own: Arc<Semaphore>,
-    all: Arc<Semaphore>,
+    units: fair_share::Share,
     bytes_max: usize,
 }
 
 /// Reserved bytes, until it is dropped.
 #[derive(Debug)]
-pub struct Reservation([Option<OwnedSemaphorePermit>; 2]);
+pub struct Reservation(Permits);
 
 struct Held<T> {
     bytes: Bytes,
@@ -50,11 +49,8 @@ impl<T> AsRef<[u8]> for Held<T> {
 impl<K: Hash + Eq + Clone> ByteBudget<K> {
     /// A budget of `all` bytes, of which each key may hold `share`.
     pub fn new(all: usize, share: usize) -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(all.div_ceil(UNIT))),
-            shares: Mutex::default(),
-            share: share.min(all),
-        }
+        let share = share.min(all);
+        Self { units: FairShares::new(all.div_ceil(UNIT), share.div_ceil(UNIT)), share }
     }
 
     /// Reserves `bytes`, or the share if that is less. Waits until they are free, in the order of the requests.
@@ -64,11 +60,7 @@ impl<K: Hash + Eq + Clone> ByteBudget<K> {
 
     /// The share of a key.
     pub fn share_of(&self, key: &K) -> Share {
-        let mut shares = self.shares.lock();
-        shares.retain(|_, share| Arc::strong_count(share) > 1);
-        let new = || Arc::new(Semaphore::new(self.share.div_ceil(UNIT)));
-        let own = Arc::clone(shares.entry(key.clone()).or_insert_with(new));
-        Share { own, all: Arc::clone(&self.all), bytes_max: self.share }
+        Share { units: self.units.of(key), bytes_max: self.share }
     }
 }
 
@@ -76,20 +68,14 @@ impl Share {
     /// As [`ByteBudget::reserve`], for the key of this share. One that is dropped before it is done holds nothing.
     pub async fn reserve(&self, bytes: usize) -> Reservation {
         let units = units(bytes.min(self.bytes_max));
-        // The semaphores are never closed.
-        let own = Arc::clone(&self.own).acquire_many_owned(units).await.ok();
-        let of_all = Arc::clone(&self.all).acquire_many_owned(units).await.ok();
-        Reservation([own, of_all])
+        Reservation(self.units.take(u32::try_from(units).unwrap_or(u32::MAX)).await)
     }
 }
 
 impl Reservation {
     /// Keeps no more than `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
-        for permit in self.0.iter_mut().flatten() {
-            let more = permit.num_permits().saturating_sub(units(bytes) as usize);
-            drop(permit.split(more));
-        }
+        self.0.shrink(units(bytes));
     }
 
     /// The bytes, which hold the reservation until the last copy and slice of them is dropped.
@@ -103,8 +89,8 @@ pub fn held_with(bytes: Bytes, with: impl Send + 'static) -> Bytes {
     Bytes::from_owner(Held { bytes, _with: with })
 }
 
-fn units(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
+fn units(bytes: usize) -> usize {
+    bytes.div_ceil(UNIT)
 }
 
 #[cfg(test)]
@@ -136,6 +122,6 @@ mod tests {
         assert!(reserve("b", 2 * MIB).is_some());
         drop(whole);
         drop(reserve("d", 1));
-        assert!(budget.shares.lock().len() <= 1, "keys that hold nothing are forgotten");
+        assert!(budget.units.len() <= 1, "keys that hold nothing are forgotten");
     }
 }

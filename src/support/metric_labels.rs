@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use super::metrics::{HistogramVec, IntCounterVec, MetricsError, Registry};
+use super::metrics::{HistogramVec, IntCounter, IntCounterVec, MetricsError, Registry};
 
 /// The values of a label.
 pub trait Label: Copy + 'static {
@@ -16,7 +16,46 @@ pub trait Label: Copy + 'static {
     fn label(self) -> &'static str;
 }
 
-/// Whether the list of a label has a value.
+/// Declares an enum whose values are those of a label: each variant with what `/metrics` shows of it, once.
+///
+/// ```text
+/// label_values! {
+///     /// Why it was left out.
+///     pub(super) enum LeftOut: "reason" {
+///         /// It is larger than it may be.
+///         TooLarge => "too_large",
+///     }
+/// }
+/// ```
+macro_rules! label_values {
+    (
+        $(#[$about:meta])*
+        $visible:vis enum $Values:ident: $name:literal {
+            $($(#[$what:meta])* $Value:ident => $shown:literal,)+
+        }
+    ) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        $visible enum $Values {
+            $($(#[$what])* $Value,)+
+        }
+
+        impl $crate::support::metric_labels::Label for $Values {
+            const NAME: &'static str = $name;
+            const ALL: &'static [Self] = &[$(Self::$Value),+];
+
+            fn label(self) -> &'static str {
+                match self {
+                    $(Self::$Value => $shown,)+
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use label_values;
+
+/// Whether the list of a label has a value: one that is written by hand may lack it.
 fn is_listed<L: Label>(value: L) -> bool {
     L::ALL.iter().any(|listed| listed.label() == value.label())
 }
@@ -25,14 +64,23 @@ fn is_listed<L: Label>(value: L) -> bool {
 #[derive(Clone)]
 pub struct CountersBy<L> {
     counters: IntCounterVec,
-    of: PhantomData<L>,
+    values: PhantomData<L>,
 }
 
 impl<L: Label> CountersBy<L> {
     /// Counts one.
     pub fn count(&self, value: L) {
+        self.of(value).inc();
+    }
+
+    /// Counts so many.
+    pub fn add(&self, value: L, count: u64) {
+        self.of(value).inc_by(count);
+    }
+
+    fn of(&self, value: L) -> IntCounter {
         debug_assert!(is_listed(value), "{} is in no list", value.label());
-        self.counters.with_label_values(&[value.label()]).inc();
+        self.counters.with_label_values(&[value.label()])
     }
 }
 
@@ -40,7 +88,7 @@ impl<L: Label> CountersBy<L> {
 #[derive(Clone)]
 pub struct LatenciesBy<L> {
     histograms: HistogramVec,
-    of: PhantomData<L>,
+    values: PhantomData<L>,
 }
 
 impl<L: Label> LatenciesBy<L> {
@@ -59,7 +107,7 @@ impl Registry {
     pub fn counters_by<L: Label>(&self, name: &str, help: &str) -> Result<CountersBy<L>, MetricsError> {
         let counters = self.counters(name, help, &[L::NAME])?;
         self.describe_values(name, values::<L>());
-        Ok(CountersBy { counters, of: PhantomData })
+        Ok(CountersBy { counters, values: PhantomData })
     }
 
     /// A histogram of seconds for each value of a label; `name` without the prefix.
@@ -69,7 +117,7 @@ impl Registry {
     pub fn latencies_by<L: Label>(&self, name: &str, help: &str) -> Result<LatenciesBy<L>, MetricsError> {
         let histograms = self.latencies(name, help, &[L::NAME])?;
         self.describe_values(name, values::<L>());
-        Ok(LatenciesBy { histograms, of: PhantomData })
+        Ok(LatenciesBy { histograms, values: PhantomData })
     }
 }
 

@@ -10,6 +10,7 @@ pub mod causes;
 pub mod clock;
 pub(crate) mod deadline;
 pub mod directory;
+pub(crate) mod fair_share;
 pub mod go_json;
 pub mod host;
 pub mod live;

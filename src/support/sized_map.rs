@@ -21,11 +21,11 @@ impl<K: Hash + Eq, V> SizedMap<K, V> {
     }
 
     /// The value of a key, which counts as a use of it.
-    pub fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&V>
+    pub fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
     {
-        self.entries.get(key).map(|(value, _)| &*value)
+        self.entries.get(key).map(|(value, _)| value)
     }
 
     /// Sets the value of a key, which takes so many `bytes` together with the key. One that takes more than all may is
@@ -106,12 +106,12 @@ mod tests {
         let mut map = SizedMap::new(3, 10);
         map.insert(1, "one", 4);
         map.insert(2, "two", 4);
-        assert_eq!(map.get(&1), Some(&"one"));
+        assert_eq!(map.get(&1), Some(&mut "one"));
         map.insert(3, "three", 4);
         assert_eq!(map.get(&2), None);
         assert_eq!((map.len(), map.bytes()), (2, 8));
         map.insert(3, "drei", 2);
-        assert_eq!(map.get(&3), Some(&"drei"));
+        assert_eq!(map.get(&3), Some(&mut "drei"));
         assert_eq!((map.len(), map.bytes()), (2, 6));
         map.insert(4, "larger than all may be", 11);
         map.insert(3, "larger than all may be", 11);

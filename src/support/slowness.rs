@@ -1,11 +1,46 @@
-//! When a download is too slow to keep the place that it holds, which others want: it brings next to nothing, and
-//! nothing excuses that. A pure decision from what has arrived.
+//! When bytes come too slowly: of a body that is being waited for, and of a download that holds a place which others
+//! want. Pure decisions from what has arrived.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Over each such time a download must bring [`LEAST_RATE`].
+/// The least that a body must bring while it is being waited for. The time for which its reader is slow does not count.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RateFloor {
+    /// Over each such time of waiting so many bytes a second have to come.
+    pub(crate) period: Duration,
+    pub(crate) bytes_a_second: u64,
+}
+
+/// Bytes that came, and the time for which they were waited for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Waited {
+    pub(crate) bytes: u64,
+    pub(crate) time: Duration,
+}
+
+impl Waited {
+    /// Adds a chunk.
+    pub(crate) fn add(&mut self, bytes: u64, time: Duration) {
+        self.bytes += bytes;
+        self.time += time;
+    }
+
+    /// Whether too little came in the period of `floor`. Where it was enough, another period begins.
+    pub(crate) fn is_below(&mut self, floor: &RateFloor) -> bool {
+        if self.time < floor.period {
+            return false;
+        }
+        let is_below = self.bytes < floor.bytes_a_second * self.time.as_secs();
+        if !is_below {
+            *self = Self::default();
+        }
+        is_below
+    }
+}
+
+/// Over each such time a download that holds a place must bring [`LEAST_RATE`], unless something excuses it.
 const PERIOD: Duration = Duration::from_secs(30);
 /// Bytes a second. A slow line brings more; a registry that means to hold a place brings less.
 pub(crate) const LEAST_RATE: u64 = 32 * 1024;
@@ -47,6 +82,21 @@ mod tests {
         (1..600).find(|&second| {
             watch.is_too_slow(begun + Duration::from_secs(second), rate * second, is_excused(second))
         })
+    }
+
+    #[test]
+    fn a_body_that_crawls_is_told_from_one_that_is_slow_for_a_moment() {
+        let floor = RateFloor { period: Duration::from_secs(5), bytes_a_second: 100 };
+        let mut waited = Waited::default();
+        let mut is_below = |bytes, millis| {
+            waited.add(bytes, Duration::from_millis(millis));
+            waited.is_below(&floor)
+        };
+        assert!(!is_below(0, 4_999), "the period is not over");
+        assert!(!is_below(500, 1), "it was enough for the whole of it");
+        assert!(!is_below(10_000, 0), "what is there already was not waited for");
+        assert!(!is_below(0, 5_000), "and counts for the next period");
+        assert!(is_below(499, 5_000), "no period counts for another");
     }
 
     #[test]

@@ -1,84 +1,43 @@
 //! The metrics of the shared tier. They mirror state and are read by nothing but `/metrics`.
 
 use super::error::ErrorKind;
-use crate::support::metric_labels::{CountersBy, Label, LatenciesBy};
+use crate::support::metric_labels::{CountersBy, Label, LatenciesBy, label_values};
 use crate::support::metrics::{IntCounter, MetricsError, Registry};
 
-/// What came of a look for content.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Read {
-    Hit,
-    Miss,
-    Error,
-    /// The tier fails, or is slower than the registry.
-    LeftAlone,
-    /// The registry does not confirm in time that it has the content.
-    Unconfirmed,
-    /// In the middle of a body.
-    BrokenOff,
-}
-
-impl Label for Read {
-    const NAME: &'static str = "result";
-    const ALL: &'static [Self] =
-        &[Self::Hit, Self::Miss, Self::Error, Self::LeftAlone, Self::Unconfirmed, Self::BrokenOff];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-            Self::Error => "error",
-            Self::LeftAlone => "left_alone",
-            Self::Unconfirmed => "unconfirmed",
-            Self::BrokenOff => "broken_off",
-        }
+label_values! {
+    /// What came of a look for content.
+    pub(super) enum Read: "result" {
+        Hit => "hit",
+        Miss => "miss",
+        Error => "error",
+        /// The tier fails, or is slower than the registry.
+        LeftAlone => "left_alone",
+        /// The registry does not confirm in time that it has the content.
+        Unconfirmed => "unconfirmed",
+        /// In the middle of a body.
+        BrokenOff => "broken_off",
     }
 }
 
-/// What came of content for the tier.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Write {
-    Written,
-    /// It was there already.
-    Present,
-    /// Its download failed.
-    Aborted,
-    Failed,
-    /// Parts of others were before it for too long.
-    Skipped,
-}
-
-impl Label for Write {
-    const NAME: &'static str = "result";
-    const ALL: &'static [Self] = &[Self::Written, Self::Present, Self::Aborted, Self::Failed, Self::Skipped];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Written => "written",
-            Self::Present => "present",
-            Self::Aborted => "aborted",
-            Self::Failed => "failed",
-            Self::Skipped => "skipped",
-        }
+label_values! {
+    /// What came of content for the tier.
+    pub(super) enum Write: "result" {
+        Written => "written",
+        /// It was there already.
+        Present => "present",
+        /// Its download failed.
+        Aborted => "aborted",
+        Failed => "failed",
+        /// Parts of others were before it for too long.
+        Skipped => "skipped",
     }
 }
 
-/// A request that is timed.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Operation {
-    Get,
-    Put,
-}
-
-impl Label for Operation {
-    const NAME: &'static str = "operation";
-    const ALL: &'static [Self] = &[Self::Get, Self::Put];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Get => "get",
-            Self::Put => "put",
-        }
+label_values! {
+    /// A request that is timed.
+    pub(super) enum Operation: "operation" {
+        Get => "get",
+        Put => "put",
     }
 }
 
@@ -113,46 +72,23 @@ impl Label for Failure {
     }
 }
 
-/// What this node is for a blob that the tier lacks, where a lease decides that.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Leased {
-    /// This node writes it.
-    Claimed,
-    /// Another node does.
-    Waited,
-}
-
-impl Label for Leased {
-    const NAME: &'static str = "result";
-    const ALL: &'static [Self] = &[Self::Claimed, Self::Waited];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Claimed => "claimed",
-            Self::Waited => "waited",
-        }
+label_values! {
+    /// What this node is for a blob that the tier lacks, where a lease decides that.
+    pub(super) enum Leased: "result" {
+        /// This node writes it.
+        Claimed => "claimed",
+        /// Another node does.
+        Waited => "waited",
     }
 }
 
-/// How a wait for another node ended.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Waited {
-    Hit,
-    /// The writer was gone.
-    TookOver,
-    GaveUp,
-}
-
-impl Label for Waited {
-    const NAME: &'static str = "result";
-    const ALL: &'static [Self] = &[Self::Hit, Self::TookOver, Self::GaveUp];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::TookOver => "took_over",
-            Self::GaveUp => "gave_up",
-        }
+label_values! {
+    /// How a wait for another node ended.
+    pub(super) enum Waited: "result" {
+        Hit => "hit",
+        /// The writer was gone.
+        TookOver => "took_over",
+        GaveUp => "gave_up",
     }
 }
 

@@ -15,18 +15,14 @@ use super::objects::{Chunks, Object, Replace, read_whole};
 use super::pace::{LOST_MAX, is_left};
 use super::recent::TOUCHED_FOR;
 use crate::reference::{Digest, Registry};
-use crate::support::byte_budget::ByteBudget;
+use crate::support::byte_budget::{ByteBudget, UNRESERVED_BYTES};
 use crate::support::clock::Timestamp;
+use crate::support::slowness::{RateFloor, Waited};
 
-/// Over this time of waiting a body has to bring [`RATE_MIN`] bytes a second: an object store that is slower is no
-/// help.
-const RATE_WINDOW: Duration = Duration::from_secs(5);
-/// A thirtieth of a gigabit link. The time for which the reader itself is slow does not count.
-const RATE_MIN: u64 = 1024 * 1024;
+/// A thirtieth of a gigabit link: an object store that is slower is no help.
+const FLOOR: RateFloor = RateFloor { period: Duration::from_secs(5), bytes_a_second: 1024 * 1024 };
 
-/// Bytes of a manifest that is read without a reservation: few are larger, and the connections are bounded.
-const UNRESERVED_BYTES: usize = 256 * 1024;
-/// The longest wait for the memory of a larger one: then the registry is asked, within the time of one answer.
+/// The longest wait for the memory of a large manifest: then the registry is asked, within the time of one answer.
 const MEMORY_WAIT: Duration = Duration::from_secs(5);
 
 /// Within this time after its use that is recorded.
@@ -256,8 +252,8 @@ impl Inner {
             idle: self.config.idle_timeout,
             size: object.size,
             pace: self.reads.paces.of(registry, Instant::now()),
-            window: Received::default(),
-            whole: Received::default(),
+            window: Waited::default(),
+            whole: Waited::default(),
         };
         let (inner, registry) = (Arc::clone(self), registry.clone());
         let (size, mut received) = (object.size, 0);
@@ -289,41 +285,23 @@ struct Bounds {
     /// Bytes a second of the registry, where that is known.
     pace: Option<u64>,
     /// What came since the rate was looked at last.
-    window: Received,
-    whole: Received,
-}
-
-/// Bytes that came, and the time for which they were waited for.
-#[derive(Default)]
-struct Received {
-    bytes: u64,
-    waited: Duration,
-}
-
-impl Received {
-    fn add(&mut self, bytes: u64, waited: Duration) {
-        self.bytes += bytes;
-        self.waited += waited;
-    }
+    window: Waited,
+    whole: Waited,
 }
 
 impl Bounds {
     fn record_chunk(&mut self, bytes: usize, waited: Duration) -> Result<(), Error> {
         self.window.add(bytes as u64, waited);
         self.whole.add(bytes as u64, waited);
-        let Received { bytes, waited } = self.whole;
-        if is_left(bytes, waited, self.size.saturating_sub(bytes), self.pace) {
+        let Waited { bytes, time } = self.whole;
+        if is_left(bytes, time, self.size.saturating_sub(bytes), self.pace) {
             let why = format!("{LOST_MAX:?} longer for the same bytes");
             return Err(Error::new(ErrorKind::Slower, why));
         }
-        if self.window.waited < RATE_WINDOW {
-            return Ok(());
-        }
-        if self.window.bytes < RATE_MIN * self.window.waited.as_secs() {
-            let why = format!("slower than {RATE_MIN} bytes a second");
+        if self.window.is_below(&FLOOR) {
+            let why = format!("slower than {} bytes a second", FLOOR.bytes_a_second);
             return Err(Error::new(ErrorKind::TimedOut, why));
         }
-        self.window = Received::default();
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use http_body_util::combinators::BoxBody;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::reference::Registry;
-use crate::support::byte_budget::{ByteBudget, Reservation};
+use crate::support::byte_budget::{ByteBudget, Reservation, UNRESERVED_BYTES};
 use crate::support::size;
 use crate::upstream::error::{BoxError, ConnectStage, Error, NodeLimit, root_cause};
 use crate::upstream::received::ReceivedCounter;
@@ -62,9 +62,6 @@ pub(super) struct BodyWait {
     /// For all of it, if it is read whole.
     pub(super) whole: Duration,
 }
-
-/// Bytes of a body that are read without a reservation: few are larger, and the connections are bounded.
-const UNRESERVED_BYTES: usize = 256 * 1024;
 
 /// The memory that large bodies of a registry are read into.
 pub(super) struct Memory<'a> {

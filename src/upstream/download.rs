@@ -10,26 +10,19 @@ use futures_util::{Stream, StreamExt};
 use tokio::time::Instant;
 
 use crate::support::deadline::Deadline;
+use crate::support::slowness::{RateFloor, Waited};
 use crate::upstream::body::interrupted;
 use crate::upstream::endpoint::select::EndpointId;
 use crate::upstream::endpoint::tracked::TrackedBody;
 use crate::upstream::error::Error;
 use crate::upstream::proof::Proof;
 
-/// What a body that comes too slowly is measured by: the time for which it was waited, so that a reader that is slow
-/// itself makes no upstream slow.
-#[derive(Debug, Clone, Copy)]
-struct Rate {
-    /// Over each such period so many bytes a second have to come; slower counts as stalled.
-    period: Duration,
-    min: u64,
-}
-
-/// Where there is no other endpoint.
-const RATE: Rate = Rate { period: Duration::from_secs(60), min: 1024 };
+/// Where there is no other endpoint: slower counts as stalled.
+const FLOOR: RateFloor = RateFloor { period: Duration::from_secs(60), bytes_a_second: 1024 };
 /// Where another endpoint is left: at this rate a layer of 100 MB takes hours. Not more, since several connections
 /// share a slow link.
-const RATE_WITH_ALTERNATIVE: Rate = Rate { period: Duration::from_secs(15), min: 8 * 1024 };
+const FLOOR_WITH_ALTERNATIVE: RateFloor =
+    RateFloor { period: Duration::from_secs(15), bytes_a_second: 8 * 1024 };
 
 /// The body of a blob, or of a range of it. Dropping it ends the transfer.
 pub struct Download {
@@ -58,10 +51,9 @@ struct TransferLimits {
     idle: Duration,
     /// When the wait for it is over; `None` before the first.
     timer: Option<Deadline>,
-    rate: Rate,
-    /// How long was waited in this period.
-    waited: Duration,
-    period_bytes: u64,
+    floor: RateFloor,
+    /// In this period.
+    waited: Waited,
     tracked: Option<TrackedBody>,
     has_alternative: bool,
 }
@@ -91,10 +83,9 @@ impl Download {
         tracked: Option<TrackedBody>,
         has_alternative: bool,
     ) -> Self {
-        let rate = if has_alternative { RATE_WITH_ALTERNATIVE } else { RATE };
-        let (waited, period_bytes) = (Duration::ZERO, 0);
-        let limits =
-            TransferLimits { host, idle, timer: None, rate, waited, period_bytes, tracked, has_alternative };
+        let floor = if has_alternative { FLOOR_WITH_ALTERNATIVE } else { FLOOR };
+        let waited = Waited::default();
+        let limits = TransferLimits { host, idle, timer: None, floor, waited, tracked, has_alternative };
         Self { limits: Some(limits), ..self }
     }
 
@@ -118,9 +109,9 @@ impl Download {
             }
         });
         let next = next.await;
-        limits.waited += waits_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let waited = waits_since.map_or(Duration::ZERO, |since| since.elapsed());
         match next {
-            Some(Some(Ok(bytes))) => Some(limits.count(bytes.len()).map(|()| bytes)),
+            Some(Some(Ok(bytes))) => Some(limits.count(bytes.len(), waited).map(|()| bytes)),
             Some(Some(Err(error))) => Some(Err(error)),
             Some(None) => {
                 limits.tracked.iter().for_each(TrackedBody::came);
@@ -145,15 +136,11 @@ impl TransferLimits {
         timer.poll(cx)
     }
 
-    fn count(&mut self, bytes: usize) -> Result<(), Error> {
-        self.period_bytes += bytes as u64;
-        if self.waited < self.rate.period {
-            return Ok(());
+    fn count(&mut self, bytes: usize, waited: Duration) -> Result<(), Error> {
+        self.waited.add(bytes as u64, waited);
+        if self.waited.is_below(&self.floor) {
+            return Err(self.stalled(format!("slower than {} bytes a second", self.floor.bytes_a_second)));
         }
-        if self.period_bytes < self.rate.min * self.waited.as_secs() {
-            return Err(self.stalled(format!("slower than {} bytes a second", self.rate.min)));
-        }
-        (self.waited, self.period_bytes) = (Duration::ZERO, 0);
         Ok(())
     }
 

@@ -185,11 +185,10 @@ async fn the_documented_metrics_are_the_real_ones() {
     assert_eq!(documented, real, "docs/metrics.md has one row a metric, sorted by name");
 }
 
-/// Where the code writes a value as a literal; values that come from enums are not seen here.
+/// Values come from enums: the next test finds those.
 #[test]
-fn a_value_of_a_label_that_is_counted_is_in_the_documentation() {
-    let page = include_str!("../../docs/metrics.md");
-    let (mut directories, mut values) = (vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")], 0);
+fn no_value_of_a_label_is_written_where_it_is_counted() {
+    let (mut directories, mut counted) = (vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")], 0);
     while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
@@ -198,20 +197,14 @@ fn a_value_of_a_label_that_is_counted_is_in_the_documentation() {
                 continue;
             }
             let text = std::fs::read_to_string(&path).unwrap();
-            let written = text.split("with_label_values(&[").skip(1);
-            for value in
-                written.flat_map(|rest| rest.split(']').next().unwrap().split('"').skip(1).step_by(2))
-            {
-                values += 1;
-                assert!(
-                    page.contains(&format!("`{value}`")),
-                    "{}: {value} is not in docs/metrics.md",
-                    path.display()
-                );
+            for rest in text.split("with_label_values(&[").skip(1) {
+                counted += 1;
+                let values = rest.split(']').next().unwrap();
+                assert!(!values.contains('"'), "{}: {values} is in no list of values", path.display());
             }
         }
     }
-    assert!(values > 2, "{values}");
+    assert!(counted > 5, "{counted}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

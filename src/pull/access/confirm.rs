@@ -5,6 +5,7 @@
 //! is not handed out again ([`super::deleted`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::authorize::{Access, Purpose, proved_by};
 use super::deleted::Absence;
@@ -13,6 +14,10 @@ use crate::pull::context::{PullContext, UpstreamWait};
 use crate::pull::error::Error;
 use crate::reference::{Digest, Principal};
 use crate::upstream::{AuthContext, BlobHead};
+
+/// How long a registry may take to confirm what the shared tier or a mirror delivers: less than a client waits for an
+/// answer, so that the registry can be asked for the content itself afterwards.
+pub(crate) const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 
 impl Access {
     /// Asks upstream whether the repository has a blob of `size` bytes, if that is known, and records membership. The

@@ -12,7 +12,7 @@ use super::shared_rights::SharedRights;
 use crate::pull::config::{Config, Policy, Terms};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
-use crate::pull::metrics::Metrics;
+use crate::pull::metrics::{Metrics, RightEvent};
 use crate::reference::{Principal, Repository};
 use crate::support::clock::Timestamp;
 use crate::support::live::Live;
@@ -153,7 +153,7 @@ impl KnownRights {
             held = shared.map(|proved_at| (everyone, proved_at));
         }
         let (principal, since) = held?;
-        self.metrics.count_right(principal, "held");
+        self.metrics.count_right(principal, RightEvent::Held);
         Some(since)
     }
 }

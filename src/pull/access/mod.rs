@@ -40,5 +40,6 @@ pub(crate) mod shared_rights;
 pub(crate) mod tried;
 
 pub(crate) use authorize::{Access, Purpose, UnprovedRight, proved_by};
+pub(crate) use confirm::CONFIRM_WAIT;
 pub(crate) use negative_cache::Subject;
 pub(crate) use shared_rights::is_older;

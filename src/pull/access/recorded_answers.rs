@@ -20,7 +20,7 @@ use super::shared_rights::SharedRights;
 use crate::credentials::PresentedCredential;
 use crate::pull::config::Config;
 use crate::pull::error::Error;
-use crate::pull::metrics::Metrics;
+use crate::pull::metrics::{Metrics, RightEvent};
 use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Principal, Registry, Repository};
 use crate::store;
@@ -114,7 +114,7 @@ impl RecordedAnswers {
                         question.principal
                     };
                     if proves.is_some() && self.grants.end(repository, concerned).await {
-                        self.metrics.count_right(concerned, "ended");
+                        self.metrics.count_right(concerned, RightEvent::Ended);
                     }
                 }
                 if error.is_answer() {
@@ -145,7 +145,7 @@ impl RecordedAnswers {
             Proof::Principal { token_age } => (presented, token_age),
             Proof::Nothing => return,
         };
-        self.metrics.count_right(principal, "proved");
+        self.metrics.count_right(principal, RightEvent::Proved);
         self.grant(repository, principal, age, revocations).await;
     }
 

@@ -268,7 +268,7 @@ impl Blobs {
         let reader = self.reader(context, digest);
         let (body, size, is_hit) = match found {
             None | Some(Found::SizeUnknown) => return Ok(None),
-            Some(Found::Kept(partial, is_all)) => {
+            Some(Found::Kept { partial, is_all }) => {
                 let size = partial.size;
                 (BlobBody::partial(reader, partial), size, is_all)
             }

@@ -1,5 +1,7 @@
 //! Blobs from a shared tier that does what the test says.
 
+use std::time::Duration;
+
 use super::*;
 use crate::pull::blob::past_the_disk_tests::as_time_passes;
 use crate::pull::context::Priority;

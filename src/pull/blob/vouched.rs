@@ -6,15 +6,11 @@
 //! the registry would give it; nor does an answer of the registry that does not state the digest, to a caller whose
 //! right is not fresh. Such a caller is given what was sent to it, and nothing else.
 
-use std::time::Duration;
-
 use super::source::UpstreamBlobs;
 use super::source::upstream_body::UpstreamBody;
+use crate::pull::access::CONFIRM_WAIT;
 use crate::pull::context::PullContext;
 use crate::reference::Digest;
-
-/// How long the registry may take to confirm a blob that has begun to come: less than a client waits for an answer.
-const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 
 /// A registry itself let a caller have a blob in a repository.
 #[derive(Debug, Clone, Copy)]

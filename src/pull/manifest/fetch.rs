@@ -5,13 +5,12 @@
 //! the registry itself says that the repository has it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::kept::KeptManifests;
-use crate::pull::access::{Access, Purpose, Subject};
+use crate::pull::access::{Access, CONFIRM_WAIT, Purpose, Subject};
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
@@ -27,13 +26,11 @@ use crate::support::clock::Timestamp;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::tier::{Fault, Tier};
-use crate::upstream::{Allowed, AskedEndpoints, AuthContext, Manifest, Need, Patience, Proof};
+use crate::upstream::{Allowed, AskedEndpoints, AuthContext, EndpointId, Manifest, Need, Patience, Proof};
 
 /// Questions to registries at a time whether a repository has what a mirror sent; without an answer a manifest is not
 /// kept.
 const CONFIRMATIONS_MAX: usize = 32;
-/// How long the registry may take to confirm a manifest of the shared tier, before it is asked for the manifest itself.
-const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 
 /// A verified manifest, fresh from upstream.
 #[derive(Debug, Clone)]
@@ -291,7 +288,7 @@ impl ManifestFetcher {
         digest: Digest,
         bytes: Bytes,
     ) -> Option<FetchedManifest> {
-        let host = "shared tier".to_owned();
+        let host = EndpointId::shared_tier().host().to_owned();
         let manifest = Manifest { bytes, media_type: None, host, is_authoritative: false };
         self.read(repository, digest, manifest, BytesProvedBy::Digest).await.ok()
     }

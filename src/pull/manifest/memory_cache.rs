@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use crate::reference::{Digest, MediaType, Repository};
 use crate::store::WriteWhen;
-use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::{Moment, Timestamp};
+use crate::support::sized_map::SizedMap;
 
 /// Bytes of all manifests at most.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -30,11 +30,9 @@ const MANIFESTS_MAX: usize = 8_192;
 pub(crate) struct MemoryCache(Mutex<Cached>);
 
 struct Cached {
-    manifests: BoundedMap<(Repository, Digest), Manifest>,
-    bytes: usize,
+    manifests: SizedMap<(Repository, Digest), Manifest>,
     /// Large ones, and until when they are kept.
-    large: BoundedMap<(Repository, Digest), (MediaType, Bytes, Instant)>,
-    large_bytes: usize,
+    large: SizedMap<(Repository, Digest), (MediaType, Bytes, Instant)>,
 }
 
 struct Manifest {
@@ -68,9 +66,9 @@ const WRITE_PAUSE: Duration = Duration::from_secs(10);
 
 impl Default for MemoryCache {
     fn default() -> Self {
-        let manifests = BoundedMap::new(MANIFESTS_MAX);
-        let large = BoundedMap::new(LARGE_BYTES_MAX / ONE_BYTES_MAX);
-        Self(Mutex::new(Cached { manifests, bytes: 0, large, large_bytes: 0 }))
+        let manifests = SizedMap::new(MANIFESTS_MAX, BYTES_MAX);
+        let large = SizedMap::new(LARGE_BYTES_MAX / ONE_BYTES_MAX, LARGE_BYTES_MAX);
+        Self(Mutex::new(Cached { manifests, large }))
     }
 }
 
@@ -137,16 +135,8 @@ impl MemoryCache {
         media_type: &MediaType,
         bytes: &Bytes,
     ) {
-        let mut cached = self.0.lock();
         let value = (media_type.clone(), bytes.clone(), Instant::now() + LARGE_KEPT);
-        cached.large_bytes += bytes.len();
-        if let Some((_, (_, replaced, _))) = cached.large.insert((repository.clone(), digest), value) {
-            cached.large_bytes -= replaced.len();
-        }
-        while cached.large_bytes > LARGE_BYTES_MAX {
-            let Some((_, (_, oldest, _))) = cached.large.remove_oldest() else { break };
-            cached.large_bytes -= oldest.len();
-        }
+        self.0.lock().large.insert((repository.clone(), digest), value, bytes.len());
     }
 
     /// Adds a manifest that is not on disk as far as is known; `false` if it is too large.
@@ -165,29 +155,20 @@ impl MemoryCache {
         let len = bytes.len();
         let value =
             Manifest { media_type: media_type.clone(), bytes, on_disk: OnDisk::No { tried_at: None } };
-        let mut cached = self.0.lock();
-        cached.bytes += len;
-        if let Some((_, replaced)) = cached.manifests.insert((repository.clone(), digest), value) {
-            cached.bytes -= replaced.bytes.len();
-        }
-        while cached.bytes > BYTES_MAX {
-            let Some((_, oldest)) = cached.manifests.remove_oldest() else { break };
-            cached.bytes -= oldest.bytes.len();
-        }
+        self.0.lock().manifests.insert((repository.clone(), digest), value, len);
         true
     }
 
     /// Removes a manifest.
     pub(crate) fn remove(&self, repository: &Repository, digest: Digest) {
-        let mut cached = self.0.lock();
-        if let Some(removed) = cached.manifests.remove(&(repository.clone(), digest)) {
-            cached.bytes -= removed.bytes.len();
-        }
+        self.0.lock().manifests.remove(&(repository.clone(), digest));
     }
 
     /// Removes all manifests.
     pub(crate) fn clear(&self) {
-        *self.0.lock() = Self::default().0.into_inner();
+        let mut cached = self.0.lock();
+        cached.manifests.clear();
+        cached.large.clear();
     }
 }
 
@@ -203,21 +184,25 @@ mod tests {
         for n in 0..200_u32 {
             let bytes = Bytes::from(vec![n as u8; 100_000]);
             cache.insert(&one, Digest::of(&n.to_le_bytes()), &media_type, &bytes);
-            assert!(cache.0.lock().bytes <= BYTES_MAX);
+            assert!(cache.0.lock().manifests.bytes() <= BYTES_MAX);
         }
         let [first, last] = [0_u32, 199].map(|n| Digest::of(&n.to_le_bytes()));
         assert!(cache.find(&one, last).is_some() && cache.find(&other, last).is_none());
         assert!(cache.find(&one, first).is_none());
         cache.insert(&other, last, &media_type, &Bytes::from(vec![0; ONE_BYTES_MAX + 1]));
         assert!(cache.find(&other, last).is_none());
-        let bytes = cache.0.lock().bytes;
+        let bytes = cache.0.lock().manifests.bytes();
         cache.insert(&one, last, &media_type, &Bytes::from(vec![0; 100_000]));
-        assert_eq!(cache.0.lock().bytes, bytes, "a manifest that is inserted again is counted twice");
+        assert_eq!(
+            cache.0.lock().manifests.bytes(),
+            bytes,
+            "a manifest that is inserted again is counted twice"
+        );
         cache.remove(&one, last);
         cache.remove(&one, last);
-        assert_eq!(cache.0.lock().bytes, bytes - 100_000);
+        assert_eq!(cache.0.lock().manifests.bytes(), bytes - 100_000);
         cache.clear();
-        assert_eq!(cache.0.lock().bytes, 0);
+        assert_eq!(cache.0.lock().manifests.bytes(), 0);
     }
 
     #[test]
@@ -249,7 +234,7 @@ mod tests {
         let bytes = Bytes::from(vec![0; 3 * 1024 * 1024]);
         for n in 0..10_u8 {
             cache.insert_large(&app, Digest::of(&[n]), &media_type, &bytes);
-            assert!(cache.0.lock().large_bytes <= LARGE_BYTES_MAX);
+            assert!(cache.0.lock().large.bytes() <= LARGE_BYTES_MAX);
         }
         assert!(cache.find(&app, Digest::of(&[9])).is_some() && cache.find(&app, Digest::of(&[0])).is_none());
         tokio::time::advance(LARGE_KEPT).await;

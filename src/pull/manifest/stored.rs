@@ -10,10 +10,8 @@ use crate::pull::access::membership::Membership;
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
 use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, MediaType, Repository};
 use crate::store::{self, Member, Store};
-use crate::support::byte_budget::ByteBudget;
+use crate::support::byte_budget::{ByteBudget, UNRESERVED_BYTES};
 
-/// Bytes of a manifest that is read without a reservation: few are larger, and the connections are bounded.
-const UNRESERVED_BYTES: u64 = 256 * 1024;
 /// Bytes of large manifests at most that are being served from the store or the shared tier.
 const LARGE_BYTES_MAX: usize = 2 * MANIFEST_BYTES_MAX;
 /// The same of one owner of registries, so that none keeps the others from theirs.
@@ -58,7 +56,7 @@ impl StoredManifests {
         else {
             return None;
         };
-        let reserved = if blob.size() > UNRESERVED_BYTES {
+        let reserved = if blob.size() > UNRESERVED_BYTES as u64 {
             let size = usize::try_from(blob.size()).unwrap_or(usize::MAX);
             // Without memory it counts as absent.
             let owner = repository.registry().owner_domain();

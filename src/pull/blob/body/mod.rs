@@ -36,6 +36,7 @@ use crate::pull::blob::past_the_disk::passthrough::Passthrough;
 use crate::pull::blob::past_the_disk::window::{WindowReader, Windowed};
 use crate::pull::blob::source::upstream_body::UpstreamBody;
 use crate::pull::error::Error;
+use crate::pull::metrics::PassedBytes;
 use crate::reference::Hasher;
 use crate::store::{self, Blob};
 use crate::support::body_chunk::{BodyChunk, IntegrityCheck, Refetch};
@@ -73,8 +74,8 @@ enum BodySource {
     Shared(Box<WindowReader>),
     /// Nothing is open yet: upstream, past the disk, from where the body is narrowed to.
     Unopened,
-    /// Upstream, past the disk; why, as a label value.
-    Passthrough(Box<Passthrough>, &'static str),
+    /// Upstream, past the disk, and why.
+    Passthrough(Box<Passthrough>, PassedBytes),
     /// Upstream's whole blob, which also comes in the place of what was handed over and is not there any more.
     Again(Arc<RefetchOfBody>),
     /// Parts that are kept; what is missing of them is fetched and kept first.
@@ -118,7 +119,7 @@ impl BlobBody {
         } else {
             Passthrough::range(body)
         };
-        let source = BodySource::Passthrough(Box::new(passthrough), "byte_range");
+        let source = BodySource::Passthrough(Box::new(passthrough), PassedBytes::ByteRange);
         Ok(Self::whole(reader, source, Some(size)))
     }
 
@@ -218,7 +219,7 @@ impl BlobBody {
             BodySource::OutOfOrder(body, progress) => {
                 let next = next_out_of_order(self.reader.digest, body, progress, at, self.is_own_answer);
                 Ok(match next.await? {
-                    Some(bytes) => Next::Chunk(self.reader.pass(bytes, "out_of_order", at, end)),
+                    Some(bytes) => Next::Chunk(self.reader.pass(bytes, PassedBytes::OutOfOrder, at, end)),
                     None => Next::ChangeTo(BodySource::Following(progress.clone(), true)),
                 })
             }
@@ -228,13 +229,15 @@ impl BlobBody {
                 Ok(match Box::pin(read_part(upstream, context, *digest, partial, range)).await? {
                     PartRead::Kept(bytes) => Next::Chunk(bytes.into()),
                     PartRead::Past(passthrough) => {
-                        Next::ChangeTo(BodySource::Passthrough(passthrough, "byte_range"))
+                        Next::ChangeTo(BodySource::Passthrough(passthrough, PassedBytes::ByteRange))
                     }
                 })
             }
             BodySource::Unopened => Ok(Next::ChangeTo(Box::pin(self.past_the_disk(None, None, true)).await?)),
             BodySource::Shared(window) => match window.next().await {
-                Ok(Windowed::Bytes(bytes)) => Ok(Next::Chunk(self.reader.pass(bytes, "disk", at, end))),
+                Ok(Windowed::Bytes(bytes)) => {
+                    Ok(Next::Chunk(self.reader.pass(bytes, PassedBytes::NotStored, at, end)))
+                }
                 Ok(Windowed::End) => match end {
                     None => Ok(Next::Chunk(Bytes::new().into())),
                     Some(end) => Err(Error::ShortBody { missing: end - at }),
@@ -247,7 +250,7 @@ impl BlobBody {
                 Err(error) => Err(error),
             },
             BodySource::Again(again) => match (again.next(at).await?, end) {
-                (Some(bytes), _) => Ok(Next::Chunk(self.reader.pass(bytes, "disk", at, end))),
+                (Some(bytes), _) => Ok(Next::Chunk(self.reader.pass(bytes, PassedBytes::NotStored, at, end))),
                 (None, None) => Ok(Next::Chunk(Bytes::new().into())),
                 (None, Some(end)) => Err(Error::ShortBody { missing: end - at }),
             },
@@ -259,7 +262,7 @@ impl BlobBody {
                         Some(end) => Err(Error::ShortBody { missing: end - at }),
                     };
                 };
-                Ok(Next::Chunk(self.reader.pass(bytes?, reason, at, end)))
+                Ok(Next::Chunk(self.reader.pass(bytes?, *reason, at, end)))
             }
         }
     }
@@ -311,7 +314,9 @@ impl BlobBody {
     async fn without_leader(&mut self, error: &Error, hasher: Option<Hasher>) -> Result<BodySource, Error> {
         tracing::info!(digest = %self.reader.digest, at = self.at, %error, "a client goes on without the leader of its download");
         Ok(match self.by_itself(hasher).await? {
-            BodySource::Passthrough(passthrough, _) => BodySource::Passthrough(passthrough, "leader_failed"),
+            BodySource::Passthrough(passthrough, _) => {
+                BodySource::Passthrough(passthrough, PassedBytes::LeaderFailed)
+            }
             source => source,
         })
     }
@@ -401,7 +406,7 @@ impl BlobBody {
             }
             None => Passthrough::range(self.reader.upstream_from(at).await?),
         };
-        Ok(BodySource::Passthrough(Box::new(passthrough), "disk"))
+        Ok(BodySource::Passthrough(Box::new(passthrough), PassedBytes::NotStored))
     }
 
     fn refetch(&mut self) -> Arc<RefetchOfBody> {
@@ -468,7 +473,7 @@ impl BlobBody {
         Some(match sent {
             Some((hasher, share)) => {
                 let rest = Passthrough::rest(body, hasher, digest, self.end, share);
-                BodySource::Passthrough(Box::new(rest), "out_of_order")
+                BodySource::Passthrough(Box::new(rest), PassedBytes::OutOfOrder)
             }
             None => BodySource::OutOfOrder(Box::new(body), progress.clone()),
         })

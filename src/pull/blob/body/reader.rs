@@ -13,7 +13,7 @@ use crate::pull::blob::source::upstream_body::UpstreamBody;
 use crate::pull::blob::stored::StoredBlobs;
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
-use crate::pull::metrics::Metrics;
+use crate::pull::metrics::{Metrics, PassedBytes};
 use crate::reference::Digest;
 use crate::support::body_chunk::BodyChunk;
 
@@ -75,9 +75,9 @@ impl Reader {
     }
 
     /// Bytes that come past the disk: those before `end` are for the client, and counted by `reason`.
-    pub(super) fn pass(&self, mut bytes: Bytes, reason: &str, at: u64, end: Option<u64>) -> BodyChunk {
+    pub(super) fn pass(&self, mut bytes: Bytes, reason: PassedBytes, at: u64, end: Option<u64>) -> BodyChunk {
         bytes.truncate(end.map_or(usize::MAX, |end| usize::try_from(end - at).unwrap_or(usize::MAX)));
-        self.metrics.passthrough.with_label_values(&[reason]).inc_by(bytes.len() as u64);
+        self.metrics.passthrough.add(reason, bytes.len() as u64);
         bytes.into()
     }
 }

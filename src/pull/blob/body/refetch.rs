@@ -19,6 +19,7 @@ use super::reader::Reader;
 use super::refetch_places::{REFETCH_WAIT_MAX, RefetchPlaces};
 use crate::pull::blob::past_the_disk::passthrough::Passthrough;
 use crate::pull::error::Error;
+use crate::pull::metrics::PassedBytes;
 use crate::support::body_chunk::{IntegrityCheck, KnownBytes, Refetch, Refetched};
 
 /// Bytes that are kept from the first that is missing on: what a connection holds of one body, in ranges of 512 KiB.
@@ -198,7 +199,7 @@ impl RefetchOfBody {
     }
 
     fn count(&self, bytes: usize) {
-        self.reader.metrics.passthrough.with_label_values(&["disk"]).inc_by(bytes as u64);
+        self.reader.metrics.passthrough.add(PassedBytes::NotStored, bytes as u64);
     }
 }
 

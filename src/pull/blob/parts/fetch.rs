@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::pull::blob::source::upstream_body::UpstreamBody;
 use crate::pull::error::Error;
-use crate::pull::metrics::Metrics;
+use crate::pull::metrics::{Metrics, PassedBytes};
 use crate::reference::Digest;
 use crate::store::PartialBlob;
 use crate::support::tasks::Tasks;
@@ -129,12 +129,11 @@ impl Reservation {
 
     async fn keep(&self, mut body: UpstreamBody) -> Result<(), Error> {
         let (mut at, end) = (self.start(), self.end());
-        let passed = self.parts.metrics.passthrough.with_label_values(&["byte_range"]);
         while at < end {
             let mut bytes: Bytes = body.next().await.ok_or(Error::ShortBody { missing: end - at })??;
             bytes.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
             let len = bytes.len() as u64;
-            passed.inc_by(len);
+            self.parts.metrics.passthrough.add(PassedBytes::ByteRange, len);
             if !self.parts.blob.keep(at, bytes).await? {
                 return Ok(());
             }

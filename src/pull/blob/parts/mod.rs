@@ -36,8 +36,8 @@ const FIRST_PART_WAIT: Duration = Duration::from_secs(5);
 
 /// What a part is read from.
 pub(crate) enum Found {
-    /// What is kept; and whether all of it is.
-    Kept(Arc<Partial>, bool),
+    /// What is kept, and whether all of it is.
+    Kept { partial: Arc<Partial>, is_all: bool },
     /// Upstream's body, past the store, and the size of the blob.
     Alone(Box<UpstreamBody>, u64),
     /// There is no such part of a blob of this size.
@@ -150,7 +150,7 @@ impl Parts {
         }
         let end = end.min(size);
         let Some(missing) = partial.parts.blob().first_missing(start, end) else {
-            return Ok(Some(Found::Kept(partial, true)));
+            return Ok(Some(Found::Kept { partial, is_all: true }));
         };
         let wanted = BlobRange::Bytes { start: missing, end };
         let has_room = self.has_room(context, digest, wanted, Some(size)).await;
@@ -160,7 +160,7 @@ impl Parts {
             return Ok(None);
         }
         let part = match partial.parts.reserve(missing, end) {
-            Reserved::Coming(_) | Reserved::Kept => return Ok(Some(Found::Kept(partial, false))),
+            Reserved::Coming(_) | Reserved::Kept => return Ok(Some(Found::Kept { partial, is_all: false })),
             Reserved::New(part) if has_room => part,
             // What cannot be kept is asked for from its first byte on.
             Reserved::New(_) | Reserved::Full => return self.open(context, digest, of(start, end)).await,
@@ -168,7 +168,7 @@ impl Parts {
         match self.ranges.open(context, digest, of(part.start(), part.end())).await? {
             Some(Alone::Body(body, now)) if now == size => {
                 part.receive(async { Ok(*body) });
-                Ok(Some(Found::Kept(partial, false)))
+                Ok(Some(Found::Kept { partial, is_all: false }))
             }
             _ => Ok(None),
         }
@@ -209,7 +209,7 @@ impl Parts {
                 Reserved::New(_) | Reserved::Full => return Ok(Some(Found::Alone(body, size))),
             }
         }
-        Ok(Some(Found::Kept(partial, false)))
+        Ok(Some(Found::Kept { partial, is_all: false }))
     }
 
     /// Whether a part is asked for as one of a blob that is stored if more of it is wanted: a small part as long as

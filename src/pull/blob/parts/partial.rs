@@ -141,11 +141,8 @@ impl Partials {
     fn make_room(&self) {
         let mut blobs = self.blobs.lock();
         blobs.retain(|_, partial| partial.asked_at.lock().elapsed() < KEPT_FOR);
-        let mut bytes = 0;
-        blobs.retain(|_, partial| {
-            bytes += partial.parts.blob().bytes();
-            true
-        });
+        // Kept parts grow while they lie here: their bytes are counted anew each time.
+        let mut bytes: u64 = blobs.iter().map(|(_, partial)| partial.parts.blob().bytes()).sum();
         while bytes > BYTES_MAX
             && let Some((_, oldest)) = blobs.remove_oldest()
         {

@@ -138,5 +138,6 @@ impl UpstreamBlobs {
 /// The error of a body from the shared tier that broke off, or did not come.
 fn interrupted(error: &tier::Error) -> upstream::Error {
     let stage = if error.kind == ErrorKind::GaveUp { ConnectStage::Timeout } else { ConnectStage::Body };
-    upstream::Error::Unreachable { host: "shared tier".to_owned(), stage, why: error.to_string() }
+    let host = EndpointId::shared_tier().host().to_owned();
+    upstream::Error::Unreachable { host, stage, why: error.to_string() }
 }

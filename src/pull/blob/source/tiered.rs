@@ -9,19 +9,14 @@
 //!
 //! Deliberately not here: parts of blobs. A part cannot be verified by the digest, so that it comes from the registry.
 
-use std::time::Duration;
-
 use super::UpstreamBlobs;
 use super::upstream_body::UpstreamBody;
-use crate::pull::access::Purpose;
+use crate::pull::access::{CONFIRM_WAIT, Purpose};
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
 use crate::reference::Digest;
 use crate::tier::{self, ClaimSlot, Lookup, Prospect, Role};
 use crate::upstream::BlobHead;
-
-/// How long the registry may take to confirm a blob, before it is asked for the blob itself instead.
-const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 
 /// A whole body, and what the shared tier gets of it.
 pub(crate) struct Opened {
