@@ -16,6 +16,7 @@ use crate::support::unserved::Unserved;
 use crate::upstream::attempts::Attempts;
 use crate::upstream::auth::authenticator::Authenticator;
 use crate::upstream::auth::tokens::Tokens;
+use crate::upstream::authenticated::AuthenticatedRequests;
 use crate::upstream::blob_head::BlobHead;
 use crate::upstream::download::Download;
 use crate::upstream::endpoint::avoided::{AvoidedEndpoints, DeliveryFault};
@@ -46,6 +47,7 @@ struct Inner {
     health: Health,
     avoided: AvoidedEndpoints,
     rate_limits: Arc<RateLimits>,
+    tokens: Tokens,
     recorder: Recorder,
     bodies: BodyReader,
     tasks: Tasks,
@@ -76,13 +78,18 @@ impl Upstream {
         let rate_limits = Arc::new(RateLimits::new(recorder.clone(), clock.clone()));
         let http = HttpClient::new(configured.clone(), recorder.clone());
         let tokens = Tokens::new(http.clone(), configured.clone(), clock.clone(), tasks.clone());
-        let exchange = Exchange {
-            http,
-            authenticator: Authenticator::new(tokens),
+        let requests = AuthenticatedRequests {
+            http: http.clone(),
+            authenticator: Authenticator::new(tokens.clone()),
             rate_limits: Arc::clone(&rate_limits),
-            heads: HeadSupport::default(),
             configured: configured.clone(),
             anonymous,
+        };
+        let exchange = Exchange {
+            requests,
+            http,
+            rate_limits: Arc::clone(&rate_limits),
+            heads: HeadSupport::default(),
             clock,
         };
         let attempts = Attempts {
@@ -95,7 +102,8 @@ impl Upstream {
         };
         let received = ReceivedBytes::new(recorder.clone());
         let bodies = BodyReader::new(configured.clone(), avoided.clone(), received);
-        let inner = Inner { attempts, configured, health, avoided, rate_limits, recorder, bodies, tasks };
+        let inner =
+            Inner { attempts, configured, health, avoided, rate_limits, tokens, recorder, bodies, tasks };
         Self(Arc::new(inner))
     }
 
@@ -272,7 +280,7 @@ impl Upstream {
 
     /// Forgets the tokens for a repository, or all: the next request needs a new one.
     pub fn forget_tokens(&self, repository: Option<&Repository>) {
-        self.0.attempts.exchange.authenticator.forget_tokens(repository);
+        self.0.tokens.forget(repository);
     }
 
     /// Body bytes of manifests and blobs received since the start.

@@ -7,6 +7,7 @@ use http::Method;
 
 use super::*;
 use crate::reference::Repository;
+use crate::support::live::Live;
 use crate::upstream::config::Config;
 use crate::upstream::proof::Proof;
 use crate::upstream::request::AuthContext;

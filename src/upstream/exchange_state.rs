@@ -14,7 +14,7 @@ use crate::upstream::auth::challenge::Challenge;
 use crate::upstream::body::{ResponseBody, drain};
 use crate::upstream::endpoint::head_support::Contradiction;
 use crate::upstream::endpoint::select::Endpoint;
-use crate::upstream::error::Error;
+use crate::upstream::error::{Error, Failure, Party};
 use crate::upstream::proof::Proof;
 use crate::upstream::request::RegistryRequest;
 use crate::upstream::transport::address::HostTrust;
@@ -28,8 +28,6 @@ pub(super) struct ExchangeState<'a> {
     pub(super) trust: HostTrust,
     pub(super) redirects: usize,
     pub(super) authorizations: HashMap<Origin, OriginAuthorization>,
-    /// Whether a challenge could not be answered: then the error is not that of the resource.
-    pub(super) unanswerable: bool,
     pub(super) plain: Plain,
 }
 
@@ -75,7 +73,7 @@ pub(super) struct PlainAttempt {
     /// What it refused, if that could be had.
     pub(super) refused: Option<OriginAuthorization>,
     /// What the request comes to unless the endpoint opens the repository, or gives another challenge.
-    pub(super) otherwise: Result<Response<ResponseBody>, Error>,
+    pub(super) otherwise: Result<Response<ResponseBody>, Failure>,
 }
 
 impl<'a> ExchangeState<'a> {
@@ -88,13 +86,18 @@ impl<'a> ExchangeState<'a> {
             trust: endpoint.trust,
             redirects: 0,
             authorizations: HashMap::new(),
-            unanswerable: false,
             plain: Plain::NotAsked,
         }
     }
 
     pub(super) fn is_at_endpoint(&self) -> bool {
         self.redirects == 0 || self.url.origin() == self.endpoint.origin()
+    }
+
+    /// A failure of the host that is asked now.
+    pub(super) fn failure(&self, error: Error) -> Failure {
+        let party = if self.is_at_endpoint() { Party::Endpoint } else { Party::RedirectTarget };
+        Failure::new(error, party)
     }
 
     /// `host:port` that is asked now, for errors.
@@ -123,7 +126,7 @@ impl<'a> ExchangeState<'a> {
     }
 
     /// The next request goes without the expected authorization.
-    pub(super) fn ask_plainly(&mut self, otherwise: Result<Response<ResponseBody>, Error>) {
+    pub(super) fn ask_plainly(&mut self, otherwise: Result<Response<ResponseBody>, Failure>) {
         if let Some(refused) = self.authorizations.remove(&self.endpoint.origin()) {
             let challenge = refused.challenge().clone();
             let attempt = PlainAttempt { challenge, refused: Some(refused), otherwise };
@@ -144,10 +147,9 @@ pub(super) enum HeadVerdict {
 /// What becomes of the answer to a `HEAD`.
 pub(super) fn head_verdict(
     state: &ExchangeState<'_>,
-    answer: &Result<Response<ResponseBody>, Error>,
+    answer: &Result<Response<ResponseBody>, Failure>,
 ) -> HeadVerdict {
     match answer {
-        Err(_) if state.unanswerable => HeadVerdict::Stands,
         Ok(response) => match response.status().as_u16() {
             200 if state.request.is_confirmed_by(response.headers()) => HeadVerdict::Stands,
             // A limit is not lifted by one more request, a login that was refused is not repeated, and what may be a
@@ -158,8 +160,12 @@ pub(super) fn head_verdict(
             // Also a firewall that refuses one request, or a cache that leaves out the digest.
             _ => HeadVerdict::ToBeConfirmed(Contradiction::Passing),
         },
+        // That a challenge could not be answered says nothing of `HEAD`.
+        Err(Failure { party: Party::TokenServer, .. }) => HeadVerdict::Stands,
         // It redirected to nowhere.
-        Err(Error::Invalid { .. }) => HeadVerdict::ToBeConfirmed(Contradiction::Passing),
+        Err(Failure { error: Error::Invalid { .. }, .. }) => {
+            HeadVerdict::ToBeConfirmed(Contradiction::Passing)
+        }
         Err(_) => HeadVerdict::Stands,
     }
 }

@@ -3,14 +3,16 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::Method;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue, LOCATION};
 use url::Url;
 
 use super::*;
-use crate::credentials::{Credential, CredentialSource};
-use crate::reference::{PrincipalKind, Repository};
+use crate::credentials::{Credential, CredentialSource, PresentedCredential};
+use crate::reference::{Principal, PrincipalKind, Repository};
+use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use crate::upstream::asked::AskedEndpoints;
+use crate::upstream::auth::authenticator::Authenticator;
 use crate::upstream::auth::tokens::Tokens;
 use crate::upstream::config::{Config, CredentialUse, EndpointConfig, RegistryConfig};
 use crate::upstream::endpoint::select;
@@ -19,6 +21,7 @@ use crate::upstream::proof::Proof;
 use crate::upstream::redirect::REDIRECTS_MAX;
 use crate::upstream::request::{AuthContext, Patience};
 use crate::upstream::transport::address::HostTrust;
+use crate::upstream::transport::configured::Configured;
 use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};
 
 const TOKEN_CHALLENGE: &str = r#"Bearer realm="https://auth.reg.example.com/token",service="reg""#;
@@ -29,15 +32,15 @@ impl Exchange {
         let (recorder, clock) = (Recorder::for_test(), Clock::system());
         let http = HttpClient::new(configured.clone(), recorder.clone());
         let tokens = Tokens::new(http.clone(), configured.clone(), clock.clone(), Tasks::default());
-        Self {
-            http,
+        let rate_limits = Arc::new(RateLimits::new(recorder, clock.clone()));
+        let requests = AuthenticatedRequests {
+            http: http.clone(),
             authenticator: Authenticator::new(tokens),
-            rate_limits: Arc::new(RateLimits::new(recorder, clock.clone())),
-            heads: HeadSupport::default(),
+            rate_limits: Arc::clone(&rate_limits),
             configured,
             anonymous: AuthContext::for_test(None).presented,
-            clock,
-        }
+        };
+        Self { requests, http, rate_limits, heads: HeadSupport::default(), clock }
     }
 }
 
@@ -207,7 +210,7 @@ async fn a_mirror_gets_no_callers_credential_and_its_answer_counts_as_anonymous(
     let (exchange, auth) =
         (Exchange::for_test(Live::new(configured)), AuthContext::for_test(Some(("u", "p"))));
     let request = RegistryRequest::list(&repository, &crate::upstream::Listing::Tags, None, &auth);
-    assert_eq!(exchange.principal(&endpoints[0], &request).kind, PrincipalKind::Anonymous);
+    assert_eq!(exchange.requests.principal(&endpoints[0], &request).kind, PrincipalKind::Anonymous);
     assert_eq!(exchange.send(&endpoints[0], &request).await.unwrap().proof, Proof::Public);
     assert_eq!(transport.sent()[0].header("authorization"), "");
 }

@@ -5,7 +5,8 @@
 //! redirect or a challenge is never inside the node's network; errors name the host and the cause and hold no secret.
 //!
 //! A request passes `client` (which resource), `attempts` (endpoints in order, retries, time), `exchange` (one
-//! endpoint: challenges and redirects) and `transport` (one HTTP request).
+//! endpoint: its limit, and what its answer means), `authenticated` (challenges and redirects) and `transport` (one
+//! HTTP request).
 //!
 //! Deliberately not here: the store, caching of content, the choice of the credential (`pull`), and following a
 //! descriptor's `urls`.
@@ -13,6 +14,7 @@
 mod asked;
 mod attempts;
 mod auth;
+mod authenticated;
 mod blob_head;
 mod body;
 mod client;

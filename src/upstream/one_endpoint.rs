@@ -1,6 +1,6 @@
 //! A request to one endpoint: its rate limit, retries, and the `GET` beside a `HEAD` that is not answered.
 //!
-//! Deliberately not here: which endpoint is asked, and what follows a failure (`attempts`); challenges and redirects
+//! Deliberately not here: which endpoint is asked, and what follows a failure (`attempts`); what one answer means
 //! (`exchange`).
 
 use std::pin::pin;

@@ -1,9 +1,9 @@
 //! Where a redirect may lead: a pure decision.
 //!
 //! Blobs and, on some registries, manifests are redirected to object stores. The target is the registry's choice: it
-//! gets no credential (the exchange sends a token to the origin that it was issued for and to no other), and no private
-//! address and no weaker transport unless the configuration of that registry lists it. Plain HTTP is for blobs alone,
-//! whose digest proves them. A host that is longer than any name is in no error and no log.
+//! gets no credential (`authenticated` sends a token to the origin that it was issued for and to no other), and no
+//! private address and no weaker transport unless the configuration of that registry lists it. Plain HTTP is for blobs
+//! alone, whose digest proves them. A host that is longer than any name is in no error and no log.
 
 use url::Url;
 

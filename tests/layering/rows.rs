@@ -243,6 +243,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["auth/tokens", "endpoint/known", "transport"],
             &["auth/authenticator"],
             &["auth", "exchange_state", "span"],
+            &["authenticated"],
             &["exchange"],
             &["one_endpoint"],
             &["attempts"],

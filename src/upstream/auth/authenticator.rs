@@ -181,11 +181,6 @@ impl Authenticator {
         self.challenges.record_challenged(url.origin(), repository);
     }
 
-    /// Forgets the tokens of a repository, or all.
-    pub(crate) fn forget_tokens(&self, repository: Option<&Repository>) {
-        self.tokens.forget(repository);
-    }
-
     /// What takes the place of an authorization that was refused with `challenge`. Where that names another token
     /// server, the one that issued the token is asked first: to who shows an expired token, nvcr.io names one that must
     /// not be shown its credentials. If the new token is refused too, the other token server is asked.
