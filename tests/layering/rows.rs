@@ -207,6 +207,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "asked",
                 "auth/authorization",
                 "auth/challenge_syntax",
+                "auth/scope",
                 "error",
                 "headers",
                 "link",
