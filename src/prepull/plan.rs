@@ -78,7 +78,13 @@ mod tests {
         let children: Vec<Child> = ["linux/amd64", "linux/arm64", "linux/arm/v7", "unknown/unknown"]
             .iter()
             .map(|text| (Digest::of(text.as_bytes()), text.parse().ok()))
-            .map(|(digest, platform)| Child { digest, size: 1, platform, is_foreign: false })
+            .map(|(digest, platform)| Child {
+                digest,
+                size: 1,
+                platform,
+                is_foreign: false,
+                is_read_whole: true,
+            })
             .collect();
         let names = |platforms: &Platforms| {
             platforms.choose(&children).map(|all| all.into_iter().map(|c| c.name).collect::<Vec<_>>())

@@ -177,6 +177,12 @@ impl Error {
         matches!(self, Self::Upstream(upstream::Error::NotFound { .. }))
     }
 
+    /// Whether the registry itself says that it does not have the repository, or hides it.
+    pub(crate) fn is_unknown_repository(&self) -> bool {
+        let unknown = upstream::Unknown::Repository;
+        matches!(self, Self::Upstream(upstream::Error::NotFound { unknown: what, .. }) if *what == unknown)
+    }
+
     /// Whether the denial revokes the principal's access to the repository: a 404 of one reference does not.
     pub(crate) fn revokes_access(&self) -> bool {
         matches!(self, Self::Upstream(error) if error.revokes_access())

@@ -146,7 +146,7 @@ impl Parts {
 
     /// A manifest of a repository says how large a blob is.
     pub(crate) fn declare_size(&self, repository: &Repository, digest: Digest, size: u64) {
-        let child = Child { digest, size, platform: None, is_foreign: false };
+        let child = Child { digest, size, platform: None, is_foreign: false, is_read_whole: true };
         self.access.membership().declare_sizes(repository, &[child]);
     }
 

@@ -75,8 +75,9 @@ impl Prefetch {
         if children.len() > BLOBS_MAX {
             return;
         }
-        // What runtimes fetch from elsewhere, the registry need not have.
-        let children = children.iter().filter(|child| !child.is_foreign);
+        // What runtimes fetch from elsewhere, the registry need not have; what they do not unpack, nobody may read, or
+        // only a little of it: containerd downloads the small layer of a nydus image, and never its data.
+        let children = children.iter().filter(|child| !child.is_foreign && child.is_read_whole);
         let all = children.map(|child| Listed { digest: child.digest, size: child.size });
         let all: Arc<[Listed]> = all.collect();
         let mut listed = self.listed.lock();
@@ -132,7 +133,7 @@ mod tests {
         let context = for_tests::pull(&repository);
         let push = |what: u8| parts.registry.push(&repository, None, vec![n, what].leak());
         let [config, first, second] = [0, 1, 2].map(push);
-        let layer = |digest| format!(r#"{{"mediaType":"x/y","digest":"{digest}","size":2}}"#);
+        let layer = |digest| format!(r#"{{"digest":"{digest}","size":2}}"#);
         let (config, layers) = (layer(config), [first, second].map(layer).join(","));
         let manifest = format!(
             r#"{{"schemaVersion":2,"mediaType":"{}","config":{config},"layers":[{layers}]}}"#,

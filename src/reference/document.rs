@@ -148,7 +148,7 @@ fn understood(outline: Outline, media_type: &MediaType) -> (Kind, usize) {
                 Part::Unreadable => return (Kind::Opaque, 0),
             };
             // Runtimes ask their registry for a config, whatever addresses it has.
-            let config = Child { is_foreign: false, ..config };
+            let config = Child { is_foreign: false, is_read_whole: true, ..config };
             (Kind::Image(std::iter::once(config).chain(children).collect()), omitted)
         }
         _ => (Kind::Opaque, 0),

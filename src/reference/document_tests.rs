@@ -229,6 +229,8 @@ fn a_layer_that_registries_need_not_have_is_told_from_one_that_they_must_have() 
     let json = format!(r#"{{"config":{config},"layers":[{}]}}"#, layers.join(","));
     let document = Document::parse(json.as_bytes(), None).unwrap();
     let Kind::Image(children) = document.kind else { panic!("not an image") };
+    let are_whole = |from| children[from..].iter().all(|child: &Child| child.is_read_whole);
+    assert!(are_whole(1 + foreign.len()), "of a type that is unpacked, or that nothing says");
     let are_foreign: Vec<bool> = children.iter().map(|child| child.is_foreign).collect();
     let (yes, no) = (vec![true; foreign.len()], vec![false; ordinary.len()]);
     assert_eq!(
@@ -236,4 +238,29 @@ fn a_layer_that_registries_need_not_have_is_told_from_one_that_they_must_have() 
         ([vec![false], yes, no].concat(), 0),
         "the config is its registry's"
     );
+}
+
+#[test]
+fn what_runtimes_do_not_unpack_is_not_taken_for_what_they_read_as_a_whole() {
+    let digest = Digest::of(b"x");
+    let of = |media_type: &str| format!(r#"{{"digest":"{digest}","size":1,"mediaType":"{media_type}"}}"#);
+    let types = [
+        ("application/vnd.oci.image.layer.v1.tar", true),
+        ("application/vnd.oci.image.layer.v1.tar+zstd", true),
+        ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", true),
+        ("application/vnd.docker.image.rootfs.diff.tar.gzip", true),
+        ("application/vnd.oci.image.layer.nydus.blob.v1", false),
+        ("application/vnd.docker.ai.gguf.v3", false),
+        ("application/vnd.cncf.helm.chart.content.v1.tar+gzip", false),
+        ("application/octet-stream", false),
+    ];
+    let layers: Vec<String> = types.iter().map(|(media_type, _)| of(media_type)).collect();
+    let config = of("application/vnd.oci.image.config.v1+json");
+    let json = format!(r#"{{"config":{config},"layers":[{}]}}"#, layers.join(","));
+    let Kind::Image(children) = Document::parse(json.as_bytes(), None).unwrap().kind else {
+        panic!("not an image")
+    };
+    let said: Vec<bool> = children.iter().map(|child| child.is_read_whole).collect();
+    let expected: Vec<bool> = types.iter().map(|(_, is_whole)| *is_whole).collect();
+    assert_eq!(said, [vec![true], expected].concat(), "the config is read as a whole");
 }

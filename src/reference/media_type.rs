@@ -69,6 +69,13 @@ impl MediaType {
         types.iter().any(|start| self.0.starts_with(start))
     }
 
+    /// Whether runtimes download a layer of this type as a whole to unpack it, in Docker's words or in OCI's.
+    pub fn is_unpacked(&self) -> bool {
+        let types =
+            ["application/vnd.docker.image.rootfs.diff.tar", "application/vnd.oci.image.layer.v1.tar"];
+        types.iter().any(|start| self.0.starts_with(start))
+    }
+
     /// Whether it says nothing of a manifest: what careless servers and object stores put on anything.
     pub fn is_useless(&self) -> bool {
         let (kind, sub) = self.0.split_once('/').unwrap_or_default();

@@ -30,6 +30,9 @@ pub struct Child {
     /// A layer that registries need not have: its type says that it must not be distributed, or it names addresses of
     /// its own (`urls`), which runtimes ask before any registry or mirror.
     pub is_foreign: bool,
+    /// What runtimes download as a whole: a config, and a layer of a type that they unpack, or of none that is stated.
+    /// Of other layers a snapshotter may read a little (nydus), and of an artifact's a client may want one.
+    pub is_read_whole: bool,
 }
 
 /// The members that decide what a document is.
@@ -320,7 +323,8 @@ impl<'de> ObjectReader<'de> for DescriptorReader {
     type Value = Child;
 
     fn read_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Part<Child>, A::Error> {
-        let (mut digest, mut size, mut platform, mut is_foreign) = (None, None, Part::Absent, false);
+        let (mut digest, mut size, mut platform) = (None, None, Part::Absent);
+        let (mut is_foreign, mut is_read_whole) = (false, true);
         let mut seen = [false; DESCRIPTOR.len()];
         let mut is_clear = true;
         while let Some(name) = map.next_key_seed(OneOf(DESCRIPTOR))? {
@@ -334,9 +338,11 @@ impl<'de> ObjectReader<'de> for DescriptorReader {
                 "size" => size = Some(map.next_value::<Value>()?),
                 "platform" => platform = map.next_value::<PlatformPart>()?.0,
                 "mediaType" => {
-                    let media_type =
-                        map.next_value::<Value>()?.into_text().and_then(|text| text.parse().ok());
-                    is_foreign |= media_type.is_some_and(|media_type: MediaType| media_type.is_foreign());
+                    let text = map.next_value::<Value>()?.into_text();
+                    if let Some(media_type) = text.and_then(|text| text.parse::<MediaType>().ok()) {
+                        is_foreign |= media_type.is_foreign();
+                        is_read_whole &= media_type.is_unpacked();
+                    }
                 }
                 _ => is_foreign |= map.next_value::<Value>()? == Value::List { is_empty: false },
             }
@@ -351,7 +357,7 @@ impl<'de> ObjectReader<'de> for DescriptorReader {
             (Some(digest), Some(Value::Number(size)), Some(platform))
                 if is_clear && size <= DESCRIPTOR_SIZE_MAX =>
             {
-                Part::Read(Child { digest, size, platform, is_foreign })
+                Part::Read(Child { digest, size, platform, is_foreign, is_read_whole })
             }
             _ => Part::Unreadable,
         })

@@ -64,6 +64,10 @@ impl ErrorResponse {
             (StatusCode::FORBIDDEN, _) => "DENIED",
             (StatusCode::NOT_FOUND, Resource::Manifest(_)) => "MANIFEST_UNKNOWN",
             (StatusCode::NOT_FOUND, Resource::Blob(_)) => "BLOB_UNKNOWN",
+            // Clients take NAME_UNKNOWN for a repository that is not there, and do not look for the tag of referrers.
+            (StatusCode::NOT_FOUND, Resource::Referrers(..)) if !error.is_unknown_repository() => {
+                "UNSUPPORTED"
+            }
             (StatusCode::NOT_FOUND, _) => "NAME_UNKNOWN",
             // What clients know as the sign that they asked for too many entries.
             (StatusCode::BAD_REQUEST, resource) if resource.asks_for_a_number() => {

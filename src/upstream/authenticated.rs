@@ -73,7 +73,7 @@ impl AuthenticatedRequests {
                 && !self.note_plain_answer(state, &attempt, &response)
             {
                 let is_head_unclear = state.request.method == Method::HEAD
-                    && challenge::parse(response.headers(), state.request.repository).is_none();
+                    && challenge::parse(response.headers(), &state.url, state.request.repository).is_none();
                 state.plain = Plain::Asked { is_head_unclear };
                 drain(response.into_body()).await;
                 let PlainAttempt { refused, otherwise, .. } = *attempt;
@@ -180,7 +180,7 @@ impl AuthenticatedRequests {
         state: &mut ExchangeState<'_>,
         response: Response<ResponseBody>,
     ) -> Result<(), Failure> {
-        let challenge = challenge::parse(response.headers(), state.request.repository);
+        let challenge = challenge::parse(response.headers(), &state.url, state.request.repository);
         drain(response.into_body()).await;
         let request = self.auth_request(state);
         let failure = |error| Failure::new(error, Party::TokenServer);
@@ -209,7 +209,8 @@ impl AuthenticatedRequests {
             }
             401 => {
                 let is_new = |challenge| challenge != attempt.challenge;
-                let answered = challenge::parse(response.headers(), repository).is_some_and(is_new);
+                let challenge = challenge::parse(response.headers(), &state.url, repository);
+                let answered = challenge.is_some_and(is_new);
                 if !answered {
                     self.authenticator.record_challenged(&state.url, repository);
                 }

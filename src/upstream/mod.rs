@@ -83,13 +83,12 @@ pub mod fuzzing {
                 all.append(name, value);
                 all
             });
-        let Some(challenge::Challenge::Bearer(bearer)) = challenge::parse(&headers, &repository) else {
-            return;
-        };
+        let Ok(challenged_by) = Url::parse("https://reg.test/v2/hub/a/b/manifests/v1") else { return };
+        let challenge = challenge::parse(&headers, &challenged_by, &repository);
+        let Some(challenge::Challenge::Bearer(bearer)) = challenge else { return };
         // Whatever a challenge names, of repositories no more is asked for than pulling.
         let is_pull = |scope: &str| !scope.starts_with("repository:") || scope.ends_with(":pull");
         assert!(bearer.scope.split(' ').all(is_pull), "{}", bearer.scope);
-        let Ok(challenged_by) = Url::parse("https://reg.test/v2/") else { return };
         for secret in [false, true] {
             let trust = HostTrust::Untrusted;
             let _ = realm::check(&bearer.realm, &challenged_by, trust, &Default::default(), secret);

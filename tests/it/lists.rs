@@ -196,6 +196,8 @@ async fn where_the_registry_has_no_referrers_clients_find_the_tag_instead() {
         let by = if ns.is_empty() { "reg.test/" } else { "" };
         let referrers = larder.get(&format!("/v2/{by}team/app/referrers/{}{ns}", image.index)).await;
         assert_eq!(referrers.status, StatusCode::NOT_FOUND);
+        // oras-go, and notation with it, look for the tag after every 404 but this one.
+        assert_ne!(referrers.error_code(), "NAME_UNKNOWN");
         let by_tag = larder.get(&format!("/v2/{by}team/app/manifests/{tag}{ns}")).await;
         assert_eq!((by_tag.status, &by_tag.body[..]), (StatusCode::OK, index.as_bytes()));
     }
@@ -258,7 +260,9 @@ async fn a_registry_without_referrers_leaves_its_clients_the_tag_whatever_it_ans
             format!("/v2/team/app/referrers/{}?ns=reg.test", image.index),
             format!("/v2/reg.test/team/app/referrers/{}", image.index),
         ] {
-            assert_eq!(larder.get(&path).await.status, StatusCode::NOT_FOUND, "{status}");
+            let reply = larder.get(&path).await;
+            assert_eq!(reply.status, StatusCode::NOT_FOUND, "{status}");
+            assert_ne!(reply.error_code(), "NAME_UNKNOWN", "{status}");
         }
         let pulled = larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
         assert_eq!(
@@ -267,6 +271,12 @@ async fn a_registry_without_referrers_leaves_its_clients_the_tag_whatever_it_ans
             "{status}: it ends no right"
         );
     }
+    // A repository that the registry does not know has no tag either.
+    registry.behave();
+    let unknown = r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#;
+    registry.wrong_at("/referrers/", Fault::Answer(404, vec![], unknown.into()));
+    let reply = larder.get(&format!("/v2/reg.test/team/app/referrers/{}", image.index)).await;
+    assert_eq!((reply.status, reply.error_code().as_str()), (StatusCode::NOT_FOUND, "NAME_UNKNOWN"));
     // A page for people is passed on under its own type: clients take that for a registry without referrers.
     registry.behave();
     registry.wrong_at(

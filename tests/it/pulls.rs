@@ -2,6 +2,7 @@
 
 use http::{Method, StatusCode};
 use larder::reference::MediaType;
+use serde_json::json;
 
 use crate::support::client;
 use crate::support::image::{self, Image};
@@ -264,4 +265,33 @@ async fn what_belongs_to_a_layer_that_is_read_as_a_whole_is_prefetched_once_and_
     larder.get(&format!("/v2/team/two/manifests/{manifest}?ns=reg.test")).await;
     larder.settled().await;
     assert!(registry.seen().is_empty(), "and not fetched again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_read_lazily_is_not_downloaded_as_a_whole_because_its_small_layer_is_read() {
+    let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    let larder = Larder::start(directory.path(), &[("reg.test", registry.url())], "");
+    // An image of nydus: containerd downloads its bootstrap and is told not to download its data.
+    let described = |kind: &str, content: &'static str| {
+        let digest = registry.put_blob("team/app", content);
+        json!({"mediaType": kind, "digest": digest.to_string(), "size": content.len()})
+    };
+    let config = described("application/vnd.oci.image.config.v1+json", "{}");
+    let data = described("application/vnd.oci.image.layer.nydus.blob.v1", "the whole file system");
+    let bootstrap = described("application/vnd.oci.image.layer.v1.tar+gzip", "where everything is");
+    let manifest = json!({"schemaVersion": 2, "mediaType": MediaType::OCI_MANIFEST, "config": config,
+                          "layers": [data, bootstrap]});
+    let manifest = registry.put_manifest("team/app", None, MediaType::OCI_MANIFEST, manifest.to_string());
+    for what in [format!("manifests/{manifest}"), format!("blobs/{}", bootstrap["digest"].as_str().unwrap())]
+    {
+        let reply = larder.get(&format!("/v2/team/app/{what}?ns=reg.test")).await;
+        assert_eq!(reply.status, StatusCode::OK, "{what}");
+    }
+    let digest = |of: &serde_json::Value| of["digest"].as_str().unwrap().to_owned();
+    let asked = |of: &serde_json::Value| registry.count(Method::GET, &digest(of));
+    while asked(&config) == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    larder.settled().await;
+    assert_eq!((asked(&bootstrap), asked(&data)), (1, 0), "its data is for who reads it");
 }

@@ -122,6 +122,54 @@ async fn ghcr_challenges_for_a_placeholder_scope_and_gcr_for_none() {
     }
 }
 
+/// The repository that a path names.
+fn named(path: &str) -> &str {
+    let (name, _) = path.split_once("/manifests/").or(path.split_once("/blobs/")).unwrap();
+    name.strip_prefix("/v2/").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ghcr_and_google_refuse_a_token_request_that_names_a_repository_that_is_not_theirs() {
+    // By a path prefix of the endpoint, or of the registry behind a proxy: where the image is at the registry, what the
+    // endpoint's URL has after its host, what the challenge puts before the name in that URL, and whether it has a scope.
+    for (prefix, base, behind, has_scope) in [
+        ("hub/", "/v2/hub", "", true),
+        ("hub/", "/v2/hub", "", false),
+        ("", "", "project/hub/", true),
+        ("", "", "", true),
+    ] {
+        let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+        let image = image::push(&registry, &format!("{prefix}team/app"), "v1", 1_000);
+        image::push(&registry, &format!("{prefix}team/two"), "v1", 1_000);
+        let at = registry.url();
+        registry.wrong(move |seen| match seen.path.as_str() {
+            "/token" => {
+                let own =
+                    format!("scope=repository%3A{}", format!("{prefix}{behind}team/").replace('/', "%2F"));
+                let is_own = seen.query.matches("scope=").count() == seen.query.matches(&own).count();
+                let status = (!is_own).then(|| Fault::Status(403, vec![]));
+                Some(status.unwrap_or_else(|| json(r#"{"token":"right"}"#.into())))
+            }
+            path => {
+                let scope = format!(r#",scope="repository:{behind}{}:pull""#, named(path));
+                let parameters = format!(r#",service="s"{}"#, if has_scope { &scope } else { "" });
+                challenge(seen, "right", &format!("{at}/token"), &parameters)
+            }
+        });
+        let larder = Larder::start(directory.path(), &[("reg.test", registry.url() + base)], "");
+        let scene = Scene { registry, image, larder, _directory: directory };
+        scene.is_pulled().await;
+        scene.registry.forget_seen();
+        let [one, other] = [0, 1].map(|n| format!("manifests/{}", scene.image.platforms[n].manifest));
+        for path in [format!("team/app/{one}"), format!("team/app/{other}"), "team/two/manifests/v1".into()] {
+            let reply = scene.larder.get(&format!("/v2/{path}?ns=reg.test")).await;
+            assert_eq!(reply.status, StatusCode::OK, "{path}: {:?}", reply.body);
+        }
+        let seen = scene.registry.seen();
+        assert_eq!(seen.len(), 4, "one request for each, and one token: {seen:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn artifactory_calls_its_token_access_token_and_sends_no_digest() {
     let scene = scene().await;

@@ -189,6 +189,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "asked",
                 "auth/authorization",
                 "auth/challenge_syntax",
+                "auth/scope",
                 "error",
                 "headers",
                 "link",

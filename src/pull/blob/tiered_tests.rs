@@ -173,7 +173,8 @@ async fn a_size_that_a_manifest_states_is_told_to_no_client_that_joins() {
     let parts = Parts::with_tier(objects.tier());
     let digest = parts.registry.push(&app, None, &LAYER);
     let Role::Writer(claim) = writer.role(app.registry(), digest, LAYER.len() as u64).await else { panic!() };
-    let false_size = Child { digest, size: 4_500_000, platform: None, is_foreign: false };
+    let false_size =
+        Child { digest, size: 4_500_000, platform: None, is_foreign: false, is_read_whole: true };
     parts.access.membership().declare_sizes(&app, &[false_size]);
     tokio::spawn(async move {
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -115,7 +115,7 @@ impl Authenticator {
         &self,
         request: AuthRequest<'_>,
     ) -> Result<Option<OriginAuthorization>, Unanswered> {
-        let Some(challenge) = self.challenges.expected(&request.url.origin(), request.repository) else {
+        let Some(challenge) = self.challenges.expected(request.url, request.repository) else {
             return Ok(None);
         };
         // A user name and password that there is not, or that do not fit, may not be asked for.
@@ -167,7 +167,7 @@ impl Authenticator {
             Some(refused) => self.renewed(refused, challenge, request).await?,
             None => self.made_for(challenge, false, request).await?,
         };
-        self.challenges.remember(origin, &made.challenge, repository);
+        self.challenges.remember(request.url, &made.challenge, repository);
         Ok(OriginAuthorization { expected, ..made })
     }
 

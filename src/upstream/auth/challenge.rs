@@ -9,6 +9,7 @@ use url::Url;
 
 use crate::reference::Repository;
 use crate::upstream::auth::challenge_syntax::{self, Offer};
+use crate::upstream::auth::scope;
 
 /// Bytes of one header at most; a longer one is not read.
 const HEADER_BYTES_MAX: usize = 8 * 1024;
@@ -41,19 +42,21 @@ pub(crate) struct BearerChallenge {
 }
 
 impl BearerChallenge {
-    /// The challenge that the same registry gives for `repository`, if it names its scopes in the usual way.
-    pub(crate) fn for_repository(&self, repository: &Repository) -> Self {
-        Self { scope: pull_scope(repository), ..self.clone() }
+    /// The same challenge with the scope of pulling from `repository`, whose name has this prefix there.
+    pub(crate) fn for_repository(&self, prefix: &str, repository: &Repository) -> Self {
+        Self { scope: scope::pull(&format!("{prefix}{}", repository.path())), ..self.clone() }
     }
 
-    /// Whether its scope is the usual one: pulling from `repository`, and nothing else.
-    pub(crate) fn has_usual_scope(&self, repository: &Repository) -> bool {
-        self.scope == pull_scope(repository)
+    /// What it puts before the path of `repository`, if its scope is the usual one: pulling from that, and nothing
+    /// else.
+    pub(crate) fn prefix(&self, repository: &Repository) -> Option<&str> {
+        scope::prefix(&self.scope, repository)
     }
 }
 
-/// The challenge to answer: Bearer before Basic before any other; `None` where there is none.
-pub(crate) fn parse(headers: &HeaderMap, repository: &Repository) -> Option<Challenge> {
+/// The challenge to answer, of those that came from `url`: Bearer before Basic before any other; `None` where there is
+/// none.
+pub(crate) fn parse(headers: &HeaderMap, url: &Url, repository: &Repository) -> Option<Challenge> {
     let mut offers = Vec::new();
     for header in headers.get_all(WWW_AUTHENTICATE) {
         match header.as_bytes() {
@@ -67,7 +70,7 @@ pub(crate) fn parse(headers: &HeaderMap, repository: &Repository) -> Option<Chal
     let bearers: Vec<_> = offers
         .iter()
         .filter(|offer| offer.is("bearer"))
-        .filter_map(|offer| bearer(offer, or_basic, repository))
+        .filter_map(|offer| bearer(offer, or_basic, (url, repository)))
         .collect();
     // A realm that is no URL is a name for people, as that of Basic is.
     let usable = bearers.iter().find(|bearer| Url::parse(&bearer.realm).is_ok()).or(bearers.first());
@@ -94,36 +97,25 @@ fn shown(offers: &[Offer]) -> String {
     all.join(", ")
 }
 
-fn bearer(offer: &Offer, or_basic: bool, repository: &Repository) -> Option<BearerChallenge> {
+fn bearer(offer: &Offer, or_basic: bool, at: (&Url, &Repository)) -> Option<BearerChallenge> {
     Some(BearerChallenge {
         realm: offer.parameter("realm")?.to_owned(),
         service: offer.parameter("service").map(str::to_owned),
-        scope: reduced_scope(offer.parameter("scope"), repository),
+        scope: reduced_scope(offer.parameter("scope"), at),
         or_basic,
     })
 }
 
-/// Whether a scope that was requested covers pulling from `repository`.
-pub(crate) fn includes(scope: &str, repository: &Repository) -> bool {
-    let own = pull_scope(repository);
-    scope.split(' ').any(|scope| scope == own)
-}
-
-fn pull_scope(repository: &Repository) -> String {
-    format!("repository:{}:pull", repository.path())
-}
-
-/// What the registry offers, reduced to pulling, and the scope of `repository` where the offer does not name it (as
-/// containerd does): some registries name a placeholder, or nothing. The offer comes first, since some token servers
-/// read only the first scope.
-fn reduced_scope(offered: Option<&str>, repository: &Repository) -> String {
-    let Some(offered) = offered else {
-        return pull_scope(repository);
-    };
+/// What the registry offers, reduced to pulling; and the scope of the repository, by its name in the URL, where the
+/// offer does not name it by whatever name: some registries name a placeholder, or nothing. The offer comes first,
+/// since some token servers read only the first scope.
+fn reduced_scope(offered: Option<&str>, (url, repository): (&Url, &Repository)) -> String {
+    let own = || scope::pull(&scope::name_at(url, repository));
+    let Some(offered) = offered else { return own() };
     let mut scopes: Vec<String> = offered.split_ascii_whitespace().filter_map(reduced_to_pull).collect();
-    let own = pull_scope(repository);
-    if !scopes.contains(&own) {
-        scopes.push(own);
+    let is_of_repository = |scope: &String| scope::prefix(scope, repository).is_some();
+    if !scopes.iter().any(is_of_repository) {
+        scopes.push(own());
     }
     scopes.join(" ")
 }
@@ -153,7 +145,11 @@ mod tests {
             headers.append(WWW_AUTHENTICATE, HeaderValue::from_bytes(line.as_bytes()).unwrap());
         }
         let repository = Repository::new("reg.test".parse().unwrap(), "team/app".parse().unwrap()).unwrap();
-        super::parse(&headers, &repository)
+        super::parse(&headers, &url("https://reg.test/v2/team/app/manifests/v1"), &repository)
+    }
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
     }
 
     fn bearer(realm: &str, service: Option<&str>, scope: &str) -> Option<Challenge> {
@@ -230,7 +226,8 @@ mod tests {
         let latin = HeaderValue::from_bytes(b"Bearer realm=\"https://a/t\",service=\"Gr\xf6\xdfe\"").unwrap();
         headers.append(WWW_AUTHENTICATE, latin);
         let repository = "reg.test/team/app".parse().unwrap();
-        assert_eq!(super::parse(&headers, &repository), bearer("https://a/t", Some("Größe"), own));
+        let at = url("https://reg.test/v2/team/app/manifests/v1");
+        assert_eq!(super::parse(&headers, &at, &repository), bearer("https://a/t", Some("Größe"), own));
     }
 
     #[test]
@@ -244,5 +241,36 @@ mod tests {
                 "repository:hub:5000/app:pull repository:x:pull aws repository(plugin):y:pull Repository:z:pull api://corp repository:team/app:pull"
             )
         );
+    }
+
+    #[test]
+    fn a_token_is_asked_for_by_the_name_that_the_repository_has_there_and_by_no_other() {
+        let repository = "reg.test/team/app".parse().unwrap();
+        for (at, offered, expected) in [
+            // Under a path prefix of the endpoint.
+            ("/v2/hub/team/app/manifests/v1", "repository:hub/team/app:pull", "repository:hub/team/app:pull"),
+            ("/v2/hub/team/app/blobs/sha256:0", "", "repository:hub/team/app:pull"),
+            ("/hub/v2/team/app/tags/list", "", "repository:team/app:pull"),
+            (
+                "/v2/hub/team/app/manifests/v1",
+                "repository:user/image:pull",
+                "repository:user/image:pull repository:hub/team/app:pull",
+            ),
+            // Behind a proxy that takes the prefix away, or puts another one before the name.
+            ("/v2/hub/team/app/manifests/v1", "repository:team/app:pull", "repository:team/app:pull"),
+            ("/v2/team/app/manifests/v1", "repository:p/hub/team/app:pull", "repository:p/hub/team/app:pull"),
+            // Another repository, whose name ends like this one, and where the URL names none.
+            (
+                "/v2/team/app/manifests/v1",
+                "repository:my-team/app:pull",
+                "repository:my-team/app:pull repository:team/app:pull",
+            ),
+            ("/bucket/0", "", "repository:team/app:pull"),
+        ] {
+            let header = format!(r#"Bearer realm="https://a/t",scope="{offered}""#);
+            let headers = [(WWW_AUTHENTICATE, HeaderValue::try_from(header).unwrap())].into_iter().collect();
+            let asked = super::parse(&headers, &url(&format!("https://mirror.corp{at}")), &repository);
+            assert_eq!(asked, bearer("https://a/t", None, expected), "{at} {offered}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::{Moment, Timestamp};
 use crate::support::sized_map::SizedMap;
 use crate::upstream::auth::authorization::AuthorizationHeader;
-use crate::upstream::auth::challenge;
+use crate::upstream::auth::scope;
 use crate::upstream::error::Error;
 
 /// Tokens at most; a node pulls from few repositories at a time. One that is forgotten is requested again.
@@ -125,8 +125,9 @@ impl TokenCache {
         match repository {
             None => tokens.cached.clear(),
             Some(repository) => {
+                let is_of_repository = |scope: &str| scope::prefix(scope, repository).is_some();
                 let is_of = |key: &TokenKey| {
-                    key.registry == *repository.registry() && challenge::includes(&key.scope, repository)
+                    key.registry == *repository.registry() && key.scope.split(' ').any(is_of_repository)
                 };
                 tokens.cached.retain(|key, _| !is_of(key));
             }
@@ -196,20 +197,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_right_rests_on_a_token_that_was_issued_before_it_was_revoked() {
         let (cache, minute) = (TokenCache::default(), Duration::from_secs(60));
+        // Of the registry, and of an endpoint at which its repositories have a prefix before their names.
         for (revoked, forgotten) in [
-            (Some("reg.test/a/b"), true),
-            (Some("reg.test/a"), false),
-            (Some("reg.test/a/bc"), false),
-            (Some("other.test/a/b"), false),
-            (None, true),
+            (Some("reg.test/a/b"), [true, true]),
+            (Some("reg.test/a"), [false, false]),
+            (Some("reg.test/a/bc"), [false, false]),
+            (Some("other.test/a/b"), [false, false]),
+            (Some("reg.test/hub/a/b"), [false, true]),
+            (None, [true, true]),
         ] {
-            let before = cache.generation();
-            cache.store(key(1), token(), minute, before);
-            cache.forget(revoked.map(|name| name.parse().unwrap()).as_ref());
-            assert_eq!(cache.valid_token(&key(1), None, NOW).is_none(), forgotten, "{revoked:?}");
-            cache.forget(None);
-            cache.store(key(1), token(), minute, before);
-            assert!(cache.valid_token(&key(1), None, NOW).is_none(), "it was requested before");
+            for (scope, forgotten) in
+                [("aws repository:a/b:pull", forgotten[0]), ("repository:hub/a/b:pull", forgotten[1])]
+            {
+                let key = TokenKey { scope: scope.to_owned(), ..key(1) };
+                let before = cache.generation();
+                cache.store(key.clone(), token(), minute, before);
+                cache.forget(revoked.map(|name| name.parse().unwrap()).as_ref());
+                assert_eq!(cache.valid_token(&key, None, NOW).is_none(), forgotten, "{revoked:?} {scope}");
+                cache.forget(None);
+                cache.store(key.clone(), token(), minute, before);
+                assert!(cache.valid_token(&key, None, NOW).is_none(), "it was requested before");
+            }
         }
     }
 
