@@ -2,6 +2,7 @@
 //! `larder doctor`. A pure function of the numbers of `/v1/status`.
 
 use super::status::StoreStatus;
+use crate::store::WriteFailure;
 use crate::support::size;
 
 /// Bytes below which a store holds too little to be of use: a few images.
@@ -14,8 +15,11 @@ pub enum DiskState {
     Failing,
     /// It has not ended a call for seconds.
     Hanging,
-    /// It failed, and no content has been stored since.
-    Unwritable,
+    /// It took nothing when it was last tried.
+    Unwritable {
+        /// Why.
+        why: WriteFailure,
+    },
     /// Other files hold its inodes.
     NoInodes,
     /// Other files leave nothing of it to the store.
@@ -40,7 +44,9 @@ impl DiskState {
         match store.capacity_bytes {
             _ if store.disk_failing => Self::Failing,
             _ if store.disk_hanging => Self::Hanging,
-            _ if !store.caching => Self::Unwritable,
+            _ if !store.caching => {
+                Self::Unwritable { why: store.write_failure.unwrap_or(WriteFailure::Disk) }
+            }
             _ if store.lacks_inodes => Self::NoInodes,
             Some(0) => Self::NoRoom,
             Some(capacity) if capacity < SMALL_BYTES => Self::Small { capacity },
@@ -53,7 +59,10 @@ impl DiskState {
 
     /// Whether nothing is stored, or what is stored is lost.
     pub fn is_problem(self) -> bool {
-        matches!(self, Self::Failing | Self::Hanging | Self::Unwritable | Self::NoInodes | Self::NoRoom)
+        matches!(
+            self,
+            Self::Failing | Self::Hanging | Self::Unwritable { .. } | Self::NoInodes | Self::NoRoom
+        )
     }
 
     /// The state in a sentence; empty if there is nothing to say.
@@ -65,8 +74,15 @@ impl DiskState {
             Self::Hanging => {
                 "its disk hangs; what it does not give comes from upstream, and nothing is stored".to_owned()
             }
-            Self::Unwritable => {
-                "its disk failed, and nothing could be stored since: what is fetched is passed through".to_owned()
+            Self::Unwritable { why } => {
+                let what = match why {
+                    WriteFailure::NotPermitted => "the daemon may not write a file or directory of it",
+                    WriteFailure::ReadOnly => "its filesystem is mounted read-only",
+                    WriteFailure::NoSpace => "its filesystem was full, or a quota used up, in the middle of a write",
+                    WriteFailure::Hangs => "its disk hung",
+                    WriteFailure::Disk => "its disk failed",
+                };
+                format!("{what}, and nothing could be stored since: what is fetched is passed through")
             }
             Self::NoInodes => "its filesystem has less than 6 % of its inodes free: what is fetched is passed through and not stored"
                 .to_owned(),
@@ -88,7 +104,15 @@ impl DiskState {
                 "replace the disk, or mount another one at the directory of the store (docs/reference-deployment.md)"
             }
             Self::Hanging => "look at the disk, or the server behind it: dmesg names what waits for it",
-            Self::Unwritable => {
+            Self::Unwritable { why: WriteFailure::NotPermitted } => {
+                "the log names the file (journalctl -u larder, or kubectl logs): give the directory of the store back to the \
+                 user of the daemon (chown -R)"
+            }
+            Self::Unwritable { why: WriteFailure::ReadOnly } => {
+                "mount it read-write (mount -o remount,rw; dmesg says whether the kernel made it read-only after an error); \
+                 under systemd the store lies in the unit's StateDirectory, or in ReadWritePaths="
+            }
+            Self::Unwritable { .. } => {
                 "look at the disk, its quota and the log (journalctl -u larder, or kubectl logs); storing is tried again with \
                  what is fetched next"
             }
@@ -124,10 +148,12 @@ mod tests {
             capacity_bytes: capacity,
             lacks_inodes,
             caching,
+            write_failure: None,
             disk_failing,
             disk_hanging: false,
             pins: 0,
         };
+        let unwritable = |why| DiskState::Unwritable { why };
         let store = |capacity, caching, disk_failing| on_inodes(false, capacity, caching, disk_failing);
         for (store, expected) in [
             (store(Some(100 << 30), true, false), DiskState::AsConfigured),
@@ -136,8 +162,11 @@ mod tests {
             (store(Some(5), true, false), DiskState::Small { capacity: 5 }),
             (store(Some(0), true, false), DiskState::NoRoom),
             (on_inodes(true, Some(0), true, false), DiskState::NoInodes),
-            (on_inodes(true, Some(0), false, false), DiskState::Unwritable),
-            (store(Some(0), false, false), DiskState::Unwritable),
+            (on_inodes(true, Some(0), false, false), unwritable(WriteFailure::Disk)),
+            (
+                StoreStatus { write_failure: Some(WriteFailure::ReadOnly), ..store(Some(0), false, false) },
+                unwritable(WriteFailure::ReadOnly),
+            ),
             (StoreStatus { disk_hanging: true, ..store(None, false, false) }, DiskState::Hanging),
             (store(Some(0), false, true), DiskState::Failing),
         ] {

@@ -109,6 +109,7 @@ mod tests {
                 capacity_bytes: None,
                 lacks_inodes: false,
                 caching: true,
+                write_failure: None,
                 disk_failing: false,
                 disk_hanging: false,
                 pins: 0,

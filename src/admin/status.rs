@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kubernetes::PodNumbers;
 use crate::pull::AnswerSource;
+use crate::store::WriteFailure;
 use crate::support::metric_labels::Label;
 use crate::tier::TierStatus;
 
@@ -55,6 +56,9 @@ pub struct StoreStatus {
     pub lacks_inodes: bool,
     /// Whether what is fetched is stored.
     pub caching: bool,
+    /// Why it is not, where the disk did not take it.
+    #[serde(default)]
+    pub write_failure: Option<WriteFailure>,
     /// Whether one blob was damaged on disk again and again: the disk does not hold what is written to it.
     #[serde(default)]
     pub disk_failing: bool,

@@ -93,6 +93,7 @@ impl StatusSources {
             capacity_bytes: limits.map(|limits| limits.capacity_bytes),
             lacks_inodes: limits.is_some_and(|limits| limits.lacks_inodes),
             caching: self.store.is_caching(),
+            write_failure: self.store.write_failure(),
             disk_failing: self.store.is_disk_failing(),
             disk_hanging: self.store.is_disk_hanging(),
             pins: self.store.pins().len(),

@@ -69,6 +69,7 @@ impl Components {
         let (caching, failing) = (metrics.caching.clone(), metrics.disk_failing.clone());
         layout.calls().mirror_in(metrics.disk_hanging.clone());
         let health = Arc::new(Health::new(clock.clone(), layout.calls().clone(), caching, failing));
+        open::read_only(&layout).iter().for_each(|error| health.record_failure(error));
         let blobs = Arc::new(Blobs::new(
             layout.clone(),
             clock.clone(),

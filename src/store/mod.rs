@@ -57,6 +57,7 @@ pub use budget::{Amount, Budget, StoreLimits};
 pub use content::{WholeContent, WriteWhen};
 pub use disk::calls::READS_MAX;
 pub use disk::calls_under_way::HANGS_AFTER;
+pub use disk::health::WriteFailure;
 pub use error::Error;
 pub use index::totals::Totals;
 pub use inventory::contents::{ImageContents, PlatformContents};
@@ -184,6 +185,11 @@ impl Store {
     /// Whether fetched content is stored: after the disk failed, once content has been stored again.
     pub fn is_caching(&self) -> bool {
         self.0.health.is_caching()
+    }
+
+    /// Why fetched content is not stored; `None` while it is.
+    pub fn write_failure(&self) -> Option<WriteFailure> {
+        self.0.health.write_failure()
     }
 
     /// Whether the disk has not ended a call for seconds.

@@ -9,6 +9,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::StatVfsMountFlags;
+
 use crate::reference::Algorithm;
 use crate::store::error::Error;
 use crate::store::layout::{self, FORMAT, FORMAT_WITHOUT_SHA512, Layout};
@@ -96,6 +98,13 @@ fn lock_file(layout: &Layout, opened: io::Result<File>) -> Result<File, Error> {
         }
         opened => opened.map_err(|error| not_opened(layout, "open", &path, error)),
     }
+}
+
+/// That nothing can be written, where the filesystem is mounted so for this process.
+pub(super) fn read_only(layout: &Layout) -> Option<Error> {
+    let root = layout.root();
+    let is_so = rustix::fs::statvfs(root).is_ok_and(|of| of.f_flag.contains(StatVfsMountFlags::RDONLY));
+    is_so.then(|| Error::io("write", root)(io::ErrorKind::ReadOnlyFilesystem.into()))
 }
 
 /// Why there is no store to be had; where the process may not write there, what to do.

@@ -38,6 +38,7 @@ fn store() -> StoreStatus {
         capacity_bytes: Some(1),
         lacks_inodes: false,
         caching: true,
+        write_failure: None,
         disk_failing: false,
         disk_hanging: false,
         pins: 1,

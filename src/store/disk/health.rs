@@ -5,9 +5,11 @@
 //! what is written to it; that is told and decides nothing. Which failures are worth a line in the log is decided here
 //! too, because a disk that stays broken or full fails again with every blob.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::reference::Digest;
 use crate::store::disk::calls::DiskCalls;
@@ -26,6 +28,38 @@ const DAMAGED_TIMES: u32 = 3;
 /// Damaged blobs that are remembered; a disk that damages more of them than this damages some of them again.
 const DAMAGED_BLOBS_MAX: usize = 1_024;
 
+/// Why nothing could be written when it was last tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteFailure {
+    /// Files or directories of the store belong to another user.
+    NotPermitted,
+    /// The filesystem is mounted read-only.
+    ReadOnly,
+    /// The filesystem is full, or a quota is used up.
+    NoSpace,
+    /// The disk did not end a call for seconds.
+    Hangs,
+    /// The disk refused in another way.
+    Disk,
+}
+
+impl WriteFailure {
+    /// What a failure of the disk says; `None` for one that is not of the disk.
+    fn of(error: &Error) -> Option<Self> {
+        match error {
+            Error::Hangs => Some(Self::Hangs),
+            Error::Io { source, .. } => Some(match source.kind() {
+                ErrorKind::PermissionDenied => Self::NotPermitted,
+                ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::NoSpace,
+                _ => Self::Disk,
+            }),
+            _ => None,
+        }
+    }
+}
+
 /// The state of the disk, as writing has found it.
 #[derive(Debug)]
 pub(in crate::store) struct Health {
@@ -40,7 +74,7 @@ pub(in crate::store) struct Health {
 
 #[derive(Debug)]
 struct State {
-    failed_at: Option<Moment>,
+    failed: Option<(Moment, WriteFailure)>,
     full_logged_at: Option<Moment>,
     /// How often each blob was found damaged since the start.
     damaged: BoundedMap<Digest, u32>,
@@ -57,7 +91,7 @@ impl Health {
     ) -> Self {
         caching.set(1);
         let state = State {
-            failed_at: None,
+            failed: None,
             full_logged_at: None,
             damaged: BoundedMap::new(DAMAGED_BLOBS_MAX),
             is_failing: false,
@@ -86,7 +120,12 @@ impl Health {
     /// Whether fetched content is stored. After a failure it is again once content has been stored: a disk that takes
     /// the beginning of each write and fails its end stores nothing.
     pub(in crate::store) fn is_caching(&self) -> bool {
-        self.state.lock().failed_at.is_none()
+        self.write_failure().is_none()
+    }
+
+    /// Why fetched content is not stored; `None` while it is.
+    pub(in crate::store) fn write_failure(&self) -> Option<WriteFailure> {
+        self.state.lock().failed.map(|(_, why)| why)
     }
 
     /// Whether a write has to wait. While the disk hangs the pause does not pass: each further call would keep a thread
@@ -110,15 +149,15 @@ impl Health {
     /// pause.
     pub(in crate::store) fn record_success(&self) {
         let mut state = self.state.lock();
-        if state.failed_at.is_some_and(|at| self.has_passed(at)) {
+        if state.failed.is_some_and(|(at, _)| self.has_passed(at)) {
             tracing::info!("the store's disk takes content again");
-            state.failed_at = None;
+            state.failed = None;
             self.caching.set(1);
         }
     }
 
     fn failed_at(&self) -> Option<Moment> {
-        self.state.lock().failed_at
+        self.state.lock().failed.map(|(at, _)| at)
     }
 
     /// Whether the pause after a failure at that time is over.
@@ -128,9 +167,9 @@ impl Health {
 
     /// Begins a pause if the disk is what failed.
     pub(in crate::store) fn record_failure(&self, error: &Error) {
-        if let Error::Io { .. } | Error::Hangs = error {
+        if let Some(why) = WriteFailure::of(error) {
             let mut state = self.state.lock();
-            state.failed_at = Some(Moment::recorded(self.clock.now()));
+            state.failed = Some((Moment::recorded(self.clock.now()), why));
             self.caching.set(0);
         }
     }
@@ -183,6 +222,24 @@ mod tests {
         health.clock.advance(FULL_LOG_INTERVAL);
         assert!(health.should_log(&full) && !health.should_log(&full));
         assert!(health.should_log(&failure()) && health.should_log(&failure()));
+    }
+
+    #[test]
+    fn why_the_disk_takes_nothing_is_known_until_it_takes_something() {
+        let health = health();
+        assert_eq!(health.write_failure(), None);
+        for (kind, why) in [
+            (ErrorKind::PermissionDenied, WriteFailure::NotPermitted),
+            (ErrorKind::ReadOnlyFilesystem, WriteFailure::ReadOnly),
+            (ErrorKind::QuotaExceeded, WriteFailure::NoSpace),
+            (ErrorKind::Other, WriteFailure::Disk),
+        ] {
+            health.record_failure(&Error::io("write", Path::new("/store/x"))(kind.into()));
+            assert_eq!(health.write_failure(), Some(why));
+        }
+        health.clock.advance(PAUSE);
+        health.record_success();
+        assert_eq!(health.write_failure(), None);
     }
 
     #[test]
