@@ -197,6 +197,41 @@ async fn an_expired_token_is_renewed_and_a_refused_one_is_not_renewed_for_ever()
 }
 
 #[tokio::test]
+async fn a_token_server_that_is_away_is_no_failure_of_the_registry_that_names_it() {
+    // Without a token that it issued before, the registry challenges first; with one, that is expected.
+    for tokens in [0, 1] {
+        let issued = AtomicUsize::new(0);
+        let (_, configured) = Scripted::new(Config::default(), move |request| match request.host.as_str() {
+            "auth.reg.example.com:443" if issued.load(Ordering::SeqCst) < tokens => token_server(&issued),
+            "auth.reg.example.com:443" => Outcome::Unreachable,
+            _ => requires_token(request, "Bearer t1"),
+        });
+        let (exchange, auth) = (Exchange::for_test(Live::new(configured)), AuthContext::for_test(None));
+        if tokens > 0 {
+            blob(&exchange, &endpoint(), &repository("a"), &auth).await.unwrap();
+        }
+        let (repository, tags) = (repository("b"), crate::upstream::Listing::Tags);
+        let request = RegistryRequest::list(&repository, &tags, None, &auth);
+        let failure = exchange.send(&endpoint(), &request).await.map(|_| ()).unwrap_err();
+        assert_eq!(failure.party, Party::TokenServer, "{tokens}: {}", failure.error);
+    }
+}
+
+#[tokio::test]
+async fn a_head_is_not_repeated_as_get_because_its_token_server_answers_nonsense() {
+    let (transport, configured) = Scripted::new(Config::default(), |request| match request.host.as_str() {
+        "auth.reg.example.com:443" => respond(200, &[], "<html>"),
+        _ => requires_token(request, "any"),
+    });
+    let (exchange, auth) = (Exchange::for_test(Live::new(configured)), AuthContext::for_test(None));
+    let (repository, digest) = (repository("a"), crate::reference::Digest::of(b"x"));
+    let request = RegistryRequest::blob(Method::HEAD, &repository, digest, &auth);
+    let failure = exchange.send(&endpoint(), &request).await.map(|_| ()).unwrap_err();
+    let methods: Vec<_> = transport.sent().iter().map(|request| request.method.clone()).collect();
+    assert_eq!(methods, [Method::HEAD, Method::GET], "the second asks for the token: {}", failure.error);
+}
+
+#[tokio::test]
 async fn a_mirror_gets_no_callers_credential_and_its_answer_counts_as_anonymous() {
     let (transport, configured) = Scripted::new(Config::default(), |_| status(200));
     let mut mirror = EndpointConfig::from("https://mirror.example.net".parse::<Url>().unwrap());
