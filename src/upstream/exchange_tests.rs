@@ -1,6 +1,7 @@
 //! One request to one endpoint, over a transport that answers what the test says.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use http::Method;
 use http::header::{HeaderName, HeaderValue, LOCATION};
@@ -194,6 +195,72 @@ async fn an_expired_token_is_renewed_and_a_refused_one_is_not_renewed_for_ever()
     blob(&exchange, &endpoint(), &open, &auth).await.unwrap();
     let tokens = transport.sent().iter().filter(|request| request.url.contains("/token")).count();
     assert!(tokens <= 4, "{tokens} tokens for three requests");
+}
+
+#[tokio::test]
+async fn a_token_server_that_is_away_is_no_failure_of_the_registry_that_names_it() {
+    // Without a token that it issued before, the registry challenges first; with one, that is expected.
+    for tokens in [0, 1] {
+        let issued = AtomicUsize::new(0);
+        let (_, configured) = Scripted::new(Config::default(), move |request| match request.host.as_str() {
+            "auth.reg.example.com:443" if issued.load(Ordering::SeqCst) < tokens => token_server(&issued),
+            "auth.reg.example.com:443" => Outcome::Unreachable,
+            _ => requires_token(request, "Bearer t1"),
+        });
+        let (exchange, auth) = (Exchange::for_test(Live::new(configured)), AuthContext::for_test(None));
+        if tokens > 0 {
+            blob(&exchange, &endpoint(), &repository("a"), &auth).await.unwrap();
+        }
+        let (repository, tags) = (repository("b"), crate::upstream::Listing::Tags);
+        let request = RegistryRequest::list(&repository, &tags, None, &auth);
+        let failure = exchange.send(&endpoint(), &request).await.map(|_| ()).unwrap_err();
+        assert_eq!(failure.party, Party::TokenServer, "{tokens}: {}", failure.error);
+    }
+}
+
+#[tokio::test]
+async fn a_head_is_not_repeated_as_get_because_its_token_server_answers_nonsense() {
+    let (transport, configured) = Scripted::new(Config::default(), |request| match request.host.as_str() {
+        "auth.reg.example.com:443" => respond(200, &[], "<html>"),
+        _ => requires_token(request, "any"),
+    });
+    let (exchange, auth) = (Exchange::for_test(Live::new(configured)), AuthContext::for_test(None));
+    let (repository, digest) = (repository("a"), crate::reference::Digest::of(b"x"));
+    let request = RegistryRequest::blob(Method::HEAD, &repository, digest, &auth);
+    let failure = exchange.send(&endpoint(), &request).await.map(|_| ()).unwrap_err();
+    let methods: Vec<_> = transport.sent().iter().map(|request| request.method.clone()).collect();
+    assert_eq!(methods, [Method::HEAD, Method::GET], "the second asks for the token: {}", failure.error);
+}
+
+#[tokio::test]
+async fn no_right_is_proved_with_a_token_that_is_too_old_for_that() {
+    let issued = Arc::new(AtomicUsize::new(0));
+    let issuing = Arc::clone(&issued);
+    let (_, configured) = Scripted::new(Config::default(), move |request| match request.host.as_str() {
+        "auth.reg.example.com:443" => token_server(&issuing),
+        _ if request.header("authorization").is_empty() => requires_token(request, "any"),
+        _ => status(200),
+    });
+    let (exchange, anonymous) = (Exchange::for_test(Live::new(configured)), AuthContext::for_test(None));
+    let proof = Need::Proof { token_age_max: Duration::ZERO };
+    for (need, tokens) in [(Need::Delivery, 1), (proof, 2), (Need::Delivery, 2)] {
+        let auth = AuthContext { need, ..anonymous.clone() };
+        blob(&exchange, &endpoint(), &repository("a"), &auth).await.unwrap();
+        assert_eq!(issued.load(Ordering::SeqCst), tokens, "{need:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_headers_of_a_docker_config_may_have_opened_is_not_open_to_everyone() {
+    for (headers, is_public) in [(vec![], true), (vec!["x-key"], false)] {
+        let (_, configured) = Scripted::new(Config::default(), |_| status(200));
+        let (exchange, mut auth) =
+            (Exchange::for_test(Live::new(configured)), AuthContext::for_test(Some(("u", "p"))));
+        let named = |name| (HeaderName::from_static(name), HeaderValue::from_static("secret"));
+        auth.presented.headers = Arc::new(headers.into_iter().map(named).collect());
+        let response = blob(&exchange, &endpoint(), &repository("a"), &auth).await.unwrap();
+        assert_eq!(response.proof == Proof::Public, is_public);
+    }
 }
 
 #[tokio::test]
