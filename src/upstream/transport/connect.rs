@@ -10,7 +10,7 @@
 //! goes over no connection that was idle for seconds. A request of which nothing was sent, since its connection was
 //! closed meanwhile, goes over another one, whatever it carries.
 //!
-//! Deliberately not here: redirects and challenges (`exchange`), and other retries (`attempts`).
+//! Deliberately not here: redirects and challenges (`authenticated`), and other retries (`attempts`).
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
