@@ -4,7 +4,6 @@
 //! long as what it was sent is how that content begins. Deliberately not here: what a body does that cannot go on
 //! (`body`).
 
-use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::first_bytes::was_for_store_alone;
@@ -71,6 +70,8 @@ impl Sent {
 /// What one look at a flight brought.
 pub(super) enum Seen {
     Chunk(BodyChunk),
+    /// The end of the blob.
+    End,
     /// The readable offset is far behind.
     FarBehind,
     /// The next bytes come past the disk, shared with others.
@@ -90,7 +91,7 @@ pub(super) struct Missing {
     pub(super) error: Option<store::Error>,
 }
 
-/// The next bytes of a flight, empty at the end of the blob.
+/// The next bytes of a flight.
 ///
 /// # Errors
 /// The download failed, or its content does not belong to what was sent.
@@ -153,7 +154,7 @@ pub(super) async fn follow(
     sent.goes_on_with(&growing, size, at)?;
     let up_to = up_to.min(end.unwrap_or(u64::MAX));
     if up_to <= at {
-        return Ok(Seen::Chunk(Bytes::new().into()));
+        return Ok(Seen::End);
     }
     Ok(match growing.read(at, up_to).await {
         Ok(chunk) => Seen::Chunk(chunk),

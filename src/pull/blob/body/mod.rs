@@ -19,7 +19,6 @@ pub(super) mod refetch_places;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::pull::blob::body::first_bytes::concerns_leader_only;
@@ -85,7 +84,10 @@ enum BodySource {
 
 /// What one look at the source brought.
 enum Next {
+    /// The next bytes; a piece from upstream may be empty.
     Chunk(BodyChunk),
+    /// The proper end.
+    End,
     ChangeTo(BodySource),
 }
 
@@ -173,10 +175,7 @@ impl BlobBody {
                 self.source = BodySource::Again(Arc::clone(refetch));
             }
             match self.look().await {
-                Ok(Next::Chunk(chunk)) if chunk.is_empty() => {
-                    self.refetch.iter().for_each(|refetch| refetch.has_ended());
-                    return None;
-                }
+                Ok(Next::Chunk(chunk)) if chunk.is_empty() => {}
                 Ok(Next::Chunk(mut chunk)) => {
                     self.at += chunk.len() as u64;
                     if let BodyChunk::File(range) = &mut chunk {
@@ -186,6 +185,10 @@ impl BlobBody {
                         self.refetch.iter().for_each(|refetch| refetch.has_ended());
                     }
                     return Some(Ok(chunk));
+                }
+                Ok(Next::End) => {
+                    self.refetch.iter().for_each(|refetch| refetch.has_ended());
+                    return None;
                 }
                 Ok(Next::ChangeTo(source)) => self.source = source,
                 Err(error) => {
@@ -199,6 +202,7 @@ impl BlobBody {
     async fn look(&mut self) -> Result<Next, Error> {
         let (at, end) = (self.at, self.end);
         match &mut self.source {
+            BodySource::Stored(blob) if at >= blob.size() => end_of(at, end),
             BodySource::Stored(blob) => match blob.read(at, end.unwrap_or(blob.size())).await {
                 Ok(chunk) => Ok(Next::Chunk(chunk)),
                 Err(error) => {
@@ -235,10 +239,7 @@ impl BlobBody {
             BodySource::Unopened => Ok(Next::ChangeTo(Box::pin(self.past_the_disk(None, None, true)).await?)),
             BodySource::Shared(window) => match window.next().await {
                 Ok(Windowed::Bytes(bytes)) => Ok(Next::Chunk(self.reader.pass(bytes, "disk", at, end))),
-                Ok(Windowed::End) => match end {
-                    None => Ok(Next::Chunk(Bytes::new().into())),
-                    Some(end) => Err(Error::ShortBody { missing: end - at }),
-                },
+                Ok(Windowed::End) => end_of(at, end),
                 Ok(Windowed::FellOut(hasher)) => Ok(Next::ChangeTo(Box::pin(self.by_itself(hasher)).await?)),
                 Err(error) if !self.is_own_answer && is_leaders_own(&error) => {
                     let hasher = window.so_far();
@@ -246,21 +247,14 @@ impl BlobBody {
                 }
                 Err(error) => Err(error),
             },
-            BodySource::Again(again) => match (again.next(at).await?, end) {
-                (Some(bytes), _) => Ok(Next::Chunk(self.reader.pass(bytes, "disk", at, end))),
-                (None, None) => Ok(Next::Chunk(Bytes::new().into())),
-                (None, Some(end)) => Err(Error::ShortBody { missing: end - at }),
+            BodySource::Again(again) => match again.next(at).await? {
+                Some(bytes) => Ok(Next::Chunk(self.reader.pass(bytes, "disk", at, end))),
+                None => end_of(at, end),
             },
-            BodySource::Passthrough(passthrough, reason) => {
-                let Some(bytes) = passthrough.next().await else {
-                    // A blob of unknown size ends here; any other has ended short.
-                    return match end {
-                        None => Ok(Next::Chunk(Bytes::new().into())),
-                        Some(end) => Err(Error::ShortBody { missing: end - at }),
-                    };
-                };
-                Ok(Next::Chunk(self.reader.pass(bytes?, reason, at, end)))
-            }
+            BodySource::Passthrough(passthrough, reason) => match passthrough.next().await {
+                Some(bytes) => Ok(Next::Chunk(self.reader.pass(bytes?, reason, at, end))),
+                None => end_of(at, end),
+            },
         }
     }
 
@@ -272,6 +266,7 @@ impl BlobBody {
     ) -> Result<Next, Error> {
         match seen {
             Ok(Seen::Chunk(chunk)) => Ok(Next::Chunk(chunk)),
+            Ok(Seen::End) => end_of(self.at, self.end),
             Ok(Seen::Shared(reader)) => Ok(Next::ChangeTo(BodySource::Shared(Box::new(reader)))),
             Ok(Seen::FarBehind) => {
                 let jumped = self.jump(&progress).await;
@@ -472,6 +467,17 @@ impl BlobBody {
             }
             None => BodySource::OutOfOrder(Box::new(body), progress.clone()),
         })
+    }
+}
+
+/// What it means that a source ends at byte `at` of a body up to `end`: that of a blob of unknown size ends there too.
+///
+/// # Errors
+/// Any other has ended short.
+fn end_of(at: u64, end: Option<u64>) -> Result<Next, Error> {
+    match end {
+        None => Ok(Next::End),
+        Some(end) => Err(Error::ShortBody { missing: end - at }),
     }
 }
 

@@ -9,8 +9,9 @@ use crate::pull::blob::source::upstream_body::UpstreamBody;
 use crate::pull::error::Error;
 use crate::reference::Digest;
 
-/// The next bytes, from `at` on, kept for the fill if they came by the leader's own question (`is_leaders`) or the
-/// registry vouched for the leader; `None` once the fill has come up to it.
+/// The next bytes, from `at` on, or an empty piece, as upstream may send it. They are kept for the fill if they came by
+/// the leader's own question (`is_leaders`) or the registry vouched for the leader. `None` once the fill has come up to
+/// it.
 ///
 /// # Errors
 /// Upstream.
@@ -32,6 +33,7 @@ pub(crate) async fn next_out_of_order(
     }
     let bytes = body.next().await.ok_or(Error::ShortBody { missing: body.missing() })??;
     if let Some(growing) = growing
+        && !bytes.is_empty()
         && let Err(error) = growing.write_out_of_order(at, bytes.clone()).await
     {
         tracing::debug!(%digest, at, %error, "bytes fetched out of order are not kept");
