@@ -39,6 +39,8 @@ struct State {
     breaks_after: Option<usize>,
     /// So many bytes follow the end of a blob of which the rest was asked for.
     padding: usize,
+    /// Whether each body of it begins with a piece without a byte.
+    sends_empty_pieces: bool,
     /// How old the tokens are that it accepts.
     token_age: Duration,
     /// How long each manifest takes.
@@ -142,6 +144,11 @@ impl FakeRegistry {
     /// From now on so many bytes follow the end of a blob of which the rest was asked for.
     pub(crate) fn pad(&self, bytes: usize) {
         self.0.lock().padding = bytes;
+    }
+
+    /// From now on each body of a blob begins with a piece without a byte.
+    pub(crate) fn send_empty_pieces(&self) {
+        self.0.lock().sends_empty_pieces = true;
     }
 
     /// Waits until a question that begins like this has been asked.
@@ -370,6 +377,9 @@ impl RegistryClient for FakeRegistry {
                 let (host, stage) = ("reg.test".to_owned(), ConnectStage::Body);
                 chunks.truncate(bytes / 10_000);
                 chunks.push(Err(Error::Unreachable { host, stage, why: "broken off".to_owned() }));
+            }
+            if self.0.lock().sends_empty_pieces {
+                chunks.insert(0, Ok(Bytes::new()));
             }
             let (endpoint, chunks) = (EndpointId::for_test("registry"), held_back(chunks, held));
             let value = Download::new(Some(size as u64), from, proof, endpoint, chunks);

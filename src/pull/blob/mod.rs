@@ -24,6 +24,7 @@
 //!   passthrough    one body to one client: one that fell out of the window, or a range by itself
 //! body/          the bytes of an answer, wherever they come from
 //!   first_bytes    when an answer may begin that follows a download
+//!   sent           what the client has; what follows must belong to it
 //!   follow         every client reads up to the readable offset
 //!   refetch        what the disk gives no more when it is sent (refetch_places)
 //! into_store     downloads that no client waits for
@@ -31,7 +32,8 @@
 //!
 //! Several of them use: `places` (how many downloads there may be, for one registry and in all), `room` (whether
 //! the store has room), `priority` (what a runtime waits for goes first), `vouched` (what only those get for whom
-//! the registry vouches) and `withheld_tail` (the end of a body, until the whole is right).
+//! the registry vouches), `hashed_start` (how a blob begins, as far as it was received) and `withheld_tail` (the end of
+//! a body, until the whole is right).
 //!
 //! Deliberately not here: manifests, and what a blob is.
 
@@ -40,6 +42,7 @@ pub(crate) mod body;
 pub(crate) mod download;
 pub(crate) mod fill;
 pub(crate) mod flight;
+mod hashed_start;
 pub(crate) mod into_store;
 pub(crate) mod parts;
 mod past_the_disk;

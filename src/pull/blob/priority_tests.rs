@@ -3,6 +3,7 @@
 use super::*;
 use crate::pull::blob::flight::progress::Progress;
 use crate::pull::blob::flight::{Leader, Role, Sharing};
+use crate::pull::blob::hashed_start::HashedStart;
 use crate::pull::context::{Caller, Priority, PullContext};
 use crate::reference::Digest;
 use crate::support::metrics::IntGauge;
@@ -129,8 +130,8 @@ async fn a_slow_pull_of_one_tenant_takes_the_head_start_from_no_other() {
     let ahead = lead(&flights, &pull_of("a.test/r").with_priority(Priority::Ahead), b"ahead");
     let runtime = lead(&flights, &pull_of("other.test/r"), b"x");
     let brings = |bytes| {
-        let (growing, hasher) = (None, Digest::of(b"x").hasher());
-        runtime.publish(Progress::Detached { growing, written: bytes, hasher, size: None, window: None });
+        let written = HashedStart::new(bytes, Digest::of(b"x").hasher());
+        runtime.publish(Progress::Detached { growing: None, written, size: None, window: None });
     };
     let is_slowed = || foreground.is_yielding(ahead.flight());
     assert!(!is_slowed(), "no client waits for it");

@@ -156,3 +156,20 @@ async fn no_byte_beyond_the_end_of_a_blob_is_taken_from_a_registry_that_sends_mo
     assert_eq!((body.at(), content.len() as u64), (SIZE, SIZE - START));
     assert!(content == LAYER[START as usize..]);
 }
+
+#[tokio::test]
+async fn a_piece_without_a_byte_from_a_registry_ends_no_body() {
+    /// So long that its last bytes are far ahead of a download that has just begun.
+    static LARGE: [u8; 9_000_000] = [7; 9_000_000];
+    const LAST: u64 = 50_000;
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    let digest = parts.registry.push(&app, None, &LARGE);
+    let scene = Scene { parts, app, digest };
+    scene.parts.registry.send_empty_pieces();
+    let gate = scene.parts.registry.hold_after(100_000);
+    let whole = scene.open(BlobRange::Whole).await.unwrap();
+    assert!(scene.get(BlobRange::Last(LAST)).await.unwrap() == LARGE[LARGE.len() - LAST as usize..]);
+    assert_eq!(downloads(&scene.parts.registry.asked()), 2, "it is asked for by itself");
+    gate.add_permits(10_000);
+    assert!(read(whole).await.unwrap() == LARGE);
+}

@@ -66,6 +66,11 @@ pub(crate) fn concerns_leader_only(error: &Error, is_own_answer: bool) -> bool {
     }
 }
 
+/// Whether what a client was sent of a flight may be right although that failed with `error` for its leader.
+pub(crate) fn is_leaders_own(error: &Error) -> bool {
+    concerns_leader_only(error, false) && !matches!(error, Error::Store(_))
+}
+
 /// Whether a download ended because it was for the store alone: no client waited for it, or there is no room. To a
 /// client that has joined by then it says nothing: what the store does not take goes past it.
 pub(crate) fn was_for_store_alone(error: &Error) -> bool {

@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use super::piece_queue::{Piece, Received};
 use crate::pull::blob::flight::Leader;
 use crate::pull::blob::flight::content::FlightContent;
+use crate::pull::blob::hashed_start::HashedStart;
 use crate::pull::blob::past_the_disk::Detached;
 use crate::pull::blob::past_the_disk::rest::Rest;
 use crate::pull::blob::source::delivery::Trail;
 use crate::pull::blob::withheld_tail::Withheld;
-use crate::reference::Hasher;
 use crate::store::{self, ContentHash, HANGS_AFTER, Ingest, Verified};
 
 /// How often it is looked at whether a piece takes longer than [`HANGS_AFTER`].
@@ -103,13 +103,14 @@ impl Writing {
         let InHand::Piece { piece, rest, .. } = std::mem::replace(&mut *in_hand, InHand::TakenOver) else {
             return None;
         };
-        Some(self.detached(store::Error::Hangs, written, hasher, Rest::Queue(Some(piece), rest)))
+        let written = HashedStart::new(written, hasher);
+        Some(self.detached(store::Error::Hangs, written, Rest::Queue(Some(piece), rest)))
     }
 
-    fn detached(&self, error: store::Error, written: u64, hasher: Hasher, rest: Rest) -> Detached {
+    fn detached(&self, error: store::Error, written: HashedStart, rest: Rest) -> Detached {
         let (growing, withheld, trail) =
             (Some(self.content.clone()), self.withheld.clone(), self.trail.clone());
-        Detached { error: Some(error), growing, written, hasher, withheld, trail, rest }
+        Detached { error: Some(error), growing, written, withheld, trail, rest }
     }
 }
 
@@ -164,8 +165,8 @@ pub(super) fn write(
                 let (_, written, hasher) = ingest.detach();
                 // Without the hash no follower could verify the whole.
                 let Some(hasher) = hasher else { return Err(error) };
-                let rest = Rest::Queue(Some(in_hand), pieces);
-                return Ok(Written::Detached(Box::new(writing.detached(error, written, hasher, rest))));
+                let (written, rest) = (HashedStart::new(written, hasher), Rest::Queue(Some(in_hand), pieces));
+                return Ok(Written::Detached(Box::new(writing.detached(error, written, rest))));
             }
             Err(error) => return Err(error),
         }
@@ -240,7 +241,7 @@ mod tests {
         noticed.expect("nothing notices that it hangs");
         let mut taken = writing.take_over().expect("what is left is taken from it");
         assert!(matches!(taken.rest.next().await, Ok(Next::End)));
-        assert_eq!(taken.written, 1_000);
+        assert_eq!(taken.written.len(), 1_000);
         drop(held);
         assert!(matches!(writer.join().unwrap(), Ok(Written::TakenOver)));
     }

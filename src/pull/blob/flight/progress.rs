@@ -1,10 +1,10 @@
 //! How far a download is, as its leader publishes it to all who follow. A value; what changes it is `flight`'s.
 
 use super::content::FlightContent;
+use crate::pull::blob::hashed_start::HashedStart;
 use crate::pull::blob::past_the_disk::window::WindowHandle;
 use crate::pull::blob::vouched::Vouched;
 use crate::pull::error::Error;
-use crate::reference::Hasher;
 
 /// How far a download is.
 #[derive(Debug, Clone)]
@@ -36,10 +36,8 @@ pub(crate) enum Progress {
     Detached {
         /// The file with what was written, if anything was.
         growing: Option<FlightContent>,
-        /// Bytes written.
-        written: u64,
-        /// The hash of those bytes: it goes on with the rest, so that the whole is verified as a whole.
-        hasher: Hasher,
+        /// The bytes written: their hash goes on with the rest, so that the whole is verified as a whole.
+        written: HashedStart,
         /// Bytes of the whole blob, where upstream said so.
         size: Option<u64>,
         /// Where followers share what comes after those bytes.
@@ -77,7 +75,7 @@ impl Progress {
         match self {
             Self::Filling { growing, .. } => growing.written(),
             Self::Detached { window: Some(window), .. } => window.received(),
-            Self::Detached { written, .. } => *written,
+            Self::Detached { written, .. } => written.len(),
             Self::Complete { size, .. } => *size,
             Self::Waiting | Self::Failed(_) => 0,
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use shuttle::future::block_on;
 
 use super::*;
+use crate::pull::blob::hashed_start::HashedStart;
 use crate::reference::{Algorithm, Hasher};
 use crate::support::sync::{explore, thread};
 
@@ -58,14 +59,8 @@ impl World {
                 self.stored.store(true, Ordering::SeqCst);
                 ended();
                 // In place of `Complete`, which has a file.
-                let (growing, written, size) = (None, 0, None);
-                leader.publish(Progress::Detached {
-                    growing,
-                    written,
-                    hasher: Hasher::new(Algorithm::Sha256),
-                    size,
-                    window: None,
-                });
+                let written = HashedStart::new(0, Hasher::new(Algorithm::Sha256));
+                leader.publish(Progress::Detached { growing: None, written, size: None, window: None });
             }
             Outcome::Failed => {
                 ended();

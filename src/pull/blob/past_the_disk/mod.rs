@@ -14,6 +14,7 @@ mod window_state;
 use crate::pull::blob::flight::content::FlightContent;
 use crate::pull::blob::flight::progress::Progress;
 use crate::pull::blob::flight::{Flight, Leader};
+use crate::pull::blob::hashed_start::HashedStart;
 use crate::pull::blob::past_the_disk::memory::WindowMemory;
 use crate::pull::blob::past_the_disk::rest::{Next, Rest};
 use crate::pull::blob::past_the_disk::window::Window;
@@ -38,9 +39,8 @@ pub(super) struct Detached {
     /// `None` if there is no place for a download into the store.
     pub(super) error: Option<store::Error>,
     pub(super) growing: Option<FlightContent>,
-    pub(super) written: u64,
-    /// Of the bytes written.
-    pub(super) hasher: Hasher,
+    /// The bytes written.
+    pub(super) written: HashedStart,
     pub(super) withheld: Withheld,
     /// Which endpoints deliver it.
     pub(super) trail: Trail,
@@ -50,8 +50,8 @@ pub(super) struct Detached {
 /// A body of which nothing is written.
 pub(super) fn past_the_disk(body: UpstreamBody, hasher: Hasher, error: Option<store::Error>) -> Detached {
     let (withheld, trail) = (Withheld::of(body.size(), body.trail()), body.trail().clone());
-    let rest = Rest::Body(Box::new(body));
-    Detached { error, growing: None, written: 0, hasher, withheld, trail, rest }
+    let (written, rest) = (HashedStart::new(0, hasher), Rest::Body(Box::new(body)));
+    Detached { error, growing: None, written, withheld, trail, rest }
 }
 
 impl DetachedFills {
@@ -66,12 +66,12 @@ impl DetachedFills {
     /// Upstream, or content that is not what the digest says.
     pub(super) async fn pass_on(&self, leader: &Leader, detached: Detached) -> Result<(), Error> {
         let flight = leader.flight();
-        let Detached { error, growing, written, hasher, withheld, trail, mut rest } = detached;
+        let Detached { error, growing, written, withheld, trail, mut rest } = detached;
         error.iter().for_each(|error| self.log(flight, leader.digest(), error));
         let (size, share) = (withheld.size(), self.memory.share());
-        let window = Window::new(leader.digest(), written, hasher.clone(), withheld.past_the_disk(), share);
+        let window = Window::new(leader.digest(), written.clone(), withheld.past_the_disk(), share);
         let handle = Some(window.handle());
-        leader.publish(Progress::Detached { growing, written, hasher, size, window: handle });
+        leader.publish(Progress::Detached { growing, written, size, window: handle });
         let pass = async {
             loop {
                 match rest.next().await? {

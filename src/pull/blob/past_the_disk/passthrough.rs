@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::memory::MemoryShare;
 use crate::pull::blob::body::refetch_places::REFETCH_WAIT_MAX;
+use crate::pull::blob::hashed_start::HashedStart;
 use crate::pull::blob::source::delivery::{Tries, fault_of};
 use crate::pull::blob::source::upstream_body::UpstreamBody;
 use crate::pull::blob::withheld_tail::Withheld;
@@ -48,9 +49,8 @@ struct Whole {
     /// The hash of everything before the next byte that is returned, where it is known; where content begins anew, it
     /// must come to the same there.
     returned: Option<Hasher>,
-    /// How content must begin, because the client has bytes of it that cannot be read back: so many bytes, with this
-    /// hash.
-    beginning: Option<(u64, Hasher)>,
+    /// How content must begin, because the client has bytes of it that cannot be read back.
+    beginning: Option<HashedStart>,
     tries: Tries,
 }
 
@@ -71,12 +71,12 @@ impl Passthrough {
 
     /// The rest of a blob of `size` bytes for a client that has those before `at`: all of it is fetched again, because
     /// what the client has cannot be read back, and verified. What the client has was right, or it is how the
-    /// `received` bytes begin, which this hash has seen: the content must begin with these too.
+    /// `received` bytes begin: the content must begin with these too.
     pub(crate) fn again(
         body: UpstreamBody,
         digest: Digest,
         at: u64,
-        received: Option<(u64, Hasher)>,
+        received: Option<HashedStart>,
         size: Option<u64>,
         share: MemoryShare,
     ) -> Self {
@@ -235,13 +235,13 @@ impl Whole {
     /// Takes the bytes at `offset` into the hash; where the beginning ends, it must be what was received.
     fn hash(&mut self, bytes: &[u8], offset: u64) -> Result<(), Error> {
         let mut rest = bytes;
-        if let Some((end, received)) = &self.beginning
-            && (offset..=offset + bytes.len() as u64).contains(end)
+        if let Some(received) = &self.beginning
+            && (offset..=offset + bytes.len() as u64).contains(&received.len())
         {
             let beginning;
-            (beginning, rest) = bytes.split_at((end - offset) as usize);
+            (beginning, rest) = bytes.split_at((received.len() - offset) as usize);
             self.hasher.update(beginning);
-            if self.hasher.clone().finish() != received.clone().finish() {
+            if !received.is_seen_by(&self.hasher) {
                 return Err(Error::ContentReplaced);
             }
         }
@@ -270,7 +270,7 @@ impl Whole {
 
     /// The body ends at `at`; its client has the bytes before `had`.
     fn verify(&self, at: u64, had: u64) -> Result<(), Error> {
-        let received = self.beginning.as_ref().map_or(0, |(end, _)| *end);
+        let received = self.beginning.as_ref().map_or(0, HashedStart::len);
         if at < received.max(had) {
             // Right content that ends before what the client has is not how that content began.
             return Err(Error::ContentReplaced);

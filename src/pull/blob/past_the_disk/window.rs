@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::memory::MemoryShare;
 use super::window_state::{Chunk, LagBudget, Outcome, Position, State, Unhashed};
+use crate::pull::blob::hashed_start::HashedStart;
 use crate::pull::blob::withheld_tail::Withheld;
 use crate::pull::error::Error;
 use crate::reference::{Digest, Hasher};
@@ -82,15 +83,9 @@ impl std::fmt::Debug for WindowHandle {
 }
 
 impl Window {
-    /// A window that begins at byte `start` of the blob `digest`; `hasher` has seen everything before it.
-    pub(crate) fn new(
-        digest: Digest,
-        start: u64,
-        hasher: Hasher,
-        withheld: Withheld,
-        share: MemoryShare,
-    ) -> Self {
-        let state = Mutex::new(State::new(start, hasher, withheld, share));
+    /// A window that begins after the `written` bytes of the blob `digest`.
+    pub(crate) fn new(digest: Digest, written: HashedStart, withheld: Withheld, share: MemoryShare) -> Self {
+        let state = Mutex::new(State::new(written.len(), written.hasher(), withheld, share));
         let shared = Arc::new(Shared { digest, state, arrived: Notify::new(), taken: Notify::new() });
         Self { shared, lag: Mutex::new(LagBudget::new(LAG_MAX, Instant::now())) }
     }

@@ -22,7 +22,7 @@ fn of_size(content: &Bytes, size: Option<u64>, trail: &Trail) -> Window {
     let withheld = Withheld::of(size, trail).past_the_disk();
     let share = WindowMemory::default().share();
     let digest = Digest::of(content);
-    Window::new(digest, 0, digest.hasher(), withheld, share)
+    Window::new(digest, HashedStart::new(0, digest.hasher()), withheld, share)
 }
 
 /// Reads to the end, or until the reader falls out: the bytes, and the hash it was given then.
@@ -238,7 +238,7 @@ async fn a_client_that_falls_out_before_it_took_anything_has_the_hash_of_what_ca
     hasher.update(&content[..100_000]);
     let withheld = Withheld::of(Some(3_000_000), &Trail::default()).past_the_disk();
     let share = WindowMemory::default().share();
-    let window = Window::new(Digest::of(&content), 100_000, hasher, withheld, share);
+    let window = Window::new(Digest::of(&content), HashedStart::new(100_000, hasher), withheld, share);
     let [fast, slow] = [(); 2].map(|()| window.handle().join(100_000, 0, None).unwrap());
     let (written, fast) = tokio::join!(write(window, content.slice(100_000..)), read(fast));
     written.unwrap();
@@ -275,7 +275,8 @@ async fn what_a_mirror_delivers_is_withheld_whole_where_there_is_memory_and_but_
         let _others: Vec<_> = (0..others).map(|_| memory.share()).collect();
         let withheld = Withheld::of(Some(5_000_000), &mirrored()).past_the_disk();
         let digest = Digest::of(&content);
-        let window = Window::new(digest, 0, digest.hasher(), withheld, memory.share());
+        let nothing = HashedStart::new(0, digest.hasher());
+        let window = Window::new(digest, nothing, withheld, memory.share());
         let handle = window.handle();
         let reading = read(handle.join(0, 0, None).unwrap());
         let writing = async {
@@ -329,7 +330,8 @@ async fn bytes_before_a_window_are_withheld_with_it() {
         hasher.update(&before);
         let withheld = Withheld::of(Some(300_000), &Trail::default()).past_the_disk();
         let digest = if is_right { Digest::of(&content) } else { Digest::of(b"x") };
-        let window = Window::new(digest, 290_000, hasher, withheld, WindowMemory::default().share());
+        let (written, share) = (HashedStart::new(290_000, hasher), WindowMemory::default().share());
+        let window = Window::new(digest, written, withheld, share);
         let handle = window.handle();
         assert_eq!(handle.readable_beyond(0, None).await.unwrap(), Some(300_000 - TAIL));
         let waiting = handle.readable_beyond(300_000 - TAIL, None);
