@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::concurrency::{Concurrency, PERIOD, SEGMENT};
@@ -31,7 +30,7 @@ use crate::pull::error::Error;
 use crate::pull::metrics::Metrics;
 use crate::reference::{Digest, Registry};
 use crate::store::GrowingBlob;
-use crate::support::tasks::Tasks;
+use crate::support::tasks::{AbortOnDropHandle, Tasks};
 
 /// Connections beside the first, for all blobs together.
 const EXTRA_MAX: usize = 16;
@@ -115,14 +114,8 @@ enum Source {
 struct Ahead {
     received: mpsc::Receiver<Bytes>,
     /// Its body, once it is the first; `None` if it has come whole.
-    task: JoinHandle<Result<Option<UpstreamBody>, Error>>,
+    task: AbortOnDropHandle<Result<Option<UpstreamBody>, Error>>,
     is_front: Arc<AtomicBool>,
-}
-
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 impl Segment {
@@ -138,7 +131,7 @@ impl Segment {
         let (out, received) = mpsc::channel(CHUNKS_MAX);
         let (is_front, count) = (Arc::new(AtomicBool::new(place.is_none())), Arc::clone(count));
         let is_now_front = Arc::clone(&is_front);
-        let task = tasks.spawn(async move {
+        let task = AbortOnDropHandle::new(tasks.spawn(async move {
             let mut body = body.await?;
             while !is_now_front.load(Ordering::Acquire) {
                 let Some(bytes) = next_of(&mut body, until, &count).await? else {
@@ -151,7 +144,7 @@ impl Segment {
                 }
             }
             Ok(Some(body))
-        });
+        }));
         Self { source: Source::Ahead(Ahead { received, task, is_front }), until, _place: place }
     }
 

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::concurrency::{SEGMENT, is_slow};
@@ -23,6 +22,7 @@ use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::reference::Digest;
 use crate::store::GrowingBlob;
+use crate::support::tasks::AbortOnDropHandle;
 use crate::upstream;
 
 /// Moves bodies. Cheap to clone.
@@ -35,14 +35,8 @@ pub(crate) struct Transfers {
 
 /// A second connection that has been asked for.
 struct SecondConnection {
-    body: JoinHandle<Option<UpstreamBody>>,
-    place: Option<Place>,
-}
-
-impl Drop for SecondConnection {
-    fn drop(&mut self) {
-        self.body.abort();
-    }
+    body: AbortOnDropHandle<Option<UpstreamBody>>,
+    place: Place,
 }
 
 /// What has arrived over the first connection.
@@ -161,12 +155,12 @@ impl Transfers {
                     _ => may_skip = false,
                 }
             }
-            if let Some(mut asked) = second.take_if(|second| second.body.is_finished()) {
-                let answered = (&mut asked.body).await.ok().flatten();
+            if let Some(asked) = second.take_if(|second| second.body.is_finished()) {
+                let answered = asked.body.await.ok().flatten();
                 // One that answers later than the first gets there is of no use.
                 if let Some(next) = answered.filter(|next| next.at() >= body.at()) {
                     let rate = measured.rate(body.at());
-                    let begun = Begun { first: body, rate, second: next, place: asked.place.take() };
+                    let begun = Begun { first: body, rate, second: next, place: Some(asked.place) };
                     let download = SegmentedDownload::new(&self.segments, context, digest, growing, begun);
                     return self.run_segmented(download, flight, queue).await;
                 }
@@ -237,12 +231,12 @@ impl Transfers {
     }
 
     fn ask_second(&self, context: &PullContext, digest: Digest, from: u64) -> Option<SecondConnection> {
-        let place = Some(self.segments.extra_place(context.repository().registry())?);
+        let place = self.segments.extra_place(context.repository().registry())?;
         let (segments, context) = (self.segments.clone(), context.clone());
-        let body = self.segments.tasks().spawn(async move {
+        let body = AbortOnDropHandle::new(self.segments.tasks().spawn(async move {
             let asked = segments.open(&context, digest, from, from + SEGMENT).await;
             asked.inspect_err(|error| tracing::debug!(%digest, %error, "no second connection")).ok()
-        });
+        }));
         Some(SecondConnection { body, place })
     }
 }
