@@ -160,7 +160,7 @@ impl Transfers {
                 // One that answers later than the first gets there is of no use.
                 if let Some(next) = answered.filter(|next| next.at() >= body.at()) {
                     let rate = measured.rate(body.at());
-                    let begun = Begun { first: body, rate, second: next, place: Some(asked.place) };
+                    let begun = Begun { first: body, rate, second: next, place: asked.place };
                     let download = SegmentedDownload::new(&self.segments, context, digest, growing, begun);
                     return self.run_segmented(download, flight, queue).await;
                 }
