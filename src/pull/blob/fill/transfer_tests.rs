@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::pull::blob::fill::memory::FillMemory;
 use crate::pull::blob::fill::piece_queue::{Piece, piece_queue};
-use crate::pull::blob::flight::{Flights, Leader, Role, Sharing};
+use crate::pull::blob::flight::{Flights, Role, Sharing};
 use crate::pull::blob::places::Holder;
 use crate::pull::context::{Caller, Priority};
 use crate::pull::for_tests::{self, MirrorBody, Parts};
@@ -66,9 +66,8 @@ impl Scene {
     }
 
     async fn download_body(&self, leader: &Leader, body: UpstreamBody) -> Duration {
-        let (flight, digest) = (leader.flight(), self.digest);
         let owner = Owner::unlimited(&"reg.test".parse().unwrap());
-        let ingest = self.parts.store.begin(digest, Some(SIZE as u64), owner).await.unwrap();
+        let ingest = self.parts.store.begin(self.digest, Some(SIZE as u64), owner).await.unwrap();
         let growing = ingest.growing();
         let (mut queue, mut received) = queue();
         let begun = Instant::now();
@@ -79,7 +78,7 @@ impl Scene {
             }
             assert_eq!(bytes, SIZE);
         };
-        let run = self.transfers.run(body, flight, digest, &growing, &mut queue, Way::Fastest);
+        let run = self.transfers.run(leader, body, &growing, &mut queue, Way::Fastest);
         let (done, ()) = tokio::join!(timeout(Duration::from_secs(3_600), run), takes);
         done.unwrap().unwrap();
         begun.elapsed()
