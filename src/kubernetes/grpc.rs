@@ -15,12 +15,13 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::net::UnixStream;
-use tokio::task::JoinHandle;
 use tonic::body::Body;
 use tonic::client::Grpc;
 use tonic::codec::Streaming;
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
+
+use crate::support::tasks::AbortOnDropHandle;
 
 /// How long a local socket may take to connect and to make the handshake of HTTP/2: a healthy one does within a
 /// millisecond.
@@ -67,13 +68,7 @@ pub(super) struct Connection {
     service: Service,
     /// Bytes of one message of the server at most.
     message_max: usize,
-    driver: JoinHandle<()>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
+    _driver: AbortOnDropHandle<()>,
 }
 
 impl Connection {
@@ -94,8 +89,8 @@ impl Connection {
             .await
             .map_err(|error| LocalError::Connect(io::Error::other(error)))?;
         // What fails on the connection fails the requests on it too.
-        let driver = tokio::spawn(async move { drop(connection.await) });
-        Ok(Self { service: Service(sender), message_max, driver })
+        let driver = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.await) }));
+        Ok(Self { service: Service(sender), message_max, _driver: driver })
     }
 
     fn grpc(&self) -> Grpc<Service> {

@@ -3,11 +3,14 @@
 //! Promises: [`Tasks::finish`] waits for every task, up to the wait that it was given, and counts those still running
 //! then. A panic of a task ends that task alone.
 //!
-//! Deliberately not here: cancelling. A task that must end early listens to [`super::shutdown::Shutdown`].
+//! Deliberately not here: cancelling. A task that must end early listens to [`super::shutdown::Shutdown`]; one that is
+//! of use to a single owner has an [`AbortOnDropHandle`].
 
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+/// The handle of a task that ends with its owner.
+pub use tokio_util::task::AbortOnDropHandle;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 

@@ -312,7 +312,7 @@ impl Filler {
             move || write(ingest, received, &writing, &leader)
         });
         let transfer = async {
-            let transferred = self.transfers.run(body, flight, digest, &growing, &mut queue, way).await;
+            let transferred = self.transfers.run(leader, body, &growing, &mut queue, way).await;
             // Also what came before it failed: followers are served that.
             queue.close().await;
             transferred

@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::concurrency::{Concurrency, PERIOD, SEGMENT};
@@ -31,7 +30,7 @@ use crate::pull::error::Error;
 use crate::pull::metrics::Metrics;
 use crate::reference::{Digest, Registry};
 use crate::store::GrowingBlob;
-use crate::support::tasks::Tasks;
+use crate::support::tasks::{AbortOnDropHandle, Tasks};
 
 /// Connections beside the first, for all blobs together.
 const EXTRA_MAX: usize = 16;
@@ -95,6 +94,7 @@ struct Segment {
     source: Source,
     /// The first byte after it.
     until: u64,
+    /// That of an extra connection, also once it is the first.
     _place: Option<Place>,
 }
 
@@ -115,30 +115,35 @@ enum Source {
 struct Ahead {
     received: mpsc::Receiver<Bytes>,
     /// Its body, once it is the first; `None` if it has come whole.
-    task: JoinHandle<Result<Option<UpstreamBody>, Error>>,
+    task: AbortOnDropHandle<Result<Option<UpstreamBody>, Error>>,
     is_front: Arc<AtomicBool>,
 }
 
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+/// Which of its blob's connections a segment is asked for over.
+enum Connection {
+    /// The first: it waits for nothing, nothing of it waits in memory, and it needs no place.
+    First,
+    /// One more.
+    Extra(Place),
 }
 
 impl Segment {
-    /// What `body` brings up to `until`. What waits in memory is bounded by the segment. One without a place is the
-    /// first: it waits for nothing, and nothing of it waits.
+    /// What `body` brings up to `until`. What waits in memory is bounded by the segment.
     fn download(
         body: impl Future<Output = Result<UpstreamBody, Error>> + Send + 'static,
         until: u64,
         count: &Arc<AtomicU64>,
-        place: Option<Place>,
+        connection: Connection,
         tasks: &Tasks,
     ) -> Self {
         let (out, received) = mpsc::channel(CHUNKS_MAX);
-        let (is_front, count) = (Arc::new(AtomicBool::new(place.is_none())), Arc::clone(count));
+        let (is_first, place) = match connection {
+            Connection::First => (true, None),
+            Connection::Extra(place) => (false, Some(place)),
+        };
+        let (is_front, count) = (Arc::new(AtomicBool::new(is_first)), Arc::clone(count));
         let is_now_front = Arc::clone(&is_front);
-        let task = tasks.spawn(async move {
+        let task = AbortOnDropHandle::new(tasks.spawn(async move {
             let mut body = body.await?;
             while !is_now_front.load(Ordering::Acquire) {
                 let Some(bytes) = next_of(&mut body, until, &count).await? else {
@@ -151,7 +156,7 @@ impl Segment {
                 }
             }
             Ok(Some(body))
-        });
+        }));
         Self { source: Source::Ahead(Ahead { received, task, is_front }), until, _place: place }
     }
 
@@ -219,7 +224,7 @@ pub(crate) struct Begun {
     pub(crate) rate: f64,
     /// The segment further on, and its place.
     pub(crate) second: UpstreamBody,
-    pub(crate) place: Option<Place>,
+    pub(crate) place: Place,
 }
 
 /// For whom a download yields. What segments have been asked for arrives, at most [`SEGMENT`] for each connection; none
@@ -280,7 +285,7 @@ impl<'a> SegmentedDownload<'a> {
         let tasks = segments.tasks();
         let running = VecDeque::from([
             Segment::front(first, middle),
-            Segment::download(async { Ok(second) }, next, &received, place, tasks),
+            Segment::download(async { Ok(second) }, next, &received, Connection::Extra(place), tasks),
         ]);
         let concurrency = Concurrency::after_one(rate);
         Self { segments, context, digest, growing, trail, running, concurrency, received, at, next, size }
@@ -363,12 +368,7 @@ impl<'a> SegmentedDownload<'a> {
                 self.next = until;
                 continue;
             }
-            // The first connection needs no place.
-            let registry = self.context.repository().registry();
-            let place = if self.running.is_empty() { None } else { self.segments.extra_place(registry) };
-            if place.is_none() && !self.running.is_empty() {
-                return;
-            }
+            let Some(connection) = self.next_connection() else { return };
             let (from, until) = (self.next, (self.next + SEGMENT).min(self.size));
             let segments = self.segments.clone();
             let context = self.context.clone();
@@ -378,9 +378,17 @@ impl<'a> SegmentedDownload<'a> {
                 Ok(body.recorded_in(&trail))
             };
             let tasks = self.segments.tasks();
-            self.running.push_back(Segment::download(body, until, &self.received, place, tasks));
+            self.running.push_back(Segment::download(body, until, &self.received, connection, tasks));
             self.next = until;
         }
+    }
+
+    /// The connection for the next segment; `None` if there is no place for it.
+    fn next_connection(&self) -> Option<Connection> {
+        if self.running.is_empty() {
+            return Some(Connection::First);
+        }
+        self.segments.extra_place(self.context.repository().registry()).map(Connection::Extra)
     }
 }
 

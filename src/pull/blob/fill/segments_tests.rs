@@ -46,7 +46,8 @@ async fn a_segment_whose_task_ends_is_fetched_again_from_where_it_ended() {
     let owner = Owner::unlimited(scene.app.registry());
     let growing = scene.parts.store.begin(scene.digest, Some(SIZE), owner).await.unwrap().growing();
     let (first, second) = (scene.body(0, None).await, scene.body(MIDDLE, Some(MIDDLE + SEGMENT)).await);
-    let begun = Begun { first, rate: 1e6, second, place: scene.segments.extra_place(scene.app.registry()) };
+    let place = scene.segments.extra_place(scene.app.registry()).unwrap();
+    let begun = Begun { first, rate: 1e6, second, place };
     let download = SegmentedDownload::new(&scene.segments, &context, scene.digest, &growing, begun);
     let Source::Ahead(second) = &download.running[1].source else { panic!("the second is read ahead") };
     second.task.abort();
@@ -73,13 +74,15 @@ async fn a_segment_whose_task_ends_is_fetched_again_from_where_it_ended() {
 #[tokio::test(start_paused = true)]
 async fn downloads_whose_writers_stand_still_keep_no_segment_in_memory_without_a_place() {
     let scene = Scene::new();
-    let received = async |place| {
+    let received = async |connection| {
         let (count, body) = (Arc::new(AtomicU64::new(0)), scene.body(0, None).await);
-        let _segment = Segment::download(async { Ok(body) }, SIZE, &count, place, scene.segments.tasks());
+        let _segment =
+            Segment::download(async { Ok(body) }, SIZE, &count, connection, scene.segments.tasks());
         // Time goes on once nothing else does.
         tokio::time::sleep(Duration::from_secs(60)).await;
         count.load(Ordering::Relaxed)
     };
-    assert_eq!(received(None).await, 0, "it is read by the task that hands it on");
-    assert_eq!(received(scene.segments.extra_place(scene.app.registry())).await, SIZE);
+    assert_eq!(received(Connection::First).await, 0, "it is read by the task that hands it on");
+    let place = scene.segments.extra_place(scene.app.registry()).unwrap();
+    assert_eq!(received(Connection::Extra(place)).await, SIZE);
 }

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::pull::blob::fill::memory::FillMemory;
 use crate::pull::blob::fill::piece_queue::{Piece, piece_queue};
-use crate::pull::blob::flight::{Flights, Leader, Role, Sharing};
+use crate::pull::blob::flight::{Flights, Role, Sharing};
 use crate::pull::blob::places::Holder;
 use crate::pull::context::{Caller, Priority};
 use crate::pull::for_tests::{self, MirrorBody, Parts};
@@ -66,9 +66,8 @@ impl Scene {
     }
 
     async fn download_body(&self, leader: &Leader, body: UpstreamBody) -> Duration {
-        let (flight, digest) = (leader.flight(), self.digest);
         let owner = Owner::unlimited(&"reg.test".parse().unwrap());
-        let ingest = self.parts.store.begin(digest, Some(SIZE as u64), owner).await.unwrap();
+        let ingest = self.parts.store.begin(self.digest, Some(SIZE as u64), owner).await.unwrap();
         let growing = ingest.growing();
         let (mut queue, mut received) = queue();
         let begun = Instant::now();
@@ -79,7 +78,7 @@ impl Scene {
             }
             assert_eq!(bytes, SIZE);
         };
-        let run = self.transfers.run(body, flight, digest, &growing, &mut queue, Way::Fastest);
+        let run = self.transfers.run(leader, body, &growing, &mut queue, Way::Fastest);
         let (done, ()) = tokio::join!(timeout(Duration::from_secs(3_600), run), takes);
         done.unwrap().unwrap();
         begun.elapsed()
@@ -153,7 +152,7 @@ async fn what_a_download_that_is_given_up_does_not_fetch_makes_its_registry_no_f
     let open = |from, until| scene.parts.blobs.upstream.open(context, scene.digest, from, until);
     let first = open(0, None).await.unwrap();
     let second = open(SEGMENT, Some(2 * SEGMENT)).await.unwrap();
-    let begun = Begun { first, rate: 10e6, second, place: scene.place("reg.test") };
+    let begun = Begun { first, rate: 10e6, second, place: scene.place("reg.test").unwrap() };
     let owner = Owner::unlimited(&"reg.test".parse().unwrap());
     let ingest = scene.parts.store.begin(scene.digest, Some(SIZE as u64), owner).await.unwrap();
     let growing = ingest.growing();
