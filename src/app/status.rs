@@ -71,7 +71,8 @@ impl StatusSources {
         }
     }
 
-    /// Endpoints that fail, of registries that the operator named or that answered before, and the names of some others.
+    /// Endpoints that fail, of registries that the operator named or that answered before, and the names of some
+    /// others.
     fn failing(&self) -> (Vec<FailingEndpoint>, Vec<String>) {
         let (known, others): (Vec<_>, Vec<_>) = self
             .upstream

@@ -51,8 +51,8 @@ pub struct ErrorResponse {
     pub challenge_error: ChallengeError,
 }
 
-/// Characters at most of a reason in a challenge or a status line: an event has room for 1,024, and more than the reason
-/// is in it.
+/// Characters at most of a reason in a challenge or a status line: an event has room for 1,024, and more than the
+/// reason is in it.
 const REASON_CHARS_MAX: usize = 400;
 
 impl ErrorResponse {
