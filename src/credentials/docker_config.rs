@@ -4,6 +4,8 @@
 //! password, one bad `auth` spoils the whole document, an empty entry is an entry too and means an anonymous attempt.
 //! Beyond kubelet, identity tokens and `HttpHeaders` are read, and an entry names the helper that has its credential.
 
+use std::collections::BTreeMap;
+
 use http::{HeaderName, HeaderValue};
 
 use super::credential::Credential;
@@ -120,15 +122,13 @@ pub(super) fn read_current(content: &[u8]) -> Result<DockerConfig, DockerConfigE
             *stored = StoredCredential::Helper { name: name.to_owned(), server: key.clone() };
         }
     }
+    let mut by_key: BTreeMap<String, StoredCredential> = config.entries.into_iter().collect();
     for (server, name) in texts(file, "credHelpers")? {
+        // As in docker, the helper of one host precedes all else that the file has for that host.
         let stored = StoredCredential::Helper { name: name.to_owned(), server: server.to_owned() };
-        match config.entries.iter_mut().find(|(key, _)| *key == server) {
-            // As in docker, the helper of one host precedes all else that the file has for that host.
-            Some(entry) => entry.1 = stored,
-            None => config.entries.push((server.to_owned(), stored)),
-        }
+        by_key.insert(server.to_owned(), stored);
     }
-    config.entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    config.entries = by_key.into_iter().collect();
     Ok(config)
 }
 
@@ -203,20 +203,27 @@ fn credential(entry: Fields<'_>, shown_key: &str) -> Result<Option<Credential>, 
 }
 
 fn headers(given: &[(&str, &str)]) -> HttpHeaders {
-    let mut headers = Vec::new();
+    let (mut headers, mut malformed, mut reserved) = (Vec::new(), 0_usize, 0_usize);
     for (name, value) in given {
         let lower = name.to_ascii_lowercase();
         let (Ok(name), Ok(mut value)) = (HeaderName::try_from(lower.as_str()), HeaderValue::try_from(*value))
         else {
-            tracing::warn!("a field of HttpHeaders in a docker config is malformed, and is ignored");
+            malformed += 1;
             continue;
         };
         if RESERVED_HEADERS.contains(&lower.as_str()) {
-            tracing::warn!(%name, "HttpHeaders of a docker config may not set this field, it is ignored");
+            reserved += 1;
             continue;
         }
         value.set_sensitive(true);
         headers.push((name, value));
+    }
+    if malformed + reserved > 0 {
+        tracing::warn!(
+            malformed,
+            reserved,
+            "fields of HttpHeaders in a docker config are malformed, or may not be set by it, and are ignored"
+        );
     }
     headers
 }

@@ -1,8 +1,12 @@
 //! Kubelet's keyring (kubernetes `pkg/credentialprovider/keyring.go`): which entries match an image, in which order.
 //!
-//! Pure. Keys are normalised as kubelet does it and looked up in reverse byte order, so that a longer path comes
-//! before a shorter one *by key*, whatever file it came from; entries of one key keep the order in which they were
-//! added. A path is a plain prefix: `host/pong` matches `host/pongz`.
+//! Pure. Keys are normalised as kubelet does it and looked up in reverse byte order, so that a longer path comes before
+//! a shorter one *by key*, whatever file it came from; entries of one key keep the order in which they were added.
+//! Adding one costs little, however many there are: who makes a pull secret chooses how many. A path is a plain prefix:
+//! `host/pong` matches `host/pongz`.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use super::glob;
 
@@ -12,45 +16,47 @@ const DEFAULT_REGISTRY_KEY: &str = "index.docker.io";
 /// Entries under normalised keys.
 #[derive(Debug, Clone)]
 pub(super) struct Keyring<T> {
-    /// In reverse byte order of the keys; each key once.
-    index: Vec<(String, Vec<T>)>,
+    /// In reverse byte order of the keys.
+    index: BTreeMap<Reverse<String>, Vec<T>>,
 }
 
 impl<T> Default for Keyring<T> {
     fn default() -> Self {
-        Self { index: Vec::new() }
+        Self { index: BTreeMap::new() }
     }
 }
 
 impl<T: Clone> Keyring<T> {
     /// Adds an entry under the key as it is written in a docker config. A key that is no URL is dropped, as kubelet
-    /// does it.
-    pub(super) fn add(&mut self, raw: &str, entry: T) {
-        let Some(key) = normalised(raw) else {
-            tracing::warn!("an entry of a docker config has a key that is no host, and is ignored");
-            return;
-        };
-        match self.index.binary_search_by(|(existing, _)| key.as_bytes().cmp(existing.as_bytes())) {
-            Ok(at) => self.index[at].1.push(entry),
-            Err(at) => self.index.insert(at, (key, vec![entry])),
-        }
+    /// does it; returns whether the key is one.
+    pub(super) fn add(&mut self, raw: &str, entry: T) -> bool {
+        let Some(key) = normalised(raw) else { return false };
+        self.index.entry(Reverse(key)).or_default().push(entry);
+        true
     }
 
     /// All entries that match `image` (a normalised name without tag), in the order in which they are tried, each
     /// with the key that matched.
     pub(super) fn lookup(&self, image: &str) -> Vec<(&str, T)> {
         let mut found = Vec::new();
-        for (key, entries) in &self.index {
+        for (Reverse(key), entries) in &self.index {
             if urls_match(key, image) {
                 found.extend(entries.iter().map(|entry| (key.as_str(), entry.clone())));
             }
         }
         if found.is_empty() && is_default_registry(image) {
-            for (key, entries) in self.index.iter().filter(|(key, _)| key == DEFAULT_REGISTRY_KEY) {
-                found.extend(entries.iter().map(|entry| (key.as_str(), entry.clone())));
-            }
+            let of_hub = self.index.get(&Reverse(DEFAULT_REGISTRY_KEY.to_owned()));
+            let of_hub = of_hub.into_iter().flatten();
+            found.extend(of_hub.map(|entry| (DEFAULT_REGISTRY_KEY, entry.clone())));
         }
         found
+    }
+}
+
+/// Says once of a docker config how many of its keys are no hosts, if any are.
+pub(super) fn warn_of_dropped(count: usize) {
+    if count > 0 {
+        tracing::warn!(count, "entries of a docker config have keys that are no hosts, and are ignored");
     }
 }
 
@@ -263,6 +269,15 @@ mod tests {
         let keys =
             [("quay.io", "1"), ("https://quay.io", "2"), ("http://quay.io/v2/", "3"), ("quay.io/", "4")];
         assert_eq!(found(&keys, "quay.io/x"), ["1", "2", "3", "4"]);
+    }
+
+    #[test]
+    fn a_secret_of_a_hundred_thousand_keys_moves_no_entry_for_another() {
+        let mut ring = Keyring::default();
+        // In the order in which the keys of a document come, which is the reverse of that of the look-up.
+        let added = (0..100_000).filter(|n| ring.add(&format!("host{n:06}.test"), *n)).count();
+        assert_eq!(added, 100_000);
+        assert_eq!(ring.lookup("host000007.test/app"), [("host000007.test", 7)]);
     }
 
     proptest! {

@@ -58,7 +58,9 @@ pub mod fuzzing {
         for config in
             [docker_config::read_current(bytes), docker_config::read_legacy(bytes)].into_iter().flatten()
         {
-            config.entries.iter().for_each(|(key, _)| ring.add(key, ()));
+            for (key, _) in &config.entries {
+                ring.add(key, ());
+            }
         }
         let _ = pull_secrets::read("secret.yaml", bytes);
         let _ = (ring.lookup("docker.io/library/nginx"), ring.lookup("reg.test:5000/a/b"));

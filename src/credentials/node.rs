@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::docker_config::{
     BYTES_MAX, DockerConfig, HttpHeaders, StoredCredential, read_current, read_legacy,
 };
-use super::keyring::Keyring;
+use super::keyring::{Keyring, warn_of_dropped};
 use super::search::KubeletDirectories;
 use crate::support::open_file::read_regular;
 use crate::support::tasks::Tasks;
@@ -162,10 +162,13 @@ fn merged(configs: &[(Arc<Path>, DockerConfig)]) -> Keyring<ConfigEntry> {
     let mut ring = Keyring::default();
     for (file, config) in configs {
         let headers = Arc::new(config.headers.clone());
+        let mut dropped = 0;
         for (key, stored) in &config.entries {
             let (file, headers) = (Arc::clone(file), Arc::clone(&headers));
-            ring.add(key, ConfigEntry { file, stored: stored.clone(), headers });
+            let entry = ConfigEntry { file, stored: stored.clone(), headers };
+            dropped += usize::from(!ring.add(key, entry));
         }
+        warn_of_dropped(dropped);
         tracing::info!(path = %file.display(), entries = config.entries.len(), "docker config in use");
     }
     ring

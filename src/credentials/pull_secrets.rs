@@ -15,8 +15,9 @@ use serde::Deserialize;
 
 use super::credential::Credential;
 use super::docker_config::{DockerConfig, is_current, read_current, read_legacy};
-use super::keyring::Keyring;
+use super::keyring::{Keyring, warn_of_dropped};
 use super::node::{ConfigEntry, read_bounded};
+use crate::reference::Repository;
 use crate::support::{directory, yaml};
 
 /// Levels of subdirectories at most.
@@ -86,10 +87,12 @@ impl PullSecrets {
         let configs = read(named, content).map_err(|why| PullSecretError { path: file.to_owned(), why })?;
         for config in configs {
             let headers = Arc::new(config.headers);
+            let mut dropped = 0;
             for (key, stored) in config.entries {
                 let (file, headers) = (Arc::clone(&shared), Arc::clone(&headers));
-                self.add_entry(key, ConfigEntry { file, stored, headers });
+                dropped += usize::from(!self.add_entry(key, ConfigEntry { file, stored, headers }));
             }
+            warn_of_dropped(dropped);
         }
         Ok(())
     }
@@ -102,14 +105,26 @@ impl PullSecrets {
         self.of_account.extend(others.of_account.iter().cloned());
     }
 
+    /// How many entries there are, those under keys that are no hosts too.
+    pub fn entry_count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// How many entries match images of `repository`.
+    pub fn count_for(&self, repository: &Repository) -> usize {
+        self.ring.lookup(&repository.to_string()).len()
+    }
+
     /// Adds what plugins gave for the pod's service account and the image that is fetched.
     pub fn add_account_credentials(&mut self, credentials: Vec<Credential>) {
         self.of_account.extend(credentials);
     }
 
-    fn add_entry(&mut self, key: String, entry: ConfigEntry) {
-        self.ring.add(&key, entry.clone());
+    /// Returns whether the key is a host.
+    fn add_entry(&mut self, key: String, entry: ConfigEntry) -> bool {
+        let is_host = self.ring.add(&key, entry.clone());
         self.entries.push((key, entry));
+        is_host
     }
 }
 

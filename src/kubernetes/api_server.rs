@@ -27,6 +27,8 @@ const CONNECT_WAIT: Duration = Duration::from_secs(25);
 /// How long the API server keeps a watch open: after that it is asked again from where it was, so that a connection
 /// that died unseen is noticed.
 const WATCH_FOR: Duration = Duration::from_secs(120);
+/// How often all pods are listed although the watch goes on: a list comes from the API server's memory.
+const LIST_EVERY: Duration = Duration::from_secs(3_600);
 /// How often it is looked whether the files of the identity have changed.
 pub(super) const FILES_LOOK: Duration = Duration::from_secs(5);
 
@@ -50,11 +52,13 @@ pub struct Waits {
     pub answer: Duration,
     /// How long a watch lasts, after which it is asked for again.
     pub watch: Duration,
+    /// How long after a list all pods are listed again at the earliest, although the watch goes on.
+    pub list_every: Duration,
 }
 
 impl Default for Waits {
     fn default() -> Self {
-        Self { answer: ASK_WAIT, watch: WATCH_FOR }
+        Self { answer: ASK_WAIT, watch: WATCH_FOR, list_every: LIST_EVERY }
     }
 }
 

@@ -30,6 +30,10 @@ const PRESENCE_WAIT: Duration = Duration::from_secs(2);
 /// How long one image may take. What is under way then is finished without it, and joined by kubelet.
 const FETCH_WAIT: Duration = Duration::from_secs(60 * 60);
 
+/// Credentials of a pod's secrets that match one image at most: those of a few teams. Each is a question to its
+/// registry, which bans an address that brings wrong ones without end.
+const CREDENTIALS_MAX: usize = 32;
+
 /// Why an image did not come: for people, by what follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotFetched {
@@ -184,6 +188,10 @@ impl PodFetcher {
             Err(why @ PodSecretsError::Malformed(_)) => return Err(NotFetched::Refused(why.to_string())),
             Err(why @ PodSecretsError::Unavailable(_)) => return Err(NotFetched::Failed(why.to_string())),
         };
+        if secrets.count_for(&fetch.image.repository) > CREDENTIALS_MAX {
+            let why = "more than 32 credentials of the pod's secrets match the image: it is left to kubelet";
+            return Err(NotFetched::Refused(why.to_owned()));
+        }
         if let (Some(accounts), Some(account)) = (&self.accounts, account) {
             match accounts.credentials(&fetch.image.repository, &account).await {
                 Ok(credentials) => secrets.add_account_credentials(credentials),
@@ -222,5 +230,66 @@ impl PodFetcher {
             }
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubernetes::source::{Secret, SecretError, SecretSource};
+
+    /// A secret with so many credentials of one registry.
+    struct OneSecret(usize);
+
+    impl SecretSource for OneSecret {
+        fn secret<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<Secret, SecretError>> {
+            let entry = |n| format!(r##""reg.test#{n}":{{"username":"u{n}","password":"p"}}"##);
+            let entries: Vec<String> = (0..self.0).map(entry).collect();
+            let config = format!(r#"{{"auths":{{{}}}}}"#, entries.join(","));
+            let manifest = serde_json::json!({"kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
+                "stringData": {".dockerconfigjson": config}});
+            let secret = Secret { manifest: serde_json::to_vec(&manifest).unwrap().into() };
+            std::future::ready(Ok(secret)).boxed()
+        }
+    }
+
+    /// Counts how often a registry would be asked for an image.
+    #[derive(Default)]
+    struct Asked(AtomicU64);
+
+    impl FetchAhead for Asked {
+        fn fetch<'a>(
+            &'a self,
+            image: &'a Image,
+            secrets: PullSecrets,
+            _: &'a AtomicU64,
+        ) -> BoxFuture<'a, Result<FetchedAhead, NotFetched>> {
+            self.0.fetch_add(secrets.count_for(&image.repository) as u64, Ordering::Relaxed);
+            std::future::ready(Err(NotFetched::Refused("wrong".to_owned()))).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pod_with_ever_so_many_passwords_for_one_registry_asks_it_with_none_of_them() {
+        for (count, asked) in [(CREDENTIALS_MAX, CREDENTIALS_MAX as u64), (CREDENTIALS_MAX + 1, 0)] {
+            let images = Arc::new(Asked::default());
+            let fetcher = PodFetcher {
+                images: Arc::clone(&images) as _,
+                secrets: Some(PodSecrets::new(Arc::new(OneSecret(count)))),
+                presence: Vec::new(),
+                accounts: None,
+                is_short_of_places: Arc::default(),
+            };
+            let fetch = Fetch {
+                image: "reg.test/team/app:v1".parse().unwrap(),
+                namespace: "shop".to_owned(),
+                secrets: ["pull".to_owned()].into(),
+                account: String::new(),
+                is_always: true,
+            };
+            let outcome = fetcher.fetch(&fetch, None, &AtomicU64::new(0)).await;
+            assert!(matches!(outcome, Outcome::NotHere(NotFetched::Refused(_))), "{outcome:?}");
+            assert_eq!(images.0.load(Ordering::Relaxed), asked);
+        }
     }
 }

@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use tonic::body::Body;
 use tonic::client::Grpc;
 use tonic::codec::Streaming;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
 use crate::support::tasks::AbortOnDropHandle;
@@ -55,6 +55,13 @@ pub enum LocalError {
         /// What the server, or the reader of its answer, says.
         message: String,
     },
+}
+
+impl LocalError {
+    /// Whether the answer is larger than its reader takes.
+    pub(super) fn is_too_large(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if *code == format!("{:?}", Code::OutOfRange))
+    }
 }
 
 impl From<Status> for LocalError {

@@ -17,14 +17,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::grpc::LocalError;
 use super::image_service::{ImageFound, ImageService, ImageStatusRequest, ImageStatusResponse};
 use super::pod_message::{self, Container, ContainerStatus, Ephemeral, ImageVolume, Metadata, PodMessage};
 use super::pod_message::{PodStatus, Reference, Spec, Time, Volume, VolumeSource};
-use super::pods_api::{Listed, PodsApi, Watched};
+use super::pods_api::{ANSWER_BYTES_MAX, Listed, PodsApi, Watched};
 use super::source::{ImagePresence, PodEvent, PodSource};
 use crate::support::shutdown;
 
@@ -34,6 +34,8 @@ enum Answer {
     Messages(Vec<Bytes>),
     /// The messages, and the stream stays.
     Stays(Vec<Bytes>),
+    /// As that, once there is a permit.
+    Once(Arc<Semaphore>, Vec<Bytes>),
     Status(u32),
     Hang,
 }
@@ -92,6 +94,10 @@ async fn answered(answer: Answer) -> Response<http_body_util::combinators::Unsyn
     let (messages, stays, status) = match answer {
         Answer::Messages(messages) => (messages, false, 0),
         Answer::Stays(messages) => (messages, true, 0),
+        Answer::Once(gate, messages) => {
+            gate.acquire().await.unwrap().forget();
+            (messages, true, 0)
+        }
         Answer::Status(status) => (Vec::new(), false, status),
         Answer::Hang => std::future::pending().await,
     };
@@ -223,9 +229,35 @@ async fn an_event_that_is_no_pod_ends_the_watch_and_not_the_daemon() {
 
 #[tokio::test]
 async fn a_list_that_is_larger_than_its_bound_is_refused_and_not_kept_in_memory() {
-    let huge = Bytes::from(vec![0_u8; 17 << 20]);
+    let huge = Bytes::from(vec![0_u8; ANSWER_BYTES_MAX + 1]);
     let server = Server::start(&[(LIST, Answer::Messages(vec![huge])), (WATCH, Answer::Hang)]);
     assert!(first(&server.socket, 1).await[0].starts_with("lost: the server says OutOfRange"));
+}
+
+#[tokio::test]
+async fn a_tenant_whose_pods_make_the_list_too_large_hides_no_other_pod_that_changes() {
+    let huge = Bytes::from(vec![0_u8; ANSWER_BYTES_MAX + 1]);
+    let events = watched(&[(0, pod("b", "two:v1")), (2, pod("b", "two:v1"))]);
+    let gate = Arc::new(Semaphore::new(0));
+    let server = Server::start(&[
+        (LIST, Answer::Messages(vec![huge])),
+        (WATCH, Answer::Once(Arc::clone(&gate), events)),
+    ]);
+    let (sender, mut receiver) = mpsc::channel(16);
+    let (_trigger, shutdown) = shutdown::channel();
+    let source = PodsApi::new(server.socket.clone());
+    let running = tokio::spawn(async move { source.run(sender, shutdown).await });
+    let mut next = async || {
+        let event = tokio::time::timeout(Duration::from_secs(30), receiver.recv()).await;
+        told(event.expect("it tells something").unwrap())
+    };
+    let lost = next().await;
+    assert!(lost.starts_with("lost: ") && lost.ends_with("only pods that change are seen"), "{lost}");
+    gate.add_permits(1);
+    assert_eq!([next().await, next().await], ["b docker.io/library/two:v1", "b deleted"]);
+    let asked = server.asked.lock().unwrap().iter().filter(|(path, _)| path == WATCH).count();
+    assert_eq!(asked, 1, "the watch goes on");
+    running.abort();
 }
 
 #[test]

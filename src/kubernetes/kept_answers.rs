@@ -2,7 +2,8 @@
 //!
 //! Promises: equal questions at one time are one; the question goes on when who asked it goes away, so that its answer
 //! counts for the next one; an answer is dropped at the first look, at the next insert or at the next
-//! [`KeptAnswers::forget_old`] after its time, and with it what wipes itself. Not here: how long an answer may take.
+//! [`KeptAnswers::forget_old`] after its time, and with it what wipes itself; where strangers choose how large answers
+//! are, all of them have a bound of bytes. Not here: how long an answer may take.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -11,17 +12,18 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::support::bounded_map::BoundedMap;
 use crate::support::singleflight::Singleflight;
+use crate::support::sized_map::SizedMap;
 use crate::support::tasks::Tasks;
 
 /// Answers, with the moment until which each counts.
-type Kept<K, V> = Mutex<BoundedMap<K, (Instant, V)>>;
+type Kept<K, V> = Mutex<SizedMap<K, (Instant, V)>>;
 
 /// Answers by what was asked.
 pub(super) struct KeptAnswers<K: Hash + Eq, V> {
     kept: Arc<Kept<K, V>>,
     running: Singleflight<K, V>,
+    bytes_of: fn(&V) -> usize,
 }
 
 impl<K, V> KeptAnswers<K, V>
@@ -31,8 +33,13 @@ where
 {
     /// Keeps so many at most.
     pub(super) fn new(entries_max: usize) -> Self {
-        let kept = Arc::new(Mutex::new(BoundedMap::new(entries_max)));
-        Self { kept, running: Singleflight::new(Tasks::default()) }
+        Self::of_bytes(entries_max, usize::MAX, |_| 0)
+    }
+
+    /// Keeps so many at most, and no more than so many bytes; how many an answer has `bytes_of` says.
+    pub(super) fn of_bytes(entries_max: usize, bytes_max: usize, bytes_of: fn(&V) -> usize) -> Self {
+        let kept = Arc::new(Mutex::new(SizedMap::new(entries_max, bytes_max)));
+        Self { kept, running: Singleflight::new(Tasks::default()), bytes_of }
     }
 
     /// The answer that is kept for `key`, else that of the question under way, else that of `ask`, which counts for as
@@ -49,7 +56,7 @@ where
         if let Some(answer) = look(&self.kept, &key) {
             return Some(answer);
         }
-        let (kept, own) = (Arc::clone(&self.kept), key.clone());
+        let (kept, own, bytes_of) = (Arc::clone(&self.kept), key.clone(), self.bytes_of);
         let run = || {
             let asking = ask();
             async move {
@@ -62,7 +69,8 @@ where
                 let mut kept = kept.lock();
                 forget_old(&mut kept);
                 if until > Instant::now() {
-                    kept.insert(own, (until, answer.clone()));
+                    let bytes = bytes_of(&answer);
+                    kept.insert(own, (until, answer.clone()), bytes);
                 }
                 answer
             }
@@ -92,7 +100,7 @@ fn look<K: Hash + Eq + Clone, V: Clone>(kept: &Kept<K, V>, key: &K) -> Option<V>
     None
 }
 
-fn forget_old<K: Hash + Eq + Clone, V>(kept: &mut BoundedMap<K, (Instant, V)>) {
+fn forget_old<K: Hash + Eq + Clone, V>(kept: &mut SizedMap<K, (Instant, V)>) {
     let now = Instant::now();
     kept.retain(|_, (until, _)| *until > now);
 }

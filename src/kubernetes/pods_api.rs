@@ -3,8 +3,9 @@
 //!
 //! Promises: a pod is told once kubelet knows of it, also of static pods, which no API server binds; a list that
 //! kubelet gives every [`LISTED_EVERY`] ends what a lost event left behind, since kubelet drops events for a reader
-//! that is a hundred behind. A kubelet without the interface, one that refuses and one that is restarted are told as
-//! [`PodEvent::Lost`] and tried again. Not here: pull secrets, which kubelet does not give away.
+//! that is a hundred behind. Where the list is larger than is taken, the source counts as lost, and the pods that
+//! change are told all the same. A kubelet without the interface, one that refuses and one that is restarted are told
+//! as [`PodEvent::Lost`] and tried again. Not here: pull secrets, which kubelet does not give away.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,8 +24,9 @@ use super::table::PODS_MAX;
 use crate::support::shutdown::Shutdown;
 
 /// Bytes of an answer at most. The list is one message with every pod: 500 pods, the most that is in use on a node, of
-/// 32 KiB each, which is large for one.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// 32 KiB each, which is large for one, and twenty of the largest that there may be, 1.5 MiB. The daemon's memory has
+/// to hold it for a moment.
+pub(super) const ANSWER_BYTES_MAX: usize = 48 << 20;
 /// How long a list may take.
 const LIST_MAX: Duration = Duration::from_secs(10);
 /// How often all pods are listed besides the events.
@@ -147,14 +149,26 @@ async fn follow(
     let subscription = connection.subscribe::<_, Watched>(WATCH, Nothing {});
     tokio::pin!(subscription);
     let mut stream: Option<Answers<Watched>> = None;
-    let mut list_at = Instant::now();
+    let (mut list_at, mut is_too_large) = (Instant::now(), false);
     loop {
         tokio::select! {
             biased;
             begun = &mut subscription, if stream.is_none() => stream = Some(begun?),
             event = next(&mut stream) => tell_event(event?, events).await?,
             () = tokio::time::sleep_until(list_at) => {
-                tell_list(connection, events).await?;
+                match tell_list(connection, events).await {
+                    // Nothing is taken for gone; the events go on, of all pods that change.
+                    Err(End::Failed(error)) if error.is_too_large() => {
+                        if !std::mem::replace(&mut is_too_large, true) {
+                            let why = format!("{error}; only pods that change are seen");
+                            events.send(PodEvent::Lost(why)).await.map_err(|_| End::Finished)?;
+                        }
+                    }
+                    told => {
+                        told?;
+                        is_too_large = false;
+                    }
+                }
                 *listed_once = true;
                 list_at = Instant::now() + LISTED_EVERY;
             }

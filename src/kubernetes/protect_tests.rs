@@ -16,13 +16,36 @@ fn of_shop(images: &[&Image]) -> RunningImages {
 /// Puts a manifest into the store, and confirms the tag.
 async fn put(store: &Store, image: &Image, manifest: &'static [u8]) -> Digest {
     let Reference::Tag(tag) = &image.reference else { panic!() };
-    let (digest, media_type) =
-        (Digest::of(manifest), "application/vnd.oci.image.manifest.v1+json".parse().unwrap());
+    let digest = Digest::of(manifest);
     let (repository, bytes) = (image.repository.clone(), Bytes::from_static(manifest));
-    let member = Member::Manifest(media_type);
+    let member = Member::Manifest("application/vnd.oci.image.manifest.v1+json".parse().unwrap());
     store.put(WholeContent { repository, digest, bytes, member }).await.unwrap();
     store.records().confirm_tag(&image.repository, tag, digest).await.unwrap();
     digest
+}
+
+#[tokio::test]
+async fn an_image_that_names_others_again_and_again_takes_no_protection_from_another_namespace() {
+    let (store, _clock, _directory) = for_tests::store();
+    let (evil, image): (Image, Image) =
+        ("reg.test/evil/app:v1".parse().unwrap(), "reg.test/shop/app:v1".parse().unwrap());
+    let mut named = Digest::of(b"a manifest that is not here");
+    for _ in 0..4 {
+        let entry = format!(
+            r#"{{"mediaType":"application/vnd.oci.image.index.v1+json","digest":"{named}","size":1}}"#
+        );
+        let entries = vec![entry; 40].join(",");
+        let index = format!(
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{entries}]}}"#
+        );
+        named = put(&store, &evil, index.into_bytes().leak()).await;
+    }
+    let own = put(&store, &image, for_tests::MANIFEST).await;
+    let mut running = of_shop(&[&image]);
+    running.insert("evil".to_owned(), [evil].into());
+    let protected = blobs(running, &store, 100).await.unwrap();
+    assert!(protected.contains(&own) && protected.contains(&named));
+    assert_eq!(protected.len(), 5);
 }
 
 #[tokio::test]

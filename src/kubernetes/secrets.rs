@@ -7,11 +7,15 @@
 //! within a minute after that, never written, and wiped when it is dropped; what a secret opens is proved by the
 //! registry, as for any caller. Not wiped: the copies that the client for the API server makes of an answer while it
 //! reads it, which are freed at once.
+//!
+//! Who makes a secret chooses how much is in it: it is read away from the async threads, what is kept has a bound of
+//! bytes, and a pod whose secrets have ever so many entries is left to kubelet.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use super::kept_answers::KeptAnswers;
@@ -24,6 +28,10 @@ const KEPT_FOR: Duration = Duration::from_secs(10);
 const KEPT_MAX: usize = 256;
 /// Bytes of a secret at most: the API server's own limit is 1 MiB of content, in base64.
 const SECRET_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of all secrets that are kept: a few of the largest, or all 256 of any that is in use.
+const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Entries of all secrets of a pod at most: some registries with a path for each team have a hundred.
+const ENTRIES_MAX: usize = 1_024;
 /// How long one secret is waited for.
 const READ_WAIT: Duration = Duration::from_secs(5);
 /// A secret that may not be read is asked for again after this: the API server learns which pods are bound to a node a
@@ -50,11 +58,21 @@ pub(super) struct PodSecrets {
     source: Arc<dyn SecretSource>,
     /// By namespace and name.
     kept: KeptAnswers<(String, String), Read>,
+    /// Held while a secret is merged: one that is refused for its entries takes some 30 MB until then.
+    merging: Mutex<()>,
 }
 
 impl PodSecrets {
     pub(super) fn new(source: Arc<dyn SecretSource>) -> Self {
-        Self { source, kept: KeptAnswers::new(KEPT_MAX) }
+        let bytes_of = |read: &Read| match read {
+            Ok(Some(secret)) => secret.manifest.len(),
+            _ => 0,
+        };
+        Self {
+            source,
+            kept: KeptAnswers::of_bytes(KEPT_MAX, KEPT_BYTES_MAX, bytes_of),
+            merging: Mutex::default(),
+        }
     }
 
     /// Drops what counts no more.
@@ -79,11 +97,11 @@ impl PodSecrets {
         for name in names {
             let Some(secret) = self.secret(namespace, name).await? else { continue };
             let shown = format!("{namespace}/{name}");
-            if secret.manifest.len() > SECRET_BYTES_MAX {
-                return Err(PodSecretsError::Malformed(format!("{shown} is too large")));
-            }
-            let added = merged.add(Path::new(&shown), &secret.manifest);
-            added.map_err(|error| PodSecretsError::Malformed(error.to_string()))?;
+            let _one = self.merging.lock().await;
+            let reading = tokio::task::spawn_blocking(move || added(merged, &shown, &secret));
+            merged = reading
+                .await
+                .unwrap_or_else(|_| Err(PodSecretsError::Unavailable("the merging failed".to_owned())))?;
         }
         Ok(merged)
     }
@@ -98,12 +116,27 @@ impl PodSecrets {
     }
 }
 
+/// These secrets, and one more. Takes as long as there are entries in it.
+fn added(mut merged: PullSecrets, shown: &str, secret: &Secret) -> Result<PullSecrets, PodSecretsError> {
+    let added = merged.add(Path::new(shown), &secret.manifest);
+    added.map_err(|error| PodSecretsError::Malformed(error.to_string()))?;
+    if merged.entry_count() > ENTRIES_MAX {
+        let why =
+            format!("with {shown} there are more than {ENTRIES_MAX} entries: the pod is left to kubelet");
+        return Err(PodSecretsError::Malformed(why));
+    }
+    Ok(merged)
+}
+
 /// Reads a secret, again for a moment while it may not be read.
 async fn read(source: &dyn SecretSource, namespace: &str, name: &str) -> Read {
     let mut waits = FORBIDDEN_WAITS.iter();
     loop {
         let asked = timeout(READ_WAIT, source.secret(namespace, name)).await;
         match asked.unwrap_or_else(|_| Err(SecretError::Unavailable("no answer in time".to_owned()))) {
+            Ok(secret) if secret.manifest.len() > SECRET_BYTES_MAX => {
+                return Err(PodSecretsError::Malformed(format!("{namespace}/{name} is too large")));
+            }
             Ok(secret) => return Ok(Some(secret)),
             Err(SecretError::Missing) => return Ok(None),
             Err(SecretError::Forbidden) => match waits.next() {
@@ -172,6 +205,40 @@ mod tests {
 
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    /// A secret of so many entries, each of another host, after so many bytes of nothing.
+    fn many(entries: usize, padding: usize) -> Result<Secret, SecretError> {
+        let auths: Vec<String> = (0..entries).map(|n| format!(r#""h{n:05}.test":{{}}"#)).collect();
+        let config = format!(r#"{{"auths":{{{}}}{}}}"#, auths.join(","), " ".repeat(padding));
+        let manifest = serde_json::json!({"kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
+            "stringData": {".dockerconfigjson": config}});
+        Ok(Secret { manifest: serde_json::to_vec(&manifest).unwrap().into() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_with_ever_so_many_credentials_is_left_to_kubelet() {
+        let half = ENTRIES_MAX / 2;
+        let (secrets, source) =
+            scene(&[("a", vec![many(half, 0)]), ("b", vec![many(half, 0)]), ("c", vec![many(1, 0)])]);
+        let merged = secrets.merged("shop", &names(&["a", "b"])).await.unwrap();
+        assert_eq!(merged.entry_count(), ENTRIES_MAX);
+        let error = secrets.merged("shop", &names(&["a", "b", "c"])).await.unwrap_err();
+        assert!(matches!(&error, PodSecretsError::Malformed(why) if why.contains("kubelet")), "{error}");
+        assert_eq!(source.asked.lock().len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_largest_secrets_of_many_pods_are_kept_by_their_bytes() {
+        let megabytes = 1_400_000;
+        let all: Vec<String> = (0..13).map(|n| format!("s{n}")).collect();
+        let answers: Vec<_> = all.iter().map(|name| (name.as_str(), vec![many(1, megabytes)])).collect();
+        let (secrets, _) = scene(&answers);
+        secrets.merged("shop", &all).await.unwrap();
+        assert_eq!(secrets.in_memory(), KEPT_BYTES_MAX / megabytes);
+        let (secrets, _) = scene(&[("huge", vec![many(1, SECRET_BYTES_MAX)])]);
+        assert!(secrets.merged("shop", &names(&["huge"])).await.is_err());
+        assert_eq!(secrets.in_memory(), 0, "not even for a moment");
     }
 
     #[tokio::test(start_paused = true)]

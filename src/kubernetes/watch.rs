@@ -1,15 +1,17 @@
 //! The API server's watch of this node's pods: a list, then a watch from where the list ended.
 //!
 //! Promises: a watch that ends or is cut, and one that cannot begin, goes on from the last version that was seen; all
-//! pods are listed anew only after `410 Gone` and an event that is not understood, or too large. Listed is what the API
-//! server has in its memory, in one piece: a list in pages is read from etcd, which has no index by node, and every
-//! node of a cluster asks at once when an API server comes back. Pages are for a list that is larger than is taken. The
-//! source counts as lost from the failure until a watch has begun again, whether a pod changes or not. Every list and
-//! every beginning of a watch has an end; an error is told and waited after, longer each time, and for as long as a
-//! busy API server says; a changed identity is taken up within seconds; of a pod only what its images need is kept. A
-//! pod that is bound to another node is passed over, although only this node's are asked for: what answers may be a
-//! proxy that does not select, and a pod of another node is none that kubelet pulls for here. Not the client's own
-//! watcher: it does not say when a watch has begun again, and waits for an answer for ever.
+//! pods are listed anew after `410 Gone` and an event that is not understood, or too large, and about every hour: an
+//! API server whose etcd was restored from a backup counts from an earlier version, tells nothing to a watch from a
+//! later one, and does not say so. Listed is what the API server has in its memory, in one piece: a list in pages is
+//! read from etcd, which has no index by node, and every node of a cluster asks at once when an API server comes back.
+//! Pages are for a list that is larger than is taken. The source counts as lost from the failure until a watch has
+//! begun again, whether a pod changes or not. Every list and every beginning of a watch has an end; an error is told
+//! and waited after, longer each time, and for as long as a busy API server says; a changed identity is taken up within
+//! seconds; of a pod only what its images need is kept. A pod that is bound to another node is passed over, although
+//! only this node's are asked for: what answers may be a proxy that does not select, and a pod of another node is none
+//! that kubelet pulls for here. Not the client's own watcher: it does not say when a watch has begun again, and waits
+//! for an answer for ever.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -110,6 +112,8 @@ struct Progress {
     is_listing: bool,
     /// Whether it was told that the source sees nothing, and not yet that it sees again.
     is_lost: bool,
+    /// When all pods are listed anew, although the watch goes on.
+    list_at: Instant,
     /// Watches in a row that were short and had no event.
     short_watches: u32,
     /// The wait after the next error.
@@ -117,6 +121,23 @@ struct Progress {
 }
 
 impl Progress {
+    fn new() -> Self {
+        let (is_listing, is_lost, list_at) = (false, false, Instant::now());
+        Self { version: None, is_listing, is_lost, list_at, short_watches: 0, wait: ERROR_WAIT }
+    }
+
+    /// All pods were listed, and are again after `every`; not at the moment at which every other node lists them.
+    fn has_listed(&mut self, version: String, every: Duration) {
+        self.is_listing = true;
+        self.version = Some(version);
+        self.list_at = Instant::now() + every.mul_f64(1.0 + fastrand::f64() / 2.0);
+    }
+
+    /// The version from which the watch goes on; `None`: all pods are listed first.
+    fn goes_on_from(&self) -> Option<String> {
+        self.version.clone().filter(|_| Instant::now() < self.list_at)
+    }
+
     /// The watch works: it has lived for a while, or an event has come.
     fn works(&mut self) {
         (self.short_watches, self.wait) = (0, ERROR_WAIT);
@@ -126,8 +147,7 @@ impl Progress {
 impl ApiServer {
     /// Watches again and again. Ends when nothing receives the events any more.
     async fn watch(&self, events: &mpsc::Sender<PodEvent>) {
-        let (is_listing, is_lost, short_watches) = (false, false, 0);
-        let mut progress = Progress { version: None, is_listing, is_lost, short_watches, wait: ERROR_WAIT };
+        let mut progress = Progress::new();
         loop {
             let failure = match self.step(&mut progress, events).await {
                 Ok(begun_at) if begun_at.elapsed() >= self.short_watch() => continue,
@@ -161,12 +181,11 @@ impl ApiServer {
     /// One watch, after a list where one is needed. Returns when it began, where it can go on from the version that was
     /// seen.
     async fn step(&self, progress: &mut Progress, events: &mpsc::Sender<PodEvent>) -> Result<Instant, End> {
-        let version = match progress.version.clone() {
+        let version = match progress.goes_on_from() {
             Some(version) => version,
             None => {
                 let version = self.list(events).await?;
-                progress.is_listing = true;
-                progress.version = Some(version.clone());
+                progress.has_listed(version.clone(), self.waits.list_every);
                 version
             }
         };
@@ -372,3 +391,7 @@ async fn pause(wait: &mut Duration, at_least: Duration) {
     sleep(own.max(at_least.mul_f64(1.0 + fastrand::f64() / 2.0))).await;
     *wait = (*wait * 2).min(ERROR_WAIT_MAX);
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

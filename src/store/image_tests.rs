@@ -1,8 +1,12 @@
 //! Images: what is removed with one, and what stays.
 
+use super::disk::calls::DiskCalls;
+use super::for_tests::Tree;
+use super::inventory::images;
 use super::tests::{World, repository};
 use super::*;
 use crate::reference::{MediaType, Reference, Repository};
+use crate::support::open_file::opened_by_this_thread;
 
 /// An image of one layer: puts its config and manifest and returns the manifest's digest.
 async fn put_image(world: &World, repository: &Repository, config: &[u8], layer: Digest) -> Digest {
@@ -63,4 +67,76 @@ async fn removing_an_image_leaves_the_blobs_that_another_tag_or_a_pin_needs() {
     assert_eq!((removed.pins, removed.blobs), (1, 2), "the layer is being read");
     drop(reader);
     assert!(world.blob_file(layer).exists() && !world.blob_file(second).exists());
+}
+
+/// An image of two platforms and an index of an index of an index, each of which names the next one twenty times.
+fn named_again_and_again(tree: &Tree) -> Digest {
+    let index = |entries: Vec<(Digest, &str)>| {
+        let entry = |(digest, architecture): &(Digest, &str)| {
+            serde_json::json!({
+                "mediaType": MediaType::OCI_INDEX, "digest": digest.to_string(), "size": 1,
+                "platform": {"os": "linux", "architecture": architecture},
+            })
+        };
+        let entries: Vec<_> = entries.iter().map(entry).collect();
+        let index =
+            serde_json::json!({"schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": entries});
+        tree.put(index.to_string().as_bytes())
+    };
+    let config = tree.put(b"{}");
+    let config = serde_json::json!({"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.to_string(), "size": 2});
+    let image = serde_json::json!({"schemaVersion": 2, "mediaType": MediaType::OCI_MANIFEST, "config": config, "layers": []});
+    let image = tree.put(image.to_string().as_bytes());
+    let mut named = Digest::of(b"a manifest that is not here");
+    for _ in 0..3 {
+        named = index(vec![(named, "s390x"); 20]);
+    }
+    let mut entries = vec![(named, "s390x"); 20];
+    // One manifest for two platforms.
+    entries.splice(0..0, [(image, "amd64"), (image, "arm64")]);
+    index(entries)
+}
+
+#[test]
+fn what_is_told_of_an_index_that_names_others_again_and_again_is_read_once() {
+    let tree = Tree::new();
+    let root = named_again_and_again(&tree);
+    let before = opened_by_this_thread();
+    let calls = DiskCalls::default();
+    let contents = ImageContents::read(&tree.layout, root, None, &mut calls.begin_read());
+    assert!(opened_by_this_thread() - before <= 10, "{} files", opened_by_this_thread() - before);
+    let platforms: Vec<_> =
+        contents.platforms.iter().map(|it| (it.platform.as_str(), it.is_complete())).collect();
+    assert_eq!(platforms[..2], [("linux/amd64", true), ("linux/arm64", true)]);
+    assert_eq!((contents.is_here, contents.is_index, contents.digests.len()), (true, true, 7));
+}
+
+#[test]
+fn what_is_listed_of_an_index_that_names_others_again_and_again_is_read_once() {
+    let tree = Tree::new();
+    let root = named_again_and_again(&tree);
+    let before = opened_by_this_thread();
+    let content = images::content_of(&tree.layout, root);
+    assert!(opened_by_this_thread() - before <= 10, "{} files", opened_by_this_thread() - before);
+    assert_eq!(content.platforms.iter().collect::<Vec<_>>(), ["linux/amd64", "linux/arm64"]);
+    assert_eq!(content.sizes.len(), 6);
+}
+
+#[test]
+fn an_image_of_ever_so_many_manifests_is_read_up_to_a_bound() {
+    let tree = Tree::new();
+    let manifest = |n: usize| {
+        let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": MediaType::OCI_MANIFEST, "n": n});
+        let digest = tree.put(manifest.to_string().as_bytes());
+        serde_json::json!({"mediaType": MediaType::OCI_MANIFEST, "digest": digest.to_string(), "size": 1})
+    };
+    let manifests: Vec<_> = (0..1_000).map(manifest).collect();
+    let index =
+        serde_json::json!({"schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": manifests});
+    let root = tree.put(index.to_string().as_bytes());
+    assert_eq!(images::content_of(&tree.layout, root).sizes.len(), 256);
+    let before = opened_by_this_thread();
+    let calls = DiskCalls::default();
+    ImageContents::read(&tree.layout, root, None, &mut calls.begin_read());
+    assert_eq!(opened_by_this_thread() - before, 256);
 }

@@ -49,7 +49,8 @@ impl Store {
             },
         };
         let layout = self.0.layout.clone();
-        let read = move |_: &mut Call<'_>| Ok(Some(ImageContents::read(&layout, root, confirmed_at)));
+        let read =
+            move |call: &mut Call<'_>| Ok(Some(ImageContents::read(&layout, root, confirmed_at, call)));
         blocking::look(self.0.layout.calls(), read).await
     }
 
@@ -72,7 +73,7 @@ impl Store {
             let layout = self.0.layout.clone();
             // A manifest may name thousands that are not here, and never were.
             let read = blocking::look(self.0.layout.calls(), move |call| {
-                let mut named = ImageContents::read(&layout, root, None).digests;
+                let mut named = ImageContents::read(&layout, root, None, call).digests;
                 named.retain(|digest| {
                     call.goes_on();
                     std::fs::metadata(layout.blob(digest)).is_ok()

@@ -15,9 +15,12 @@ use crate::program::Program;
 use crate::support::api_server::objects::Pod;
 use crate::support::api_server::{ApiFault, ApiServer, Interjection};
 
-const SHORT: Waits = Waits { answer: Duration::from_millis(500), watch: Duration::from_secs(1) };
+const HOUR: Duration = Duration::from_secs(3_600);
+const SHORT: Waits =
+    Waits { answer: Duration::from_millis(500), watch: Duration::from_secs(1), list_every: HOUR };
 /// For answers that end, or not, by their size and not by a time.
-const LONG: Waits = Waits { answer: Duration::from_secs(60), watch: Duration::from_secs(60) };
+const LONG: Waits =
+    Waits { answer: Duration::from_secs(60), watch: Duration::from_secs(60), list_every: HOUR };
 /// After this a test has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -27,7 +27,7 @@ pub(super) use config::{Provider, check_directory, read};
 
 use super::credential::Credential;
 use super::exec::{self, Invocation};
-use super::keyring::{Keyring, urls_match};
+use super::keyring::{Keyring, urls_match, warn_of_dropped};
 use super::patience::Patience;
 use super::run_places::RunPlaces;
 use crate::reference::Digest;
@@ -120,10 +120,13 @@ impl Providers {
         let mut provided = Provided { ring: Keyring::default(), incomplete: false };
         for (response, provider, program) in join_all(responses).await {
             provided.incomplete |= response.is_err();
+            let mut dropped = 0;
             for (key, credential) in response.map(|response| response.auth).unwrap_or_default() {
                 let (program, provider) = (Arc::clone(&program), Arc::clone(&provider));
-                provided.ring.add(&key, ProvidedCredential { program, provider, credential });
+                let entry = ProvidedCredential { program, provider, credential };
+                dropped += usize::from(!provided.ring.add(&key, entry));
             }
+            warn_of_dropped(dropped);
         }
         provided
     }
@@ -150,9 +153,11 @@ impl Providers {
         });
         let mut ring = Keyring::default();
         for auth in join_all(responses).await {
+            let mut dropped = 0;
             for (key, credential) in auth? {
-                ring.add(&key, credential);
+                dropped += usize::from(!ring.add(&key, credential));
             }
+            warn_of_dropped(dropped);
         }
         Ok(ring)
     }

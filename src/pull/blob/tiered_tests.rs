@@ -246,3 +246,27 @@ async fn a_download_that_fails_leaves_no_lease_for_the_length_of_an_upload() {
     }
     panic!("its lease stays until the upload has noticed");
 }
+
+#[tokio::test]
+async fn slow_downloads_of_a_strangers_registry_keep_no_other_registrys_blob_from_the_tier() {
+    let (objects, stranger): (_, Repository) = (FakeObjects::default(), "evil.test/app".parse().unwrap());
+    let parts = Parts::with_tier(objects.tier());
+    let app: Repository = "reg.test/app".parse().unwrap();
+    let digest = parts.registry.push(&app, None, &CONTENT);
+    let _stands_still = parts.registry.hold_after(100_000);
+    let mut bodies = Vec::new();
+    for n in 0..64 {
+        let layer = parts.registry.push(&stranger, None, vec![n; 300_000].leak());
+        let answer = parts.blobs.find(&for_tests::pull(&stranger), layer, BlobRange::Whole).await.unwrap();
+        bodies.push(answer.body);
+    }
+    let _ = parts.registry.hold_after(usize::MAX);
+    assert_eq!(pulled(&parts, &app, digest).await, CONTENT);
+    for _ in 0..1_000 {
+        if !objects.keys("blobs").is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(objects.keys("blobs").len(), 1, "what came whole, and nothing else");
+}

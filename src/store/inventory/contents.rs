@@ -1,12 +1,15 @@
 //! What is in the store of one image, platform by platform, for people: read from the files each time.
 //!
+//! Promises: however often an index names others, each of them is read once, and a bounded number of them ([`Walk`]).
+//!
 //! Deliberately not here: who may read it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 
 use crate::reference::{Child, Digest, Document, Kind};
-use crate::store::inventory::images::{DEPTH_MAX, manifest};
+use crate::store::disk::calls::Call;
+use crate::store::inventory::images::{DEPTH_MAX, Walk, manifest};
 use crate::store::layout::Layout;
 use crate::support::clock::Timestamp;
 
@@ -52,8 +55,13 @@ pub struct PlatformContents {
 }
 
 impl ImageContents {
-    /// Of the image whose manifest or index is `root`. Blocks.
-    pub(in crate::store) fn read(layout: &Layout, root: Digest, confirmed_at: Option<Timestamp>) -> Self {
+    /// Of the image whose manifest or index is `root`; `call` is told of each file that was looked at. Blocks.
+    pub(in crate::store) fn read(
+        layout: &Layout,
+        root: Digest,
+        confirmed_at: Option<Timestamp>,
+        call: &mut Call<'_>,
+    ) -> Self {
         let mut contents = Self {
             root,
             confirmed_at,
@@ -62,37 +70,41 @@ impl ImageContents {
             platforms: Vec::new(),
             digests: HashSet::new(),
         };
-        contents.is_here = manifest(layout, &root).is_some();
-        contents.is_index = contents.add(layout, &root, "", DEPTH_MAX);
+        let mut reading = Reading { layout, call, walk: Walk::default(), known: HashMap::new() };
+        contents.is_index = contents.add(&mut reading, &root, "", DEPTH_MAX);
+        contents.is_here = contents.is_index || reading.known.get(&root).is_some_and(|known| known.is_here);
         contents
     }
 
     /// Adds a manifest, or what an index names; returns whether it is an index.
-    fn add(&mut self, layout: &Layout, digest: &Digest, platform: &str, depth: usize) -> bool {
+    fn add(&mut self, reading: &mut Reading<'_, '_>, digest: &Digest, platform: &str, depth: usize) -> bool {
         self.add_digest(digest);
-        let document = manifest(layout, digest).map(|(_, bytes)| Document::parse(&bytes, None));
-        match document.and_then(Result::ok).map(|document| document.kind) {
+        if let Some(known) = reading.known.get(digest) {
+            self.push(PlatformContents { platform: platform.to_owned(), ..known.clone() });
+            return false;
+        }
+        if !reading.walk.wants(digest) {
+            return false;
+        }
+        let read = reading.manifest(digest);
+        let is_here = read.is_some();
+        let document = read.and_then(|bytes| Document::parse(&bytes, None).ok());
+        let children = match document.map(|document| document.kind) {
             Some(Kind::Index(children)) if depth > 0 => {
                 for child in children {
                     let platform = child.platform.as_ref().map(ToString::to_string).unwrap_or_default();
-                    self.add(layout, &child.digest, &platform, depth - 1);
+                    self.add(reading, &child.digest, &platform, depth - 1);
                 }
-                true
+                return true;
             }
-            Some(Kind::Image(children)) => {
-                children.iter().for_each(|child| self.add_digest(&child.digest));
-                self.push(PlatformContents::of(layout, digest, platform, &children));
-                false
-            }
-            _ => {
-                let is_here = manifest(layout, digest).is_some();
-                self.push(PlatformContents {
-                    is_here,
-                    ..PlatformContents::of(layout, digest, platform, &[])
-                });
-                false
-            }
-        }
+            Some(Kind::Image(children)) => children,
+            _ => Vec::new(),
+        };
+        children.iter().for_each(|child| self.add_digest(&child.digest));
+        let contents = PlatformContents { is_here, ..reading.platform(digest, platform, &children) };
+        reading.known.insert(*digest, contents.clone());
+        self.push(contents);
+        false
     }
 
     fn add_digest(&mut self, digest: &Digest) {
@@ -109,25 +121,48 @@ impl ImageContents {
 }
 
 impl PlatformContents {
-    fn of(layout: &Layout, manifest: &Digest, platform: &str, children: &[Child]) -> Self {
-        let is_here = |child: &&Child| fs::metadata(layout.blob(&child.digest)).is_ok();
-        let here: Vec<&Child> = children.iter().filter(is_here).collect();
-        let bytes = |children: &mut dyn Iterator<Item = &Child>| {
-            children.fold(0_u64, |sum, child| sum.saturating_add(child.size))
-        };
-        Self {
+    /// Whether a runtime finds all of it here.
+    pub fn is_complete(&self) -> bool {
+        self.is_here && self.blobs_here == self.blobs
+    }
+}
+
+/// The reading of one image.
+struct Reading<'a, 'c> {
+    layout: &'a Layout,
+    call: &'a mut Call<'c>,
+    walk: Walk,
+    /// What was found of each manifest that is no index.
+    known: HashMap<Digest, PlatformContents>,
+}
+
+impl Reading<'_, '_> {
+    /// The bytes of a manifest or index that is here.
+    fn manifest(&mut self, digest: &Digest) -> Option<Vec<u8>> {
+        self.call.goes_on();
+        let (size, bytes) = manifest(self.layout, digest)?;
+        self.walk.has_read(size);
+        Some(bytes)
+    }
+
+    fn platform(&mut self, manifest: &Digest, platform: &str, children: &[Child]) -> PlatformContents {
+        let mut contents = PlatformContents {
             platform: platform.to_owned(),
             manifest: *manifest,
             is_here: true,
             blobs: children.len(),
-            blobs_here: here.len(),
-            bytes: bytes(&mut children.iter()),
-            bytes_here: bytes(&mut here.into_iter()),
+            blobs_here: 0,
+            bytes: 0,
+            bytes_here: 0,
+        };
+        for child in children {
+            self.call.goes_on();
+            contents.bytes = contents.bytes.saturating_add(child.size);
+            if fs::metadata(self.layout.blob(&child.digest)).is_ok() {
+                contents.blobs_here += 1;
+                contents.bytes_here = contents.bytes_here.saturating_add(child.size);
+            }
         }
-    }
-
-    /// Whether a runtime finds all of it here.
-    pub fn is_complete(&self) -> bool {
-        self.is_here && self.blobs_here == self.blobs
+        contents
     }
 }

@@ -1,11 +1,12 @@
 //! The images in the store by name, read from the files of their tags and manifests.
 //!
 //! Promises: what is in memory is a batch of tags and the names of one repository, however many tags there are; of a
-//! batch the record of each tag is opened once, each manifest once by each thread that reads a part of the batch, and a
-//! blob is looked for once; by their names in directories that are open. A damaged manifest counts as absent: the next
-//! pull finds and replaces it.
+//! batch the record of each tag is opened once, each manifest once by each thread that reads a part of the batch, and
+//! of the last 65,536 blobs one is looked for once; by their names in directories that are open. A damaged manifest
+//! counts as absent: the next pull finds and replaces it. What an image costs is bounded by [`Walk`], whatever its
+//! indexes name and how often.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -17,6 +18,14 @@ use crate::store::records::tags::{self, TagName, TagRecord};
 
 /// How deep indexes within indexes are followed.
 pub(in crate::store) const DEPTH_MAX: usize = 4;
+/// Manifests of one image that are read, as many as a pre-pull fetches at the most; real images have a few dozen.
+const MANIFESTS_MAX: usize = 256;
+/// Bytes of them together, the last one aside: those of real images take a megabyte.
+const MANIFEST_BYTES_OF_IMAGE: u64 = 32 * 1024 * 1024;
+/// Manifests of one image that are looked for, here or not: as many digests as are known of one image.
+const LOOKED_FOR_MAX: usize = 4_096;
+/// Blobs whose sizes a reader remembers: those of a batch of some hundred images.
+const KNOWN_BLOBS_MAX: usize = 65_536;
 /// Tags of a batch: enough to keep the threads busy, and a few megabytes of names and sizes.
 const BATCH: usize = 4_096;
 /// Parts of a batch that are read at the same time: each tag is a few small files, and what takes long is to wait for
@@ -38,6 +47,31 @@ pub(super) struct ImageContent {
     pub(super) sizes: HashMap<Digest, u64>,
     /// An empty name for an image without a platform.
     pub(super) platforms: BTreeSet<String>,
+}
+
+/// The manifests of one image, as they are looked for: each once, and no more than there may be. An index may name
+/// others as often as it likes, and they again.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    looked_for: HashSet<Digest>,
+    read: usize,
+    bytes: u64,
+}
+
+impl Walk {
+    /// Whether this one is to be looked for.
+    pub(super) fn wants(&mut self, manifest: &Digest) -> bool {
+        let may_go_on = self.read < MANIFESTS_MAX
+            && self.bytes < MANIFEST_BYTES_OF_IMAGE
+            && self.looked_for.len() < LOOKED_FOR_MAX;
+        may_go_on && self.looked_for.insert(*manifest)
+    }
+
+    /// One of so many bytes was read.
+    pub(super) fn has_read(&mut self, bytes: u64) {
+        self.read += 1;
+        self.bytes += bytes;
+    }
 }
 
 /// All tags, in the order of the repositories' names and then of their own: a batch at a time. Blocks.
@@ -100,6 +134,14 @@ fn spawn<'scope, T: Send + 'scope>(
     thread::Builder::new().name("larder-list".to_owned()).spawn_scoped(scope, read).ok()
 }
 
+/// What was added of an image.
+#[derive(Default)]
+struct Adding {
+    walk: Walk,
+    /// The manifests of which all is here: an index may list one for several platforms.
+    complete: HashSet<Digest>,
+}
+
 /// Reads images, each once; looks for blobs, each once.
 struct Reader<'a> {
     layout: &'a Layout,
@@ -150,23 +192,36 @@ impl<'a> Reader<'a> {
             return Arc::clone(known);
         }
         let mut content = ImageContent::default();
-        self.add(&mut content, &root, "", DEPTH_MAX);
+        self.add(&mut content, &mut Adding::default(), (&root, ""), DEPTH_MAX);
         let content = Arc::new(content);
         self.images.insert(root, Arc::clone(&content));
         content
     }
 
-    /// Adds a manifest or index and everything it names.
-    fn add(&mut self, image: &mut ImageContent, digest: &Digest, platform: &str, depth: usize) {
+    /// Adds a manifest or index and everything it names, under the platform that it is listed for.
+    fn add(
+        &mut self,
+        image: &mut ImageContent,
+        adding: &mut Adding,
+        (digest, platform): (&Digest, &str),
+        depth: usize,
+    ) {
+        if adding.complete.contains(digest) {
+            image.platforms.insert(platform.to_owned());
+        }
+        if !adding.walk.wants(digest) {
+            return;
+        }
         let opened = self.blobs_by(digest.algorithm()).map(|blobs| blobs.open_sized(&digest.hex()));
         let Some((size, bytes)) = opened.and_then(content) else { return };
+        adding.walk.has_read(size);
         image.sizes.insert(*digest, size);
         let Ok(document) = Document::parse(&bytes, None) else { return };
         match document.kind {
             Kind::Index(children) if depth > 0 => {
                 for child in children {
                     let platform = child.platform.as_ref().map(ToString::to_string).unwrap_or_default();
-                    self.add(image, &child.digest, &platform, depth - 1);
+                    self.add(image, adding, (&child.digest, &platform), depth - 1);
                 }
             }
             Kind::Image(children) => {
@@ -179,6 +234,7 @@ impl<'a> Reader<'a> {
                     }
                 }
                 if is_complete {
+                    adding.complete.insert(*digest);
                     image.platforms.insert(platform.to_owned());
                 }
             }
@@ -191,6 +247,9 @@ impl<'a> Reader<'a> {
             return *known;
         }
         let size = self.blobs_by(blob.algorithm()).and_then(|blobs| blobs.len_of(&blob.hex()));
+        if self.blobs.len() >= KNOWN_BLOBS_MAX {
+            self.blobs.clear();
+        }
         self.blobs.insert(blob, size);
         size
     }

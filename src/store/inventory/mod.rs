@@ -3,7 +3,7 @@
 //! Read from the files each time (`images`); no request of a runtime waits for it.
 
 pub(super) mod contents;
-mod images;
+pub(super) mod images;
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;

@@ -81,7 +81,7 @@ impl Filler {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (store, foreground) = (partials.store().clone(), transfers.foreground().clone());
-        let copies = SharedCopies::new(blobs.tier().clone(), foreground.clone(), tasks.clone());
+        let copies = SharedCopies::new(blobs.tier().clone(), room.clone(), foreground.clone(), tasks.clone());
         let detached = DetachedFills::new(store.clone(), blobs.clone(), memory);
         let memory = FillMemory::default();
         Self { room, store, blobs, transfers, foreground, partials, copies, detached, memory, tasks, metrics }

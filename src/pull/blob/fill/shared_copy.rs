@@ -2,19 +2,22 @@
 //!
 //! Promises: a pull never waits for its copy: the copy reads the growing file by itself, a part once all of it is
 //! there, and what it cannot read or write ends the copy alone. Only content that was verified, and that the registry
-//! itself says the repository has, becomes an object.
+//! itself says the repository has, becomes an object. Slow downloads of one registry keep no other registry's blobs
+//! from the tier.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use crate::pull::blob::flight::Flight;
 use crate::pull::blob::flight::content::FlightContent;
+use crate::pull::blob::places::{Places, Shares};
 use crate::pull::blob::priority::Foreground;
+use crate::pull::blob::room::Room;
 use crate::pull::blob::source::tiered::Share;
 use crate::reference::{Digest, Registry};
 use crate::support::tasks::Tasks;
@@ -23,8 +26,9 @@ use crate::tier::{ClaimSlot, Progress, Tier, Upload};
 /// How often a copy looks whether its next part is there: a part takes longer to arrive.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Copies under way at most, most of which wait for their next part or for its permit: each keeps its file from being
-/// evicted. The lease of one more is given back at once, so that another node downloads and writes the blob.
-const COPIES_MAX: usize = 64;
+/// evicted. The lease of one more is given back at once, so that another node downloads and writes the blob. A copy
+/// takes as long as its download, so that registries have shares of them.
+const COPIES: Shares = Shares::of(64);
 
 /// How long parts of a verified blob are sent: no other node waits for it any more, and its file cannot be evicted.
 const SEND_MAX: Duration = Duration::from_secs(1_800);
@@ -32,7 +36,8 @@ const SEND_MAX: Duration = Duration::from_secs(1_800);
 /// Makes copies. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct SharedCopies {
-    places: Arc<Semaphore>,
+    places: Places,
+    room: Room,
     tier: Tier,
     foreground: Foreground,
     tasks: Tasks,
@@ -74,8 +79,8 @@ struct Source {
 }
 
 impl SharedCopies {
-    pub(crate) fn new(tier: Tier, foreground: Foreground, tasks: Tasks) -> Self {
-        Self { places: Arc::new(Semaphore::new(COPIES_MAX)), tier, foreground, tasks }
+    pub(crate) fn new(tier: Tier, room: Room, foreground: Foreground, tasks: Tasks) -> Self {
+        Self { places: Places::new(COPIES), room, tier, foreground, tasks }
     }
 
     /// Begins to copy `content` of a flight, of `size` bytes where the registry said so; `None` if the tier does not
@@ -97,7 +102,7 @@ impl SharedCopies {
         if !self.tier.wants(&registry, digest, size.unwrap_or(0)) {
             return None;
         }
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let place = self.places.take(&registry, self.room.is_named(&registry))?;
         claim.report({
             // A download whose blob is stored is over, however long its copy takes: others wait for its end.
             let (content, flight, foreground) =
