@@ -35,24 +35,24 @@ const READ_AT_ONCE: usize = 8;
 const READ_AT_ONCE_FROM: usize = 256;
 
 /// A tag that has a record, and what is in the store of the image that it names.
-pub(super) struct TaggedImage {
-    pub(super) name: TagName,
-    pub(super) record: TagRecord,
-    pub(super) content: Arc<ImageContent>,
+pub(in crate::store) struct TaggedImage {
+    pub(in crate::store) name: TagName,
+    pub(in crate::store) record: TagRecord,
+    pub(in crate::store) content: Arc<ImageContent>,
 }
 
 /// The manifests and blobs of an image that are in the store, and the platforms that are complete.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct ImageContent {
-    pub(super) sizes: HashMap<Digest, u64>,
+pub(in crate::store) struct ImageContent {
+    pub(in crate::store) sizes: HashMap<Digest, u64>,
     /// An empty name for an image without a platform.
-    pub(super) platforms: BTreeSet<String>,
+    pub(in crate::store) platforms: BTreeSet<String>,
 }
 
 /// The manifests of one image, as they are looked for: each once, and no more than there may be. An index may name
 /// others as often as it likes, and they again.
 #[derive(Debug, Default)]
-pub(super) struct Walk {
+pub(in crate::store) struct Walk {
     looked_for: HashSet<Digest>,
     read: usize,
     bytes: u64,
