@@ -106,7 +106,7 @@ impl Authenticator {
         Self { tokens, challenges: ChallengeCache::default() }
     }
 
-    /// What the last challenge of the same origin lets expect, so that only the first repository pays for being
+    /// What the last challenge of the same base URL lets expect, so that only the first repository pays for being
     /// challenged; `None` if a challenge has to come first.
     ///
     /// # Errors

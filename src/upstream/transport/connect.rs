@@ -85,6 +85,55 @@ struct Way {
     idle: Option<Duration>,
 }
 
+/// A connection that is being opened.
+type Opening = BoxFuture<'static, Result<Way, Error>>;
+
+impl Pool {
+    /// Opens a connection to `host`, which errors call `name`.
+    fn opening(&self, host: &Arc<Host<Connection>>, name: &str, url: &Url, until: Instant) -> Opening {
+        let (begun, of, name) = (Instant::now(), host.belonging(), name.to_owned());
+        let (connector, to) = (self.connector.clone(), url[..Position::AfterQuery].parse::<Uri>());
+        let opening =
+            async move { Connection::over(connector.open(to?).await?).await.map_err(BoxError::from) };
+        Box::pin(async move {
+            match timeout_at(until, opening).await {
+                Ok(Ok(connection)) => Ok(Way { connection, of, idle: None }),
+                Ok(Err(error)) => Err(error_of(&name, &*error, true)),
+                Err(_) => {
+                    let why = format!("no connection: no response within {:?}", begun.elapsed());
+                    Err(Error::Unreachable { host: name, stage: ConnectStage::Tls, why })
+                }
+            }
+        })
+    }
+}
+
+impl Way {
+    fn kept((connection, idle, of): (Connection, Duration, Belonging<Connection>)) -> Self {
+        Self { connection, of, idle: Some(idle) }
+    }
+}
+
+/// The connection that is being opened, or one to the same host that another request needs no more before that: then
+/// the new one is kept once it is open.
+async fn first_of(
+    mut opening: Opening,
+    host: &Arc<Host<Connection>>,
+    idle_max: Duration,
+) -> Result<Way, Error> {
+    tokio::select! {
+        opened = &mut opening => opened,
+        freed = host.freed(idle_max) => {
+            tokio::spawn(async move {
+                if let Ok(Way { connection, of, .. }) = opening.await {
+                    of.keep(connection);
+                }
+            });
+            Ok(Way::kept(freed))
+        }
+    }
+}
+
 impl Transport {
     /// Blocks while certificate files are read.
     ///
@@ -128,54 +177,35 @@ impl Transport {
             let (host, why) = (name.clone(), why.to_string());
             Error::Unreachable { host, stage: ConnectStage::Connect, why }
         })?;
+        let idle_max = if repeatable { IDLE_TIME } else { FORGOTTEN_IDLE_MIN };
         let begun = Instant::now();
-        let mut until = begun + self.header_wait;
-        while let Some((connection, idle, of)) =
-            host.take(if repeatable { IDLE_TIME } else { FORGOTTEN_IDLE_MIN })
-        {
-            let again = may_be_forgotten(Some(idle)).then(|| sending.clone());
+        loop {
+            let way = match host.take(idle_max) {
+                Some(taken) => Way::kept(taken),
+                None => {
+                    let opening = pool.opening(&host, &name, url, begun + self.header_wait);
+                    first_of(opening, &host, idle_max).await?
+                }
+            };
+            let idle = way.idle;
+            let again = may_be_forgotten(idle).then(|| sending.clone());
             let wait = if again.is_some() { self.header_wait / 2 } else { self.header_wait };
-            let way = Way { connection, of, idle: Some(idle) };
             match self.send_over(way, &name, sending, begun + wait).await {
                 Sent::Response(response) => return Ok(response),
-                Sent::Failed(error) => return Err(error),
-                Sent::Unsent(unsent, _) => sending = unsent,
-                // Once: the connections that were idle are closed, and this one is new.
+                Sent::Unsent(unsent, _) if idle.is_some() => sending = unsent,
+                Sent::Failed(error) | Sent::Unsent(_, error) => return Err(error),
                 Sent::Frozen(error) => {
                     sending = again.ok_or(error)?;
-                    until = Instant::now() + self.header_wait;
                     break;
                 }
             }
         }
-        let way = self.open(pool, &host, &name, url, until).await?;
+        // Once: the connections that were idle are closed, and this one is new.
+        let until = Instant::now() + self.header_wait;
+        let way = pool.opening(&host, &name, url, until).await?;
         match self.send_over(way, &name, sending, until).await {
             Sent::Response(response) => Ok(response),
             Sent::Failed(error) | Sent::Frozen(error) | Sent::Unsent(_, error) => Err(error),
-        }
-    }
-
-    /// Opens a connection.
-    async fn open(
-        &self,
-        pool: &Pool,
-        host: &Arc<Host<Connection>>,
-        name: &str,
-        url: &Url,
-        until: Instant,
-    ) -> Result<Way, Error> {
-        let (begun, of) = (Instant::now(), host.belonging());
-        let opening = async {
-            let to = url[..Position::AfterQuery].parse::<Uri>()?;
-            Connection::over(pool.connector.open(to).await?).await.map_err(BoxError::from)
-        };
-        match timeout_at(until, Box::pin(opening)).await {
-            Ok(Ok(connection)) => Ok(Way { connection, of, idle: None }),
-            Ok(Err(error)) => Err(error_of(name, &*error, true)),
-            Err(_) => {
-                let why = format!("no connection: no response within {:?}", begun.elapsed());
-                Err(Error::Unreachable { host: name.to_owned(), stage: ConnectStage::Tls, why })
-            }
         }
     }
 

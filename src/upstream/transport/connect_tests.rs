@@ -19,6 +19,8 @@ struct Server {
     /// Connections opened so far, and how many of them a NAT has forgotten.
     opened: Arc<AtomicUsize>,
     forgotten: Arc<AtomicUsize>,
+    /// Only so many connections are made; further ones fail after five seconds.
+    connections_max: Option<usize>,
     /// Whether it closes a connection once it has answered over it, without having said so.
     hangs_up: bool,
 }
@@ -58,6 +60,12 @@ impl Network for Server {
     fn connect(&self, _: SocketAddr, _: &str) -> Pending<Box<dyn Io>> {
         let (ours, theirs) = duplex(4_096);
         let number = self.opened.fetch_add(1, Ordering::SeqCst);
+        if self.connections_max.is_some_and(|max| number >= max) {
+            return Box::pin(async {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                Err(io::ErrorKind::TimedOut.into())
+            });
+        }
         tokio::spawn(self.clone().serve(number, theirs));
         Box::pin(async { Ok::<Box<dyn Io>, io::Error>(Box::new(ours)) })
     }
@@ -184,6 +192,18 @@ async fn nothing_is_asked_over_a_connection_that_the_registry_has_closed() {
         }
         assert_eq!(server.opened.load(Ordering::SeqCst), 5);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_takes_a_connection_that_becomes_free_while_a_new_one_is_not_to_be_had() {
+    let answers_after = Arc::new(Mutex::new(Some(Duration::from_millis(100))));
+    let server = Server { answers_after, connections_max: Some(1), ..Server::default() };
+    let config = Config { reach: Reach::through(Arc::new(server.clone())), ..Config::default() };
+    let transport = Transport::new(&config).unwrap();
+    let begun = Instant::now();
+    let sending = (0..3).map(|_| send(&transport, None, false));
+    assert_eq!(futures_util::future::join_all(sending).await, [true; 3]);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,8 +43,8 @@ impl Connector {
     ///
     /// # Errors
     /// Why there is none, with the error of the name, the address or TLS among its sources.
-    pub(super) async fn open(&self, to: Uri) -> Result<Socket, BoxError> {
-        let Self { mut dialer, mut tls } = self.clone();
+    pub(super) async fn open(self, to: Uri) -> Result<Socket, BoxError> {
+        let Self { mut dialer, mut tls } = self;
         if dialer.needs_no_tls() {
             dialer.call(to).await.map(MaybeHttpsStream::Http)
         } else {

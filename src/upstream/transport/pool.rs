@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::support::bounded_map::BoundedMap;
@@ -44,6 +45,8 @@ pub(super) struct Host<T> {
     name: String,
     idle_max: usize,
     kept: Mutex<Kept<T>>,
+    /// Told of each connection that is kept.
+    freed: Notify,
 }
 
 struct Kept<T> {
@@ -83,7 +86,8 @@ impl<T: Keepable> Hosts<T> {
             return Arc::clone(host);
         }
         let kept = Mutex::new(Kept { period: 0, idle: Vec::new(), is_swept: false });
-        let host = Arc::new(Host { name: name.to_owned(), idle_max: self.idle_max, kept });
+        let (name_of_it, freed) = (name.to_owned(), Notify::new());
+        let host = Arc::new(Host { name: name_of_it, idle_max: self.idle_max, kept, freed });
         hosts.insert(name.to_owned(), Arc::clone(&host));
         host
     }
@@ -107,6 +111,17 @@ impl<T: Keepable> Host<T> {
         }
     }
 
+    /// As [`Self::take`], once there is one.
+    pub(super) async fn freed(self: &Arc<Self>, idle_max: Duration) -> (T, Duration, Belonging<T>) {
+        loop {
+            let freed = self.freed.notified();
+            if let Some(taken) = self.take(idle_max) {
+                return taken;
+            }
+            freed.await;
+        }
+    }
+
     /// Where a connection belongs that is opened now.
     pub(super) fn belonging(self: &Arc<Self>) -> Belonging<T> {
         let period = self.kept.lock().period;
@@ -123,16 +138,22 @@ impl<T: Keepable> Host<T> {
 }
 
 impl<T: Keepable> Belonging<T> {
-    /// Keeps a connection that was used, for the next request to its host, if there is a place for it.
+    /// Keeps a connection for the next request to its host. One that is idle for longest makes way for it: there are
+    /// requests that may use a young one only.
     pub(super) fn keep(&self, connection: T) {
         let mut kept = self.host.kept.lock();
-        if kept.period != self.period || kept.idle.len() >= self.host.idle_max {
+        if kept.period != self.period {
             return;
+        }
+        if kept.idle.len() >= self.host.idle_max {
+            kept.idle.remove(0);
         }
         kept.idle.push((Instant::now(), connection));
         if !std::mem::replace(&mut kept.is_swept, true) {
             tokio::spawn(sweep(Arc::downgrade(&self.host)));
         }
+        drop(kept);
+        self.host.freed.notify_one();
     }
 
     /// Closes the idle connections to the host, unless that happened since this one was taken or opened. Requests that
@@ -229,12 +250,18 @@ mod tests {
         assert!(new.is_kept(), "closed for a connection of the time before");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn so_many_stay_open_to_a_host() {
         let (host, many) = (host(), Fake::default());
         for _ in 0..UNTRUSTED_IDLE_MAX + 5 {
             host.belonging().keep(many.clone());
         }
         assert_eq!(Arc::strong_count(&many.0), UNTRUSTED_IDLE_MAX + 1);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        let (five, young) = (Duration::from_secs(5), Fake::default());
+        assert!(host.take(five).is_none());
+        host.belonging().keep(young.clone());
+        let (taken, ..) = host.take(five).unwrap();
+        assert!(Arc::ptr_eq(&taken.0, &young.0), "old ones leave no place for what may be used");
     }
 }
