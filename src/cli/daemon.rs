@@ -27,7 +27,7 @@ impl InEffect {
     /// A configuration that cannot be used, so that the socket is not known.
     pub(super) fn ask(context: &Context) -> Result<Self, Failure> {
         let loaded = context.load()?;
-        let asked = run_async(control::send(&loaded.settings.admin.socket, &GetConfig {}))?;
+        let asked = run_async(async || control::send(&loaded.settings.admin.socket, &GetConfig {}).await)?;
         let daemon = asked.map_err(|error| error.to_string());
         let settings = match &daemon {
             Ok(said) => understood(said)?,

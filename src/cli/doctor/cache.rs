@@ -34,7 +34,7 @@ pub(super) struct Seen {
 pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings) -> Seen {
     let settings = &asked.settings;
     let mut reported = None;
-    let running = match run_async(control::send(&settings.admin.socket, &GetReport {})) {
+    let running = match run_async(async || control::send(&settings.admin.socket, &GetReport {}).await) {
         Ok(Ok(report)) => {
             findings.ok(ABOUT, format!("version {} is running", report.numbers.version));
             of_report(&report, findings);
