@@ -94,11 +94,13 @@ fn of_report(report: &StatusReport, findings: &mut Findings) {
         }
     }
     for registry in &report.registries {
-        for message in &registry.messages {
-            let level = if registry.outage_since.is_some() { Level::Warning } else { Level::Note };
-            let remedy = if level == Level::Warning { EXPLAIN } else { "" };
-            findings.add(level, ABOUT, format!("{}: {message}", registry.registry), remedy);
+        if registry.messages.is_empty() {
+            continue;
         }
+        let level = if registry.outage_since.is_some() { Level::Warning } else { Level::Note };
+        let remedy = if level == Level::Warning { EXPLAIN } else { "" };
+        let what = format!("{}: {}", registry.registry, registry.messages.join("; "));
+        findings.add(level, ABOUT, what, remedy);
     }
     for (image, error) in &report.prepull.failed {
         findings.add(Level::Warning, ABOUT, format!("pre-pull of {image}: {error}"), EXPLAIN);
