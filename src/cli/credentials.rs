@@ -34,17 +34,15 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let repository = &arguments.image.repository;
     let secrets = pull_secrets(&arguments.pull_secrets)?;
     let command = MatchCredentials { repository: repository.to_string(), secrets };
-    let MatchedCredentials { found, problems } =
-        match run_async(control::send(&settings.admin.socket, &command))? {
-            Ok(matched) => matched,
-            Err(ControlError::Refused(why)) => return Err(Failure::failed(why)),
-            Err(error) => {
-                warn(&format!(
-                    "no daemon answered ({error}); what follows is what this command itself finds"
-                ));
-                without_daemon(&settings, &command)?
-            }
-        };
+    let asked = run_async(async || control::send(&settings.admin.socket, &command).await)?;
+    let MatchedCredentials { found, problems } = match asked {
+        Ok(matched) => matched,
+        Err(ControlError::Refused(why)) => return Err(Failure::failed(why)),
+        Err(error) => {
+            warn(&format!("no daemon answered ({error}); what follows is what this command itself finds"));
+            without_daemon(&settings, &command)?
+        }
+    };
     if arguments.json {
         print_json(&found)?;
     } else {
@@ -77,7 +75,7 @@ fn without_daemon(settings: &Settings, command: &MatchCredentials) -> Result<Mat
         secrets.add(file.as_ref(), content.as_bytes()).map_err(Failure::usage)?;
     }
     let repository = command.repository.parse().map_err(Failure::usage)?;
-    let (found, problems) = run_async(keychain.matches(&repository, &secrets))?;
+    let (found, problems) = run_async(async || keychain.matches(&repository, &secrets).await)?;
     Ok(MatchedCredentials { found, problems })
 }
 

@@ -34,7 +34,7 @@ impl InEffect {
             Err(config::Error::Mistaken { socket, .. }) => socket,
             Err(error @ config::Error::Unreadable { .. }) => return Err(Failure::usage(error)),
         };
-        let asked = run_async(control::send(socket, &GetConfig {}))?;
+        let asked = run_async(async || control::send(socket, &GetConfig {}).await)?;
         match (asked, read) {
             (Ok(said), read) => {
                 let settings = understood(&said)?;

@@ -89,6 +89,13 @@ pub(super) fn prefix_of(table: &dyn TableLike) -> Option<String> {
     text("prefix").or_else(|| text("location")).map(|prefix| prefix.trim_end_matches('/').to_owned())
 }
 
+/// Whether podman and CRI-O can ask at a location: a component of its path has no colon and no upper-case letter, and
+/// its host is no IPv6 address. Where it cannot be read they end a pull, and ask nobody else.
+pub(super) fn is_readable(location: &str) -> bool {
+    let (host, path) = location.split_once('/').unwrap_or((location, ""));
+    !host.starts_with('[') && !path.contains(|c: char| c == ':' || c.is_ascii_uppercase())
+}
+
 /// The tables of `[[registry]]` or `registry = [{}]`.
 pub(super) fn tables(item: &Item) -> Vec<&dyn TableLike> {
     match item {

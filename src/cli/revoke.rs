@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let settings = context.settings()?;
     let repository = arguments.repository.as_ref().map(|image| &image.repository);
     let command = Revoke { repository: repository.map(ToString::to_string) };
-    let revoked = match run_async(control::send(&settings.admin.socket, &command))? {
+    let revoked = match run_async(async || control::send(&settings.admin.socket, &command).await)? {
         Ok(done) => done.revoked,
         Err(ControlError::NoDaemon(_)) => in_store(&settings, repository)?,
         Err(error) => return Err(Failure::caused(error)),
@@ -68,7 +68,7 @@ fn in_store(settings: &Settings, repository: Option<&Repository>) -> Result<usiz
     };
     may_write(path, store.uid(), rustix::process::geteuid().as_raw())?;
     let metrics = store::metrics::Metrics::register(&Registry::new()).map_err(Failure::caused)?;
-    let done = run_async(async {
+    let done = run_async(async || {
         let store = Store::open(&settings.store, Clock::system(), Arc::new(metrics))?;
         let revoked = store.records().revoke(repository, || {}).await;
         store.close().await;

@@ -5,14 +5,15 @@ use std::path::Path;
 use super::failure::Failure;
 use crate::admin::control::{self, ControlCommand};
 
-/// Runs something short to its end, on a runtime of its own.
+/// Runs something short to its end, on a runtime of its own. `work` is made within it: a timer or a socket that is made
+/// outside of a runtime panics.
 ///
 /// # Errors
 /// The operating system has no runtime to give.
-pub(super) fn run_async<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+pub(super) fn run_async<T>(work: impl AsyncFnOnce() -> T) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
-    Ok(runtime.block_on(work))
+    Ok(runtime.block_on(async { work().await }))
 }
 
 /// Sends a command to the running daemon, which listens at `socket`.
@@ -20,5 +21,5 @@ pub(super) fn run_async<T>(work: impl Future<Output = T>) -> Result<T, Failure> 
 /// # Errors
 /// No daemon runs, or it refuses.
 pub(super) fn ask_daemon<C: ControlCommand>(socket: &Path, command: &C) -> Result<C::Reply, Failure> {
-    run_async(control::send(socket, command))?.map_err(Failure::caused)
+    run_async(async || control::send(socket, command).await)?.map_err(Failure::caused)
 }

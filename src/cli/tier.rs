@@ -68,7 +68,7 @@ pub(super) fn run(command: &TierCommand, context: &Context) -> Result<(), Failur
     if !tier.is_there() {
         return Err(Failure::usage("no shared tier is configured: [tier] url is not set"));
     }
-    let collected = run_async(tier.collect(arguments.older_than))?.map_err(Failure::caused)?;
+    let collected = run_async(async || tier.collect(arguments.older_than).await)?.map_err(Failure::caused)?;
     if arguments.json {
         print_json(&collected)?;
     } else {

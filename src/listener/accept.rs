@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::bind::{Accepted, Listener};
-use super::connection::{self, Common, HttpService};
+use super::connection::{self, Common, DrainState, HttpService};
 use super::limits::ConnectionLimits;
 use super::metrics::{Metrics, TurnedAway};
 use super::peer::AdmittedUsers;
@@ -60,6 +60,7 @@ pub async fn run(
             metrics,
             buffers: SendBuffers::default(),
             closing: Tasks::default(),
+            drain: DrainState::default(),
         },
         shutdown,
         admitted: listener.admitted().cloned(),
@@ -180,6 +181,7 @@ impl<S: HttpService> Server<S> {
         if tokio::time::timeout_at(until, ended).await.is_err() {
             let left = before.len() + self.connections.len();
             tracing::warn!(left, "closing connections that did not finish in time");
+            self.common.drain.end();
             before.shutdown().await;
             self.connections.shutdown().await;
         }

@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -70,6 +72,24 @@ pub(super) struct Common {
     pub(super) buffers: SendBuffers,
     /// Sockets that are being closed gently.
     pub(super) closing: Tasks,
+    pub(super) drain: DrainState,
+}
+
+/// Whether the drain time of a stop is over, so that the connections that are left are closed. Every request has it
+/// among its extensions: what becomes of one at that moment is no deed of its client.
+#[derive(Debug, Clone, Default)]
+pub struct DrainState(Arc<AtomicBool>);
+
+impl DrainState {
+    /// Whether it is over.
+    pub fn is_over(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// It is over now.
+    pub(crate) fn end(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Serves requests until the client closes, a wait is over, or a stop has let the client finish.
@@ -97,7 +117,7 @@ pub(super) async fn serve(
     }
     let _counted = common.metrics.open();
     let (busy, outgoing) = (Busy::default(), Outgoing::new(common.transfer, common.buffers.of_socket()));
-    let client = Client { peer: Peer::of(&socket), is_unix: socket.is_unix() };
+    let client = Client { peer: Peer::of(&socket), is_unix: socket.is_unix(), drain: common.drain.clone() };
     let service = tracked(service, client, busy.clone(), outgoing.clone());
     let io = TokioIo::new(Timed::new(socket, outgoing, place, busy, common.limits, common.closing));
     let mut connection = pin!(
@@ -145,6 +165,7 @@ struct Client {
     peer: Peer,
     /// Whether it came over a Unix socket.
     is_unix: bool,
+    drain: DrainState,
 }
 
 /// The service as hyper calls it: it marks the connection as busy, and gives hyper bytes or placeholders.
@@ -162,6 +183,7 @@ fn tracked(
     hyper::service::service_fn(move |mut request: Request<Incoming>| {
         busy.begin();
         request.extensions_mut().insert(client.peer.clone());
+        request.extensions_mut().insert(client.drain.clone());
         if client.is_unix {
             request.extensions_mut().insert(OverUnix);
         }

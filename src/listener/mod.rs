@@ -29,7 +29,7 @@ pub use accept::{ConnectionOptions, run};
 pub use address::{Listen, ListenError};
 pub use bind::{Inherited, Listener};
 pub use body::{Body, BodyError, BodyWatch};
-pub use connection::HttpService;
+pub use connection::{DrainState, HttpService};
 pub use host::{HostError, Hosts};
 pub use limits::ConnectionLimits;
 pub use metrics::Metrics;

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tower::util::service_fn;
 
 use super::body::{Body, BodyError};
-use super::connection::{self, Common};
+use super::connection::{self, Common, DrainState};
 use super::limits::ConnectionLimits;
 use super::metrics::Metrics;
 use super::send_buffer::SendBuffers;
@@ -73,6 +73,7 @@ pub async fn file_transfer(metrics: &Metrics) -> FileTransfer {
         metrics: metrics.clone(),
         buffers: SendBuffers::default(),
         closing: Tasks::default(),
+        drain: DrainState::default(),
     };
     let transfer = match compare(common).await {
         Ok(()) => FileTransfer::Sendfile,
@@ -165,7 +166,8 @@ mod tests {
     fn common(transfer: FileTransfer, vectored: bool) -> Common {
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let (limits, closing) = (ConnectionLimits::default(), Tasks::default());
-        Common { limits, transfer, vectored, metrics, buffers: SendBuffers::default(), closing }
+        let (buffers, drain) = (SendBuffers::default(), DrainState::default());
+        Common { limits, transfer, vectored, metrics, buffers, closing, drain }
     }
 
     #[tokio::test]

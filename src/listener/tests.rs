@@ -128,3 +128,40 @@ async fn a_stop_leaves_no_task_behind_that_still_closes_a_socket() {
     let error = stream.write_all(b"x").await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe, "the socket is still open");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_a_stop_cuts_off_can_know_it_and_one_whose_client_leaves_does_not_take_it_for_that() {
+    struct Dropped(DrainState, tokio::sync::mpsc::UnboundedSender<bool>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            let _ = self.1.send(self.0.is_over());
+        }
+    }
+    let (dropped, mut is_over) = tokio::sync::mpsc::unbounded_channel();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let dropped = Dropped(request.extensions().get::<DrainState>().unwrap().clone(), dropped.clone());
+        async move {
+            let _dropped = dropped;
+            std::future::pending::<Result<Response<Body>, Infallible>>().await
+        }
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let (trigger, shutdown) = shutdown::channel();
+    let listener = Listener::bind(&Listen::Unix(directory.path().join("s"))).unwrap();
+    let metrics = Metrics::register(&Registry::new()).unwrap();
+    let options =
+        ConnectionOptions { limits: ConnectionLimits::default(), transfer: FileTransfer::Sendfile, metrics };
+    let running = tokio::spawn(run(listener, service, options, shutdown));
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut stream = UnixStream::connect(directory.path().join("s")).await.unwrap();
+        stream.write_all(REQUEST).await.unwrap();
+        clients.push(stream);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    drop(clients.pop());
+    assert_eq!(is_over.recv().await, Some(false), "its client left");
+    trigger.fire();
+    assert_eq!(is_over.recv().await, Some(true), "the drain time was over");
+    running.await.unwrap();
+}

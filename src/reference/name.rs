@@ -66,6 +66,28 @@ impl Registry {
         segment == "localhost" || segment.bytes().any(|b| b == b'.' || b == b':' || b.is_ascii_uppercase())
     }
 
+    /// The registry as one component of a repository path, which may hold no colon and no upper-case letter:
+    /// `reg.corp_5000`. `None` where it would be read as something else: an IPv6 address, and a host without a dot,
+    /// since `team` and `team_1` are parts of a repository's name.
+    pub fn path_component(&self) -> Option<String> {
+        let lower = self.to_lowercase();
+        let component = lower.as_str().replacen(':', "_", 1);
+        let read = match lower.as_str().contains(':') {
+            true => Self::of_path_component(&component),
+            false if Self::looks_like_one(&component) => component.parse().ok(),
+            false => None,
+        };
+        read.filter(|read| *read == lower && is_component(&component)).map(|_| component)
+    }
+
+    /// The registry of a component that has an underscore before the port; `None` for every other text. No host name
+    /// has an underscore.
+    pub fn of_path_component(component: &str) -> Option<Self> {
+        let (host, port) = component.rsplit_once('_')?;
+        let is_host = host.contains('.') || host == "localhost";
+        is_host.then(|| format!("{host}:{port}").parse().ok()).flatten()
+    }
+
     /// The registry under the one name that the store, the rights and the metrics know: host names have no case, and
     /// Docker Hub has two names.
     pub fn canonical(&self) -> Self {
@@ -304,6 +326,30 @@ mod tests {
         ] {
             let registry: Registry = text.parse().unwrap();
             assert_eq!((registry.host(), registry.is_ip_literal()), (host, literal));
+        }
+    }
+
+    #[test]
+    fn a_registry_written_as_a_component_of_a_path_is_read_back_and_no_part_of_a_name_is_taken_for_one() {
+        for (registry, component) in [
+            ("reg.corp:5000", Some("reg.corp_5000")),
+            ("Reg.corp", Some("reg.corp")),
+            ("localhost:5000", Some("localhost_5000")),
+            ("10.0.0.1:80", Some("10.0.0.1_80")),
+            ("registry:5000", None),
+            ("registry", None),
+            ("[::1]:5000", None),
+            ("[::1]", None),
+        ] {
+            let parsed: Registry = registry.parse().unwrap();
+            assert_eq!(parsed.path_component().as_deref(), component, "{registry}");
+            let Some(component) = component.filter(|_| registry.contains(':')) else { continue };
+            assert_eq!(Registry::of_path_component(component), Some(parsed));
+        }
+        for other in
+            ["team_1", "my.team_app", "a_b.c_80", "reg.corp", "reg.corp_", "reg.corp_0", "reg.corp__80"]
+        {
+            assert_eq!(Registry::of_path_component(other), None, "{other}");
         }
     }
 

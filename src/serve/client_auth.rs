@@ -143,7 +143,7 @@ impl Login {
         addressed_by: AddressedBy,
         named: &HashSet<Registry>,
     ) -> (Caller, Self) {
-        let by_path = addressed_by == AddressedBy::Path && matches!(caller, Caller::Presented(_));
+        let by_path = addressed_by.is_by_path() && matches!(caller, Caller::Presented(_));
         if by_path && !named.contains(registry) {
             (Caller::Anonymous, Self::Withheld)
         } else {
@@ -168,11 +168,7 @@ pub(crate) fn challenge(
     }
     text += "\",service=\"larder\"";
     if let Some((repository, addressed_by)) = about {
-        let name = match addressed_by {
-            AddressedBy::Path => repository.to_string(),
-            AddressedBy::Namespace | AddressedBy::Default => repository.path().to_string(),
-        };
-        text += &format!(",scope=\"repository:{name}:pull\"");
+        text += &format!(",scope=\"repository:{}:pull\"", addressed_by.name_of(repository));
     }
     if let Some(error) = error {
         text += &format!(",error=\"{error}\"");
@@ -202,6 +198,7 @@ mod tests {
             ("evil.example", AddressedBy::Path, false),
             ("docker.io", AddressedBy::Path, false),
             ("quay.io:443", AddressedBy::Path, false),
+            ("quay.io:443", AddressedBy::PathWithoutColon, false),
             ("evil.example", AddressedBy::Namespace, true),
             ("docker.io", AddressedBy::Default, true),
         ] {
@@ -232,6 +229,11 @@ mod tests {
                 Some((&app, AddressedBy::Path)),
                 Some("invalid_token"),
                 r#"Bearer realm="http://h:1/token",service="larder",scope="repository:reg.test:5000/team/app:pull",error="invalid_token""#,
+            ),
+            (
+                Some((&app, AddressedBy::PathWithoutColon)),
+                None,
+                r#"Bearer realm="http://h:1/token",service="larder",scope="repository:reg.test_5000/team/app:pull""#,
             ),
             (
                 Some((&app, AddressedBy::Default)),

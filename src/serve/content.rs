@@ -265,11 +265,10 @@ fn media_type_of_blob(of_manifest: Option<&MediaType>) -> &str {
 }
 
 fn next_page(repository: &Repository, addressed_by: AddressedBy, path: &str, query: &str) -> String {
-    let (registry, name) = (repository.registry(), repository.path());
+    let page = format!("/v2/{}/{path}?{query}", addressed_by.name_of(repository));
     match addressed_by {
-        AddressedBy::Namespace => format!("/v2/{name}/{path}?{query}&ns={registry}"),
-        AddressedBy::Path => format!("/v2/{registry}/{name}/{path}?{query}"),
-        AddressedBy::Default => format!("/v2/{name}/{path}?{query}"),
+        AddressedBy::Namespace => format!("{page}&ns={}", repository.registry()),
+        AddressedBy::Path | AddressedBy::PathWithoutColon | AddressedBy::Default => page,
     }
 }
 
@@ -283,6 +282,7 @@ mod tests {
         for (addressed_by, target) in [
             (AddressedBy::Namespace, "/v2/team/app/tags/list?last=b&ns=reg.test:5000"),
             (AddressedBy::Path, "/v2/reg.test:5000/team/app/tags/list?last=b"),
+            (AddressedBy::PathWithoutColon, "/v2/reg.test_5000/team/app/tags/list?last=b"),
             (AddressedBy::Default, "/v2/team/app/tags/list?last=b"),
         ] {
             assert_eq!(next_page(&repository, addressed_by, "tags/list", "last=b"), target);

@@ -20,7 +20,7 @@ use super::folds::ClientFolds;
 use super::recent::Recent;
 use super::request_line::{Described, Details, End, Line, TARGET, bounded};
 use super::span;
-use crate::listener::{Body, BodyError, BodyWatch, Peer};
+use crate::listener::{Body, BodyError, BodyWatch, DrainState, Peer};
 use crate::pull::{PullContext, RequestId};
 use crate::support::clock::Clock;
 use crate::support::shutdown::Shutdown;
@@ -34,6 +34,9 @@ const OF_CLIENT_MAX: u32 = 300;
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Characters at most of what a client sent in one header.
 const SENT_CHARS_MAX: usize = 128;
+
+/// The reason of what a stop did not wait for.
+const DRAINED: &str = "the daemon stopped: drain_wait was over";
 
 /// The lines of all requests. Shared by all connections.
 pub struct RequestLog {
@@ -81,6 +84,7 @@ impl RequestLog {
             since: Instant::now(),
             described: Described::default(),
             expected: None,
+            drain: request.extensions().get::<DrainState>().cloned().unwrap_or_default(),
             line: Line {
                 id,
                 client: request.extensions().get::<Peer>().cloned().unwrap_or_default(),
@@ -122,6 +126,8 @@ pub(super) struct Told {
     described: Described,
     /// Bytes of the body, where the head says so.
     expected: Option<u64>,
+    /// Whether the listener closes what is left.
+    drain: DrainState,
     line: Line,
 }
 
@@ -177,6 +183,10 @@ impl BodyWatch for Told {
 
 impl Drop for Told {
     fn drop(&mut self) {
+        if self.line.end == End::ClientLeft && self.drain.is_over() {
+            self.line.end = End::CutShort;
+            self.described.because(DRAINED);
+        }
         let mut details = self.described.take();
         // The line outlives the request, and the credential of its caller must not.
         let pull = details.pull.take();
@@ -219,6 +229,8 @@ fn host_of(authority: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reference::Repository;
+    use crate::serve::metrics::RouteLabel;
 
     #[test]
     fn a_password_that_a_client_put_before_the_host_is_in_no_line() {
@@ -232,5 +244,35 @@ mod tests {
         assert_eq!(host("/v2/", "u:se@cret@cache.test:5050"), "cache.test:5050");
         assert_eq!(host("/v2/", &format!("u:{}@cache.test", "secret".repeat(100))), "cache.test");
         assert_eq!(host("/v2/", "[::1]:5050"), "[::1]:5050");
+    }
+
+    #[test]
+    fn what_a_stop_cuts_off_is_not_said_to_be_the_clients_doing() {
+        let log = Arc::new(RequestLog::new(Clock::system()));
+        let repository: Repository = "reg.test/a".parse().unwrap();
+        let drain = DrainState::default();
+        let ended = |is_answered: bool, finish: &dyn Fn()| {
+            let mut request = Request::get("/v2/a/manifests/v1?ns=reg.test").body(()).unwrap();
+            request.extensions_mut().insert(drain.clone());
+            let told = log.begin(&request, RequestId::next());
+            told.described().asks_for(RouteLabel::Manifest, &repository, Some("v1".to_owned()));
+            let chunks = futures_util::stream::pending();
+            let response = is_answered.then_some(Response::new(Body::stream(chunks)));
+            let told = match response {
+                Some(response) => Ok(told.until_the_end_of(response)),
+                None => Err(told),
+            };
+            finish();
+            drop(told);
+            let last = log.recent().requests_for(&repository).into_iter().next().unwrap();
+            (last.ended, last.reason)
+        };
+        for is_answered in [true, false] {
+            assert_eq!(ended(is_answered, &|| ()), ("client left".to_owned(), None), "{is_answered}");
+        }
+        for is_answered in [true, false] {
+            let (said, reason) = ended(is_answered, &|| drain.end());
+            assert_eq!((said.as_str(), reason.as_deref()), ("cut short", Some(DRAINED)), "{is_answered}");
+        }
     }
 }

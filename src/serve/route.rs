@@ -2,9 +2,9 @@
 //!
 //! A request names its registry by the `ns` query parameter (containerd) or by the header `OCI-Namespace` (clients that
 //! send fixed headers to a mirror and no `ns`), else by a first path segment that can only be a registry (podman,
-//! CRI-O, curl), else it means the default registry. One that names two registries is refused: where its credential
-//! belongs is not known then. Everything becomes a parsed type here or
-//! is refused; nothing unparsed goes further.
+//! CRI-O, curl; `reg.corp_5000` is `reg.corp:5000`), else it means the default registry. One that names two registries
+//! is refused: where its credential belongs is not known then. Everything becomes a parsed type here or is refused;
+//! nothing unparsed goes further.
 
 use std::borrow::Cow;
 
@@ -65,8 +65,31 @@ pub enum AddressedBy {
     Namespace,
     /// By the first path segment.
     Path,
+    /// By the first path segment, with an underscore before the port: podman and CRI-O can ask a mirror for no path
+    /// that has a colon.
+    PathWithoutColon,
     /// Not at all.
     Default,
+}
+
+impl AddressedBy {
+    /// How the client, which asked by this, writes `repository` in a path or a scope.
+    pub(super) fn name_of(self, repository: &Repository) -> String {
+        let (registry, path) = (repository.registry(), repository.path());
+        match self {
+            Self::Path => repository.to_string(),
+            Self::PathWithoutColon => {
+                let component = registry.path_component();
+                format!("{}/{path}", component.unwrap_or_else(|| registry.to_string()))
+            }
+            Self::Namespace | Self::Default => path.to_string(),
+        }
+    }
+
+    /// Whether the path names the registry.
+    pub(super) fn is_by_path(self) -> bool {
+        matches!(self, Self::Path | Self::PathWithoutColon)
+    }
 }
 
 /// A request that asks for nothing we could have.
@@ -190,9 +213,11 @@ pub(super) fn repository(
 ) -> Result<(Repository, AddressedBy), RouteError> {
     let (registry, path, addressed_by) = match (namespace, name) {
         (Some(registry), name) => (registry.clone(), name, AddressedBy::Namespace),
-        (None, [first, rest @ ..]) if !rest.is_empty() && Registry::looks_like_one(first) => {
-            (first.parse::<Registry>()?.canonical(), rest, AddressedBy::Path)
-        }
+        (None, [first, rest @ ..]) if !rest.is_empty() => match Registry::of_path_component(first) {
+            Some(registry) => (registry, rest, AddressedBy::PathWithoutColon),
+            None if Registry::looks_like_one(first) => (first.parse()?, rest, AddressedBy::Path),
+            None => (default.clone(), name, AddressedBy::Default),
+        },
         (None, name) => (default.clone(), name, AddressedBy::Default),
     };
     let registry = registry.canonical();

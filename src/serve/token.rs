@@ -208,6 +208,10 @@ mod tests {
         assert_eq!(names(&token), ["docker.io/library/b", "reg.test:5000/a"]);
         assert_eq!(token.credential, Credential::password("u", "p&q"));
 
+        let uri = "/token?scope=repository:reg.test_5000/team/app:pull";
+        let token = ask(uri, Ok(Authorization::Nothing), None).await.unwrap();
+        assert_eq!(names(&token), ["reg.test:5000/team/app"], "as podman can write it");
+
         let token = ask("/token", Ok(Authorization::Nothing), None).await.unwrap();
         assert_eq!((names(&token).len(), token.credential), (0, None));
     }

@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WantsClientCert, WebPkiServerVerifier, verify_server_name};
@@ -16,8 +17,11 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error,
-    RootCertStore, SignatureScheme,
+    InvalidMessage, RootCertStore, SignatureScheme,
 };
+
+/// Names of a certificate that are shown.
+const NAMES_MAX: usize = 3;
 
 /// The authorities that servers may be signed by.
 #[derive(Debug, Clone)]
@@ -85,10 +89,69 @@ pub fn remedy(error: &Error) -> Option<&'static str> {
         Error::AlertReceived(AlertDescription::HandshakeFailure) => Some(
             "it may have no cipher suite or kind of key in common with Larder, which takes ECDHE with AES-GCM or ChaCha20-Poly1305, and keys of RSA, P-256, P-384 or Ed25519",
         ),
-        error if is_of_an_authority(error) => Some(
-            "it shows the certificate of an authority, which is accepted from a server only if it is self-signed and itself in `ca`",
+        _ => None,
+    }
+}
+
+/// What is wrong with a server, for people: rustls names times by their seconds, and quotes types of its own. `None`
+/// where its words are kept.
+pub fn in_words(error: &Error) -> Option<String> {
+    let wrong = match error {
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            return Some(
+                "it does not answer with TLS; where it speaks plain HTTP, its [[registry]] says so: endpoints = [\"http://…\"]"
+                    .to_owned(),
+            );
+        }
+        error if is_of_an_authority(error) => {
+            return Some(
+                "it shows the certificate of an authority, which is accepted from a server only if it is self-signed and itself in `ca`"
+                    .to_owned(),
+            );
+        }
+        Error::InvalidCertificate(wrong) => wrong,
+        _ => return None,
+    };
+    match wrong {
+        CertificateError::ExpiredContext { time, not_after } => {
+            Some(format!("its certificate expired on {}; here it is {}", day(*not_after), day(*time)))
+        }
+        CertificateError::NotValidYetContext { time, not_before } => {
+            Some(format!("its certificate is not valid before {}; here it is {}", day(*not_before), day(*time)))
+        }
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            Some(format!("its certificate is for {}, and not for {}", names(presented), expected.to_str()))
+        }
+        CertificateError::UnknownIssuer => Some(
+            "its certificate is signed by an authority that is not known here; `ca` in its [[registry]] names the file of one"
+                .to_owned(),
+        ),
+        CertificateError::BadSignature => Some(
+            "its certificate is not signed with the key of the authority that it names; `ca` in its [[registry]] may have an older one"
+                .to_owned(),
         ),
         _ => None,
+    }
+}
+
+/// The day of a time, and the time of the day.
+fn day(time: UnixTime) -> String {
+    // The last second that can be written.
+    let seconds = Duration::from_secs(time.as_secs().min(253_402_300_799));
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + seconds).to_string()
+}
+
+/// The names of a certificate, which rustls gives as `DnsName("reg.corp")` and `IpAddress(10.0.0.5)`.
+fn names(presented: &[String]) -> String {
+    let bare = presented.iter().take(NAMES_MAX).map(|name| {
+        let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+        inner.trim_matches('"').chars().filter(|c| !c.is_control()).collect::<String>()
+    });
+    let bare: Vec<String> = bare.collect();
+    match presented.len() {
+        0 => "no name".to_owned(),
+        more if more > NAMES_MAX => format!("{} and {} more", bare.join(", "), more - NAMES_MAX),
+        _ => bare.join(", "),
     }
 }
 

@@ -1,7 +1,6 @@
 //! What a server is accepted for that shows the certificate of an authority, and what not.
 
 use std::io::Write;
-use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair,
@@ -127,6 +126,42 @@ fn a_damaged_certificate_is_read_to_its_end_without_harm() {
             may_be_its_own_server(&damaged);
         }
     }
+}
+
+#[test]
+fn what_is_wrong_with_a_certificate_is_said_without_seconds_and_types() {
+    let own = self_signed(&params());
+    let authorities = listing(&[&own]);
+    let verifier = authorities.verifier(Arc::new(rustls::crypto::ring::default_provider())).unwrap();
+    let said = |shown: &rcgen::Certificate, name: &str, at: u64| {
+        let (name, at) =
+            (ServerName::try_from(name).unwrap(), UnixTime::since_unix_epoch(Duration::from_secs(at)));
+        let error = verifier.verify_server_cert(shown.der(), &[], &name, &[], at).unwrap_err();
+        in_words(&error).unwrap_or_else(|| panic!("{error}"))
+    };
+    let expired = said(&own, "reg.corp", NOW + LONG);
+    assert!(expired.contains("expired on 2030-01-01T00:00:00Z; here it is 2045-12-"), "{expired}");
+    let early = said(&own, "reg.corp", NOW - LONG);
+    assert!(early.contains("not valid before 2020-01-01T00:00:00Z; here it is 2006-01-"), "{early}");
+    let name = said(&own, "other.corp", NOW);
+    assert_eq!(name, "its certificate is for reg.corp, 10.0.0.5, and not for other.corp");
+    let other = |is_ca: IsCa| {
+        let params = params_but(|params| {
+            params.is_ca = is_ca;
+            params.distinguished_name.push(rcgen::DnType::CommonName, "other");
+        });
+        said(&self_signed(&params), "reg.corp", NOW)
+    };
+    let unknown = other(IsCa::NoCa);
+    assert!(unknown.contains("not known here") && unknown.contains("`ca`"), "{unknown}");
+    let authority = other(IsCa::Ca(BasicConstraints::Unconstrained));
+    assert!(authority.contains("`ca`") && !authority.contains("CaUsed"), "{authority}");
+    let renewed = said(&self_signed(&params_but(|params| params.is_ca = IsCa::NoCa)), "reg.corp", NOW);
+    assert!(renewed.contains("`ca`") && !renewed.contains("BadSignature"), "{renewed}");
+    let many: Vec<String> = (0..4_000).map(|n| format!("DnsName(\"n{n}.evil.test\")")).collect();
+    assert_eq!(names(&many), "n0.evil.test, n1.evil.test, n2.evil.test and 3997 more");
+    let plain = in_words(&Error::InvalidMessage(InvalidMessage::InvalidContentType)).unwrap();
+    assert!(plain.contains("endpoints = [\"http://"), "{plain}");
 }
 
 /// Shows a certificate, whoever's key there is.

@@ -5,6 +5,7 @@
 //! causes, which may quote a certificate or a response, are cut ([`root_cause`]).
 
 use std::error::Error as StdError;
+use std::fmt::Display;
 use std::time::Duration;
 
 use crate::reference::Registry;
@@ -347,7 +348,12 @@ pub(super) fn root_cause(error: &(dyn StdError + 'static)) -> String {
     while let Some(next) = last.source() {
         last = next;
     }
-    shortened(&last, CAUSE_CHARS_MAX)
+    cause(&last)
+}
+
+/// The beginning of the text of a cause.
+pub(super) fn cause(text: &dyn Display) -> String {
+    shortened(text, CAUSE_CHARS_MAX)
 }
 
 #[cfg(test)]

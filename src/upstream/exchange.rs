@@ -219,6 +219,7 @@ impl Exchange {
             host: state.host(),
             endpoint: state.endpoint.id().clone(),
             from_endpoint: state.is_at_endpoint(),
+            is_plain_http: state.url.scheme() == "http",
             kind: state.request.kind,
             presented: self.requests.presented(state),
             proof: self.requests.proof(state, now),

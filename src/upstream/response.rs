@@ -65,6 +65,8 @@ pub(super) struct ResponseContext<'a> {
     pub(super) endpoint: EndpointId,
     /// Whether the sender is the endpoint, and not a redirect target.
     pub(super) from_endpoint: bool,
+    /// Whether it was asked without TLS.
+    pub(super) is_plain_http: bool,
     /// What was asked for: object stores answer for blobs behind URLs that expire, and only a list has a query.
     pub(super) kind: RequestKind,
     pub(super) presented: &'a PresentedCredential,
@@ -81,7 +83,7 @@ impl ResponseContext<'_> {
     /// # Errors
     /// What its status means.
     pub(super) async fn classify(self, response: Response<ResponseBody>) -> Result<Answer, Error> {
-        let Self { host, endpoint, from_endpoint, proof, by_get, .. } = self;
+        let Self { host, endpoint, from_endpoint, is_plain_http, proof, by_get, .. } = self;
         let status = response.status().as_u16();
         // Any pod may read this text, so it says nothing of the credential but whose it is.
         let credential = || match self.presented.principal.kind {
@@ -135,6 +137,11 @@ impl ResponseContext<'_> {
                     429 => Error::RateLimited { host, retry_after },
                     _ => Error::ServerError { host, status, retry_after },
                 })
+            }
+            // What servers answer to plain HTTP that expect TLS.
+            400 if is_plain_http => {
+                let why = "status 400 to plain HTTP; where it expects TLS, its [[registry]] says so: endpoints = [\"https://…\"]";
+                Err(Error::Invalid { host, why: why.to_owned() })
             }
             _ => Err(Error::Invalid { host, why: format!("status {status}") }),
         }
@@ -210,6 +217,7 @@ mod tests {
             host,
             endpoint,
             from_endpoint,
+            is_plain_http: true,
             kind,
             presented: &presented,
             proof: Proof::Public,
@@ -278,6 +286,13 @@ mod tests {
             let error = classified(from_endpoint, status, body).await.unwrap_err();
             assert_eq!(error.says_content_is_gone(), gone, "{from_endpoint} {status} {body}");
         }
+    }
+
+    #[tokio::test]
+    async fn plain_http_to_a_port_of_tls_is_answered_with_what_to_write() {
+        let page = "Client sent an HTTP request to an HTTPS server.";
+        let error = classified(true, 400, page).await.unwrap_err().to_string();
+        assert!(error.contains("status 400") && error.contains("endpoints = [\"https://"), "{error}");
     }
 
     #[tokio::test]

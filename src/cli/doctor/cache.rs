@@ -34,7 +34,7 @@ pub(super) struct Seen {
 pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings) -> Seen {
     let settings = &asked.settings;
     let mut reported = None;
-    let running = match run_async(control::send(&settings.admin.socket, &GetReport {})) {
+    let running = match run_async(async || control::send(&settings.admin.socket, &GetReport {}).await) {
         Ok(Ok(report)) => {
             findings.ok(ABOUT, format!("version {} is running", report.numbers.version));
             of_report(&report, findings);
@@ -94,11 +94,13 @@ fn of_report(report: &StatusReport, findings: &mut Findings) {
         }
     }
     for registry in &report.registries {
-        for message in &registry.messages {
-            let level = if registry.outage_since.is_some() { Level::Warning } else { Level::Note };
-            let remedy = if level == Level::Warning { EXPLAIN } else { "" };
-            findings.add(level, ABOUT, format!("{}: {message}", registry.registry), remedy);
+        if registry.messages.is_empty() {
+            continue;
         }
+        let level = if registry.outage_since.is_some() { Level::Warning } else { Level::Note };
+        let remedy = if level == Level::Warning { EXPLAIN } else { "" };
+        let what = format!("{}: {}", registry.registry, registry.messages.join("; "));
+        findings.add(level, ABOUT, what, remedy);
     }
     for (image, error) in &report.prepull.failed {
         findings.add(Level::Warning, ABOUT, format!("pre-pull of {image}: {error}"), EXPLAIN);

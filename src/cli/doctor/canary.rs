@@ -113,7 +113,7 @@ fn pulled(image: &Image, done: std::io::Result<Output>, findings: &mut Findings)
 /// The last requests for the repository, as the daemon has them.
 fn requests(settings: &Settings, image: &Image) -> Result<Vec<RecentRequest>, String> {
     let command = Explain { image: image.to_string(), secrets: Vec::new() };
-    let asked = run_async(control::send(&settings.admin.socket, &command));
+    let asked = run_async(async || control::send(&settings.admin.socket, &command).await);
     let asked = asked.map_err(|failure| failure.message().to_owned())?;
     asked.map(|explained| explained.recent).map_err(|error| error.to_string())
 }

@@ -45,7 +45,7 @@ pub(super) fn get(
         let body = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
         Ok(HttpAnswer { status: head.status, headers: head.headers, body })
     };
-    let in_time = run_async(async { tokio::time::timeout(wait, work).await });
+    let in_time = run_async(async || tokio::time::timeout(wait, work).await);
     let in_time = in_time.map_err(|failure| failure.message().to_owned())?;
     in_time.unwrap_or_else(|_elapsed| Err(format!("no answer within {wait:?}")))
 }

@@ -14,6 +14,7 @@ mod metrics;
 #[cfg(feature = "kubernetes")]
 mod pods;
 mod port;
+mod registries;
 mod reported;
 mod runtimes;
 mod tier;
@@ -68,8 +69,9 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     if arguments.metrics {
         return print(&metrics::text(&findings, &of_runtimes, Clock::system().now()));
     }
-    for address in ours {
-        port::check_registries(address, settings, &mut findings);
+    // Each of its addresses leads to the same registries.
+    if let Some(address) = ours.first() {
+        registries::check(*address, settings, &mut findings);
     }
     findings.0.append(&mut of_runtimes.0);
     report.iter().for_each(|report| reported::check(report, &mut findings));

@@ -25,8 +25,8 @@ pub(super) fn check(settings: &Settings, findings: &mut Findings) {
 
 fn of_config(config: &Config, plugins: Option<&ProviderFiles>, findings: &mut Findings) {
     if let Some(socket) = config.pods_api_socket() {
-        let counted =
-            run_async(PodsApi::new(socket.clone()).count()).map_err(|_| "no runtime for it".to_owned());
+        let counted = run_async(async || PodsApi::new(socket.clone()).count().await)
+            .map_err(|_| "no runtime for it".to_owned());
         match counted.and_then(|counted| counted.map_err(|error| with_causes(&error))) {
             Ok(pods) => findings.ok(ABOUT, format!("kubelet lists {pods} pod(s) at {}", socket.display())),
             Err(why) => {
@@ -68,7 +68,9 @@ fn audiences(
 fn of_runtime(socket: &Path, findings: &mut Findings) {
     let service = ImageService::new(socket.to_owned());
     let asked = match ASKED_FOR.parse() {
-        Ok(image) => run_async(service.status(&image)).map_err(|_| "no runtime for it".to_owned()),
+        Ok(image) => {
+            run_async(async || service.status(&image).await).map_err(|_| "no runtime for it".to_owned())
+        }
         Err(_) => return,
     };
     match asked.and_then(|asked| asked.map_err(|error| with_causes(&error))) {
@@ -89,7 +91,7 @@ fn of_api_server(config: &Config, identity: &Identity, audiences: &[String], fin
         }
     };
     let server = ApiServer::new(identity.clone(), node);
-    let asked = run_async(tokio::time::timeout(WAIT, server.access(audiences)));
+    let asked = run_async(async || tokio::time::timeout(WAIT, server.access(audiences)).await);
     let failed = |findings: &mut Findings, what: String| {
         findings.add(Level::Problem, ABOUT, format!("the API server cannot be asked: {what}"), SEE);
     };
@@ -196,6 +198,30 @@ mod tests {
         for (finding, socket) in findings.0.iter().zip([pods, runtime]) {
             assert!(finding.level == Level::Problem && finding.what.contains(socket.to_str().unwrap()));
         }
+    }
+
+    #[test]
+    fn an_api_server_that_refuses_connections_is_one_problem_and_ends_no_other_check() {
+        let directory = tempfile::tempdir().unwrap();
+        let kubeconfig = directory.path().join("kubeconfig");
+        let text = "clusters: [{name: c, cluster: {server: \"http://127.0.0.1:1\"}}]\n\
+                    users: [{name: u, user: {token: t}}]\n\
+                    contexts: [{name: x, context: {cluster: c, user: u}}]\n\
+                    current-context: x\n";
+        std::fs::write(&kubeconfig, text).unwrap();
+        let kubernetes = Config {
+            identity: Some(Identity::Kubeconfig(kubeconfig)),
+            node: Some("node-1".to_owned()),
+            ..Config::default()
+        };
+        let mut findings = Findings::default();
+        of_config(&kubernetes, None, &mut findings);
+        let of_server: Vec<_> = findings
+            .0
+            .iter()
+            .filter(|finding| finding.what.contains("the API server cannot be asked"))
+            .collect();
+        assert!(of_server.len() == 1 && of_server[0].level == Level::Problem, "{:?}", findings.0);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The port that runtimes are pointed at: does it lead to the cache, and does the cache reach the registries?
+//! The port that runtimes are pointed at: does it lead to the cache?
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,12 +11,7 @@ use crate::config::Settings;
 use crate::serve::Gate;
 
 /// How long a port may take to answer.
-const WAIT: Duration = Duration::from_secs(5);
-/// How long the cache may take to answer about a registry.
-const ANSWER_WAIT: Duration = Duration::from_secs(30);
-
-/// What to look at where a registry cannot be asked.
-const NETWORK: &str = "look at the network, the proxy and DNS of this machine; behind a proxy the daemon needs HTTPS_PROXY in its own unit (docs/reference-deployment.md)";
+pub(super) const WAIT: Duration = Duration::from_secs(5);
 
 /// Who answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -114,38 +109,8 @@ fn of_refusal(status: StatusCode) -> (Level, &'static str) {
     }
 }
 
-/// Whether the registries can be asked, as a pod without credentials would: of something that none of them has.
-pub(super) fn check_registries(address: SocketAddr, settings: &Settings, findings: &mut Findings) {
-    let mut hosts: Vec<String> = settings.upstream.registries.keys().map(ToString::to_string).collect();
-    if hosts.is_empty() {
-        hosts.push(settings.serve.default_registry.to_string());
-    }
-    hosts.sort();
-    for host in hosts {
-        let scope = "repository:larder-doctor/none:pull";
-        let token = get(address, &format!("/token?ns={host}&scope={scope}"), HeaderMap::new(), WAIT).ok();
-        let mut headers = gate(settings);
-        let token = token.as_ref().and_then(|answer| answer.body["token"].as_str());
-        if let Some(bearer) = token.and_then(|token| format!("Bearer {token}").parse().ok()) {
-            headers.insert(header::AUTHORIZATION, bearer);
-        }
-        let path = format!("/v2/{host}/larder-doctor/none/manifests/none");
-        match get(address, &path, headers, ANSWER_WAIT) {
-            Ok(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
-                let why = answer.body["errors"][0]["message"].as_str().unwrap_or("it cannot be asked");
-                // A registry that no section names may be one that no pod uses.
-                let level =
-                    if settings.upstream.registries.is_empty() { Level::Warning } else { Level::Problem };
-                findings.add(level, ABOUT, format!("{host}: {why}"), NETWORK);
-            }
-            Ok(_) => findings.ok(ABOUT, format!("{host} answers")),
-            Err(error) => findings.add(Level::Problem, ABOUT, format!("{host}: {error}"), NETWORK),
-        }
-    }
-}
-
 /// The header that the operator wants from every client, if any.
-fn gate(settings: &Settings) -> HeaderMap {
+pub(super) fn gate(settings: &Settings) -> HeaderMap {
     let gate = settings.serve.gate.iter().filter_map(|gate| Gate::read(gate).ok());
     gate.filter_map(|gate| Some((gate.header().clone(), gate.value().reveal().parse().ok()?))).collect()
 }

@@ -266,17 +266,22 @@ fn containers(machine: &Machine, here: &Here, settings: &Settings, findings: &mu
     let authorities: Vec<&str> = here.urls.iter().filter_map(|url| url.strip_prefix("http://")).collect();
     let is_ours =
         |at: &str| authorities.iter().any(|own| at.strip_prefix(own).is_some_and(|r| r.starts_with('/')));
-    let configured = settings.upstream.registries.keys().map(ToString::to_string);
+    let bad = unreadable_locations(&all, &is_ours, &setup, findings);
+    let configured = settings.upstream.registries.keys();
+    let named = configured.filter(|registry| registry.path_component().is_some()).map(ToString::to_string);
     let (mut ours, mut not) = (Vec::new(), Vec::new());
-    for registry in BEST_KNOWN.iter().map(|name| (*name).to_owned()).chain(configured) {
+    for registry in BEST_KNOWN.iter().map(|name| (*name).to_owned()).chain(named) {
         match registries_conf::matching(&all, &registry) {
-            Some(entry) if entry.blocked => {}
+            Some(entry) if entry.blocked || bad.contains(&entry.prefix) => {}
             Some(entry) => {
                 let first = entry.mirrors.first().or(entry.location.as_ref());
                 if first.is_some_and(|at| is_ours(at)) { ours.push(registry) } else { not.push(registry) }
             }
             None => not.push(registry),
         }
+    }
+    if ours.is_empty() && !bad.is_empty() {
+        return;
     }
     if ours.is_empty() {
         // podman is for people, who may pull as they like.
@@ -293,6 +298,35 @@ fn containers(machine: &Machine, here: &Here, settings: &Settings, findings: &mu
             setup,
         );
     }
+}
+
+/// Says which entries lead here in a form that podman and CRI-O cannot read, as earlier setups wrote it for a registry
+/// with a port; returns their prefixes.
+fn unreadable_locations(
+    all: &[registries_conf::Entry],
+    is_ours: &impl Fn(&str) -> bool,
+    setup: &str,
+    findings: &mut Findings,
+) -> Vec<String> {
+    let mut bad = Vec::new();
+    for entry in all.iter().filter(|entry| !entry.blocked) {
+        let mut locations = entry.mirrors.iter().chain(&entry.location);
+        let at = locations.find(|at| is_ours(at) && !registries_conf::is_readable(at));
+        let Some(at) = at else { continue };
+        let what = format!(
+            "{} leads {} to {at}, which podman and CRI-O cannot read: they cannot pull it at all",
+            entry.file, entry.prefix
+        );
+        let remedy = match at.starts_with('[') {
+            true => {
+                format!("put an address such as \"127.0.0.1:5050\" first in [server] listen; then {setup}")
+            }
+            false => setup.to_owned(),
+        };
+        findings.add(Level::Problem, CONTAINERS, what, remedy);
+        bad.push(entry.prefix.clone());
+    }
+    bad
 }
 
 #[cfg(test)]

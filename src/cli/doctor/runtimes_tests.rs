@@ -340,3 +340,35 @@ fn a_crio_node_that_pulls_around_this_cache_is_seen_and_a_podman_raises_no_alarm
         assert_eq!(shown, metric, "{files:?}");
     }
 }
+
+#[test]
+fn a_mirror_that_podman_cannot_read_is_a_problem_and_not_said_to_lead_here() {
+    let ours = |name: &str, at: &str| {
+        format!(
+            "[[registry]]\nprefix = \"{name}\"\nlocation = \"{name}\"\n[[registry.mirror]]\nlocation = \"{at}\"\n"
+        )
+    };
+    let config = "[server]\nlisten = [\"127.0.0.1:5050\", \"[::1]:5050\"]\n[[registry]]\nhost = \"reg.corp:5000\"\n[[registry]]\nhost = \"registry:5000\"\n";
+    let found = |at: &str| {
+        let text = ours("quay.io", "127.0.0.1:5050/quay.io") + &ours("reg.corp:5000", at);
+        found_with(config, &[("/usr/bin/podman", ""), (OURS, &text)])
+    };
+    let leads_here = "lead here: quay.io, reg.corp:5000";
+    let good = found("127.0.0.1:5050/reg.corp_5000");
+    assert!(good.iter().all(|one| one.level != Level::Problem), "{good:?}");
+    assert!(good.iter().any(|one| one.what.ends_with(leads_here)), "{good:?}");
+    assert!(
+        good.iter().all(|one| !one.what.contains("registry:5000")),
+        "setup can do nothing for it: {good:?}"
+    );
+    for (at, remedy) in [
+        ("127.0.0.1:5050/reg.corp:5000", "larder setup podman"),
+        ("[::1]:5050/reg.corp_5000", "[server] listen"),
+    ] {
+        let bad = found(at);
+        let problem = bad.iter().find(|one| one.level == Level::Problem);
+        let problem = problem.unwrap_or_else(|| panic!("{at}: {bad:?}"));
+        assert!(problem.what.contains(at) && problem.remedy.contains(remedy), "{problem:?}");
+        assert!(bad.iter().all(|one| !one.what.ends_with(leads_here)), "{bad:?}");
+    }
+}

@@ -15,7 +15,7 @@ const ABOUT: &str = "tier";
 pub(super) fn check(settings: &Settings, findings: &mut Findings) {
     let Some(config) = &settings.tier else { return };
     let at = &config.location;
-    match run_async(control::send(&settings.admin.socket, &ProbeTier {})) {
+    match run_async(async || control::send(&settings.admin.socket, &ProbeTier {}).await) {
         Ok(Ok(probed)) => of_round_trip(config, probed, findings),
         Ok(Err(ControlError::NoDaemon(_))) => from_here(settings, config, findings),
         Ok(Err(error)) => findings.add(
@@ -40,7 +40,7 @@ fn from_here(settings: &Settings, config: &Config, findings: &mut Findings) {
     findings.add(Level::Note, ABOUT, what, "");
     // Its clients need the runtime that they are used on.
     let probed =
-        run_async(async { Ok::<_, String>(app::tier(settings).map_err(|e| e.to_string())?.probe().await) });
+        run_async(async || Ok::<_, String>(app::tier(settings).map_err(|e| e.to_string())?.probe().await));
     match probed {
         Err(_) => {}
         Ok(Err(error)) => findings.add(Level::Problem, ABOUT, error, "correct [tier]"),

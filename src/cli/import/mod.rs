@@ -50,7 +50,8 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     // Those that follow are imported although the output is not read any more.
     let (mut done, mut shown) = (Vec::new(), Ok(()));
     for (image, root) in images {
-        let bytes = run_async(send(&mut layout, &settings.admin.socket, &image, root, &readers))??;
+        let bytes =
+            run_async(async || send(&mut layout, &settings.admin.socket, &image, root, &readers).await)??;
         if !arguments.json && shown.is_ok() {
             shown = print_line(&format!("{image} is in the store: {}, {root}", size::shown(bytes)));
         }

@@ -61,7 +61,8 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
         return Err(Failure::usage("no images: name some, or give --file or --manifests"));
     }
     let mut screen = Screen::new(arguments.json);
-    let done = run_async(control::pull(&settings.admin.socket, &command, |event| screen.show(&event)))?;
+    let pull = async || control::pull(&settings.admin.socket, &command, |event| screen.show(&event)).await;
+    let done = run_async(pull)?;
     done.map_err(Failure::caused)?;
     if let Some(failure) = screen.ended() {
         return Err(failure);

@@ -4,6 +4,9 @@
 //! entry that is there is joined in its own file; only registries without an entry get one in a file of setup's own.
 //! What is blocked stays blocked. What a package ships below `/usr/share` is not changed.
 //!
+//! A location has no colon but that of its own port: `reg.corp:5000` is `reg.corp_5000` in it, which `serve::route`
+//! reads. What cannot be written so gets no mirror, since one that cannot be read ends every pull.
+//!
 //! containers/image shows no credential for a registry to a mirror of another host: through it this cache serves what
 //! the node's credentials or anonymous callers may read. It can send a mirror no header either.
 
@@ -20,6 +23,7 @@ use crate::cli::registries_conf::{
 };
 use crate::cli::runtime_files::MARK;
 use crate::cli::toml_text::rendered;
+use crate::reference::Registry;
 
 /// After [`MARK`], behind what setup has replaced: the value from before follows.
 const BEFORE: &str = "; before: ";
@@ -66,8 +70,14 @@ pub(super) fn plan(machine: &Machine, request: &SetupRequest) -> Result<SetupPla
             request.runtime
         ));
     }
+    if request.authority.starts_with('[') {
+        return Err(format!(
+            "this cache listens on {}, and {} cannot read a mirror at an IPv6 address: every pull would fail. Nothing was written.              Put an address such as \"127.0.0.1:5050\" first in [server] listen (or in larder.socket), then run this again",
+            request.authority, request.runtime
+        ));
+    }
     let all = in_force(all);
-    let registries = wanted(request);
+    let registries = nameable(wanted(request), &mut plan.notes);
     for file in theirs {
         plan.changes.push(joined(file, &all, &registries, request, &mut plan.notes)?);
     }
@@ -87,6 +97,26 @@ fn wanted(request: &SetupRequest) -> BTreeSet<String> {
     } else {
         request.registries.iter().cloned().collect()
     }
+}
+
+/// Those that a path can name.
+fn nameable(wanted: BTreeSet<String>, notes: &mut Vec<String>) -> BTreeSet<String> {
+    let (named, left_out) = wanted.into_iter().partition(|registry| component_of(registry).is_some());
+    notes.extend(BTreeSet::into_iter(left_out).map(|registry| {
+        format!("{registry} cannot be named in the path of a mirror, for want of a dot in its host or as an IPv6 address: it is pulled without this cache")
+    }));
+    named
+}
+
+fn component_of(registry: &str) -> Option<String> {
+    registry.parse::<Registry>().ok()?.path_component()
+}
+
+/// Where this cache has what begins with `prefix`: a registry, or a part of one.
+fn location(request: &SetupRequest, prefix: &str) -> String {
+    let (registry, path) = prefix.split_at(prefix.find('/').unwrap_or(prefix.len()));
+    let registry = component_of(registry).unwrap_or_else(|| registry.to_owned());
+    format!("{}/{registry}{path}", request.authority)
 }
 
 /// A file of the site, with this cache as the first mirror of those of its entries that count and are wanted.
@@ -129,7 +159,7 @@ fn joined(
 
 fn join(table: &mut Table, entry: &Entry, request: &SetupRequest) -> Result<(), String> {
     let Entry { file, prefix, mirrors, .. } = entry;
-    let here = format!("{}/{prefix}", request.authority);
+    let here = location(request, prefix);
     if request.strict {
         if !mirrors.is_empty() {
             return Err(format!(
@@ -256,15 +286,16 @@ fn own(
             }
             None => {}
         }
+        let location = location(request, registry);
         let _ = if request.strict {
             write!(
                 text,
-                "\n[[registry]]\nprefix = \"{registry}\"\nlocation = \"{here}/{registry}\"\ninsecure = true\n"
+                "\n[[registry]]\nprefix = \"{registry}\"\nlocation = \"{location}\"\ninsecure = true\n"
             )
         } else {
             write!(
                 text,
-                "\n[[registry]]\nprefix = \"{registry}\"\nlocation = \"{registry}\"\n\n[[registry.mirror]]\nlocation = \"{here}/{registry}\"\ninsecure = true\n"
+                "\n[[registry]]\nprefix = \"{registry}\"\nlocation = \"{registry}\"\n\n[[registry.mirror]]\nlocation = \"{location}\"\ninsecure = true\n"
             )
         };
     }

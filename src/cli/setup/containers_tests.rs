@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::cli::registries_conf::{CONFIG, DROP_INS};
+use crate::cli::registries_conf::{CONFIG, DROP_INS, is_readable};
 use crate::cli::setup::for_tests::{self, machine};
 
 fn request() -> SetupRequest {
@@ -67,6 +67,39 @@ fn what_a_site_has_blocked_stays_blocked_and_its_mirrors_are_still_asked() {
         assert_eq!(machine.read(path), text, "{path}");
     }
     assert_eq!(machine.names(DROP_INS), ["050-site.conf", "060-inline.conf"]);
+}
+
+#[test]
+fn no_location_is_written_that_podman_cannot_read() {
+    let site = "[[registry]]\nprefix = \"reg.corp:5000/team\"\nlocation = \"reg.corp:5000/team\"\n";
+    let (_directory, machine) = machine(&[(CONFIG, site)]);
+    let configured = ["reg.corp:5000", "localhost:21000", "registry:5000"].map(str::to_owned).to_vec();
+    for strict in [false, true] {
+        let request = SetupRequest { configured: configured.clone(), strict, ..request() };
+        let notes = apply(&machine, &request).join("\n");
+        assert!(notes.contains("registry:5000 cannot be named"), "{notes}");
+        let counted = counts(&machine);
+        for (name, location) in [
+            ("reg.corp:5000/team/app", "127.0.0.1:5050/reg.corp_5000/team"),
+            ("reg.corp:5000/other", "127.0.0.1:5050/reg.corp_5000"),
+            ("localhost:21000/app", "127.0.0.1:5050/localhost_21000"),
+        ] {
+            let entry = matching(&counted, name).unwrap_or_else(|| panic!("{name}: {counted:#?}"));
+            assert_eq!(entry.mirrors.first().or(entry.location.as_ref()).unwrap(), location, "{name}");
+        }
+        for entry in &counted {
+            assert!(
+                entry.mirrors.iter().chain(&entry.location).all(|at| at == &entry.prefix || is_readable(at)),
+                "{entry:?}"
+            );
+        }
+        assert_eq!(matching(&counted, "registry:5000"), None, "it is pulled as ever");
+        apply(&machine, &SetupRequest { undo: true, ..request });
+        assert_eq!(machine.read(CONFIG), site);
+    }
+    let v6 = SetupRequest { authority: "[::1]:5050".into(), url: "http://[::1]:5050".into(), ..request() };
+    let error = plan(&machine, &v6).err().unwrap();
+    assert!(error.contains("IPv6") && error.contains("[server] listen"), "{error}");
 }
 
 #[test]

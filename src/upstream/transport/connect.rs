@@ -32,7 +32,7 @@ use crate::reference::Registry;
 use crate::support::authorities;
 use crate::upstream::body::ResponseBody;
 use crate::upstream::config::{Config, Timeouts};
-use crate::upstream::error::{BoxError, ConnectStage, Error, NodeLimit, root_cause};
+use crate::upstream::error::{BoxError, ConnectStage, Error, NodeLimit, cause, root_cause};
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
 use crate::upstream::transport::connection::Connection;
@@ -326,9 +326,11 @@ fn error_of(host: &str, error: &(dyn StdError + 'static), connecting: bool) -> E
         return Error::Overloaded { limit: NodeLimit::Names, host, why };
     }
     let mut causes = std::iter::successors(Some(error), |&error| error.source());
-    let why = match causes.find_map(tls_error).and_then(authorities::remedy) {
-        Some(remedy) => format!("{why}: {remedy}"),
-        None => why,
+    let tls = causes.find_map(tls_error);
+    let why = match (tls.and_then(authorities::in_words), tls.and_then(authorities::remedy)) {
+        (Some(words), _) => cause(&words),
+        (None, Some(remedy)) => format!("{why}: {remedy}"),
+        (None, None) => why,
     };
     Error::Unreachable { host, stage: stage_of(error, connecting), why }
 }
