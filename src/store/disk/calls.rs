@@ -254,12 +254,12 @@ impl Calls {
 impl WriterCalls {
     /// A call begins.
     pub(in crate::store) fn begin(&self) -> WriterCall<'_> {
+        // Before the call counts: printing a panic takes long enough for a call to hang.
+        #[cfg(test)]
+        assert!(!self.all.writes.panic.load(Ordering::Relaxed), "as the test wants it");
         self.calls.begin();
         #[cfg(test)]
-        {
-            drop(self.all.writes.held.lock());
-            assert!(!self.all.writes.panic.load(Ordering::Relaxed), "as the test wants it");
-        }
+        drop(self.all.writes.held.lock());
         WriterCall(self)
     }
 }
