@@ -1,6 +1,5 @@
 //! How the daemon shows its state: read from its parts, never from the metrics.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -79,8 +78,7 @@ impl StatusSources {
             .failing_endpoints()
             .into_iter()
             .partition(|endpoint| self.puller.is_known_registry(&endpoint.registry));
-        let others: BTreeSet<String> = others.iter().map(|endpoint| endpoint.registry.to_string()).collect();
-        (known, others.into_iter().take(NEVER_ANSWERED_MAX).collect())
+        (known, last_asked(others))
     }
 
     async fn store_status(&self) -> StoreStatus {
@@ -100,4 +98,17 @@ impl StatusSources {
             pins: self.store.pins().len(),
         }
     }
+}
+
+/// The names of the registries that were asked last.
+fn last_asked(mut failing: Vec<FailingEndpoint>) -> Vec<String> {
+    failing.sort_by_key(|endpoint| endpoint.last_request_ago);
+    let mut names = Vec::new();
+    for endpoint in failing {
+        let name = endpoint.registry.to_string();
+        if names.len() < NEVER_ANSWERED_MAX && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }

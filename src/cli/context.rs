@@ -39,16 +39,25 @@ impl Context {
     /// # Errors
     /// A configuration that cannot be read.
     pub(super) fn daemon_socket(&self) -> Result<PathBuf, Failure> {
-        match self.read() {
-            Ok(loaded) => Ok(loaded.settings.admin.socket),
-            Err(error) => {
-                let config::Error::Mistaken { socket, .. } = &error else {
-                    return Err(Failure::usage(error));
-                };
+        self.read_to_ask().map(|(_, socket)| socket)
+    }
+
+    /// The configuration, or all that is wrong with it, and where the running daemon listens for commands. What is wrong
+    /// is printed.
+    ///
+    /// # Errors
+    /// A configuration that cannot be read.
+    pub(super) fn read_to_ask(&self) -> Result<(Result<Loaded, config::Error>, PathBuf), Failure> {
+        let read = self.read();
+        let socket = match &read {
+            Ok(loaded) => loaded.settings.admin.socket.clone(),
+            Err(error @ config::Error::Mistaken { socket, .. }) => {
                 warn(&format!("{error}\n{GOES_ON}"));
-                Ok(socket.clone())
+                socket.clone()
             }
-        }
+            Err(error @ config::Error::Unreadable { .. }) => return Err(Failure::usage(error)),
+        };
+        Ok((read, socket))
     }
 
     /// The settings of the configuration.

@@ -30,17 +30,17 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
-    let settings = context.settings()?;
+    let (read, socket) = context.read_to_ask()?;
     let repository = &arguments.image.repository;
     let secrets = pull_secrets(&arguments.pull_secrets)?;
     let command = MatchCredentials { repository: repository.to_string(), secrets };
-    let asked = run_async(async || control::send(&settings.admin.socket, &command).await)?;
+    let asked = run_async(async || control::send(&socket, &command).await)?;
     let MatchedCredentials { found, problems } = match asked {
         Ok(matched) => matched,
         Err(ControlError::Refused(why)) => return Err(Failure::failed(why)),
         Err(error) => {
             warn(&format!("no daemon answered ({error}); what follows is what this command itself finds"));
-            without_daemon(&settings, &command)?
+            without_daemon(&read.map_err(Failure::usage)?.settings, &command)?
         }
     };
     if arguments.json {

@@ -35,12 +35,12 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
-    let settings = context.settings()?;
+    let (read, socket) = context.read_to_ask()?;
     let repository = arguments.repository.as_ref().map(|image| &image.repository);
     let command = Revoke { repository: repository.map(ToString::to_string) };
-    let revoked = match run_async(async || control::send(&settings.admin.socket, &command).await)? {
+    let revoked = match run_async(async || control::send(&socket, &command).await)? {
         Ok(done) => done.revoked,
-        Err(ControlError::NoDaemon(_)) => in_store(&settings, repository)?,
+        Err(ControlError::NoDaemon(_)) => in_store(&read.map_err(Failure::usage)?.settings, repository)?,
         Err(error) => return Err(Failure::caused(error)),
     };
     let of = repository.map_or("all repositories".to_owned(), ToString::to_string);

@@ -109,7 +109,7 @@ fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
         lines.extend(prepull.failed.iter().map(|(image, error)| ("", format!("{image}: {error}"))));
     }
     lines.extend(of_pods(pod_sources, numbers.pods.unwrap_or_default()));
-    if registries.is_empty() {
+    if registries.is_empty() && never_answered.is_empty() {
         let said =
             if never_answered.is_empty() { "nothing to report" } else { "no other has anything to report" };
         lines.push(("registries", said.to_owned()));
@@ -122,7 +122,8 @@ fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
         }
     }
     if !never_answered.is_empty() {
-        lines.push(("", format!("have never answered, and fail: {}", never_answered.join(", "))));
+        let title = if registries.is_empty() { "registries" } else { "" };
+        lines.push((title, format!("have never answered, and fail: {}", never_answered.join(", "))));
     }
     lines
 }

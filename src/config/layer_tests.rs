@@ -177,5 +177,7 @@ fn where_a_running_daemon_listens_is_known_of_files_with_mistakes_too() {
     let socket = |texts: &[&str]| resolve_layers(&layers(texts), &environment(&[])).unwrap_err().socket;
     let mistaken = "[admin]\nsocket = \"/srv/l.sock\"\n[store]\nmax_byte = \"1G\"";
     assert_eq!(socket(&[mistaken]), std::path::Path::new("/srv/l.sock"));
+    let named = "[admin]\nsocket = \"/srv/l.sock\"";
+    assert_eq!(socket(&[named, "no TOML"]), std::path::Path::new("/srv/l.sock"));
     assert_eq!(socket(&["no TOML"]), socket(&["[admin]\nsocket = 1"]), "the default one");
 }

@@ -50,12 +50,7 @@ pub(super) struct Rejected {
 pub(super) fn resolve_layers(layers: &[Layer], environment: &Environment) -> Result<Settings, Rejected> {
     let read: Vec<_> = layers.iter().map(|layer| file::parse(&layer.name, &layer.text)).collect();
     let broken: Vec<Mistake> = read.iter().filter_map(|read| read.as_ref().err().cloned()).collect();
-    if !broken.is_empty() {
-        let nothing = Sections::read(Tree::new(), environment, &Report::default());
-        return Err(Rejected { mistakes: broken, socket: nothing.admin.config().socket });
-    }
-    let report = Report::default();
-    let mut tree = Tree::new();
+    let (report, mut tree) = (Report::default(), Tree::new());
     let blocks = Sections::read(Tree::new(), environment, &Report::default()).blocks();
     let of_environment = variables::read(&environment.overrides, &blocks, &report);
     for layer in read.into_iter().flatten().chain([of_environment]) {
@@ -63,7 +58,7 @@ pub(super) fn resolve_layers(layers: &[Layer], environment: &Environment) -> Res
     }
     let sections = Sections::read(tree, environment, &report);
     check_together(&sections, &report);
-    let mistakes = report.mistakes();
+    let mistakes = if broken.is_empty() { report.mistakes() } else { broken };
     if mistakes.is_empty() {
         Ok(settings(sections, environment, &report))
     } else {

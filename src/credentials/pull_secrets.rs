@@ -110,7 +110,7 @@ impl PullSecrets {
         self.entries.len()
     }
 
-    /// How many entries match images of `repository`.
+    /// How many entries match images of `repository`, those without a credential too.
     pub fn count_for(&self, repository: &Repository) -> usize {
         self.ring.lookup(&repository.to_string()).len()
     }

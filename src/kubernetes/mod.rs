@@ -75,6 +75,7 @@ mod pods_api;
 mod seen_pod;
 #[cfg(feature = "kubernetes")]
 mod watch;
+mod watch_progress;
 
 #[cfg(feature = "kubernetes")]
 pub use access::{Access, AccountAccess};

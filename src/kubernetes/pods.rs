@@ -201,7 +201,7 @@ impl Pods {
                 tracing::warn!(
                     source = name,
                     why,
-                    "this node's pods are not seen; images are fetched when a runtime asks for them"
+                    "not all of this node's pods are seen; images of others are fetched when a runtime asks for them"
                 );
                 self.0.metrics.connected(name, false);
             }

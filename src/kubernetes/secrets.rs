@@ -8,8 +8,8 @@
 //! registry, as for any caller. Not wiped: the copies that the client for the API server makes of an answer while it
 //! reads it, which are freed at once.
 //!
-//! Who makes a secret chooses how much is in it: it is read away from the async threads, what is kept has a bound of
-//! bytes, and a pod whose secrets have ever so many entries is left to kubelet.
+//! The tenant who makes a secret chooses how much is in it: it is read away from the async threads, what is kept has a
+//! bound of bytes, and a pod whose secrets have ever so many entries or bytes is left to kubelet.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,6 +30,8 @@ const KEPT_MAX: usize = 256;
 const SECRET_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Bytes of all secrets that are kept: a few of the largest, or all 256 of any that is in use.
 const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of all secrets of a pod at most. Each fetch has a copy of what is in them for as long as it lasts.
+const POD_BYTES_MAX: usize = SECRET_BYTES_MAX;
 /// Entries of all secrets of a pod at most: some registries with a path for each team have a hundred.
 const ENTRIES_MAX: usize = 1_024;
 /// How long one secret is waited for.
@@ -59,7 +61,7 @@ pub(super) struct PodSecrets {
     /// By namespace and name.
     kept: KeptAnswers<(String, String), Read>,
     /// Held while a secret is merged: one that is refused for its entries takes some 30 MB until then.
-    merging: Mutex<()>,
+    merging: Arc<Mutex<()>>,
 }
 
 impl PodSecrets {
@@ -71,7 +73,7 @@ impl PodSecrets {
         Self {
             source,
             kept: KeptAnswers::of_bytes(KEPT_MAX, KEPT_BYTES_MAX, bytes_of),
-            merging: Mutex::default(),
+            merging: Arc::default(),
         }
     }
 
@@ -93,12 +95,20 @@ impl PodSecrets {
         namespace: &str,
         names: &[String],
     ) -> Result<PullSecrets, PodSecretsError> {
-        let mut merged = PullSecrets::default();
+        let (mut merged, mut bytes) = (PullSecrets::default(), 0);
         for name in names {
             let Some(secret) = self.secret(namespace, name).await? else { continue };
             let shown = format!("{namespace}/{name}");
-            let _one = self.merging.lock().await;
-            let reading = tokio::task::spawn_blocking(move || added(merged, &shown, &secret));
+            bytes += secret.manifest.len();
+            if bytes > POD_BYTES_MAX {
+                return Err(PodSecretsError::Malformed(left_to_kubelet(&shown, "2 MiB")));
+            }
+            let one = Arc::clone(&self.merging).lock_owned().await;
+            let reading = tokio::task::spawn_blocking(move || {
+                // A caller that is gone leaves this work behind.
+                let _one = one;
+                added(merged, &shown, &secret)
+            });
             merged = reading
                 .await
                 .unwrap_or_else(|_| Err(PodSecretsError::Unavailable("the merging failed".to_owned())))?;
@@ -121,11 +131,14 @@ fn added(mut merged: PullSecrets, shown: &str, secret: &Secret) -> Result<PullSe
     let added = merged.add(Path::new(shown), &secret.manifest);
     added.map_err(|error| PodSecretsError::Malformed(error.to_string()))?;
     if merged.entry_count() > ENTRIES_MAX {
-        let why =
-            format!("with {shown} there are more than {ENTRIES_MAX} entries: the pod is left to kubelet");
-        return Err(PodSecretsError::Malformed(why));
+        let more_than = format!("{ENTRIES_MAX} entries");
+        return Err(PodSecretsError::Malformed(left_to_kubelet(shown, &more_than)));
     }
     Ok(merged)
+}
+
+fn left_to_kubelet(shown: &str, more_than: &str) -> String {
+    format!("with {shown} there are more than {more_than}: the pod is left to kubelet")
 }
 
 /// Reads a secret, again for a moment while it may not be read.
@@ -234,8 +247,12 @@ mod tests {
         let all: Vec<String> = (0..13).map(|n| format!("s{n}")).collect();
         let answers: Vec<_> = all.iter().map(|name| (name.as_str(), vec![many(1, megabytes)])).collect();
         let (secrets, _) = scene(&answers);
-        secrets.merged("shop", &all).await.unwrap();
+        for of_pod in all.chunks(1) {
+            secrets.merged("shop", of_pod).await.unwrap();
+        }
         assert_eq!(secrets.in_memory(), KEPT_BYTES_MAX / megabytes);
+        let error = secrets.merged("shop", &all[..2]).await.unwrap_err();
+        assert!(matches!(&error, PodSecretsError::Malformed(why) if why.contains("2 MiB")), "{error}");
         let (secrets, _) = scene(&[("huge", vec![many(1, SECRET_BYTES_MAX)])]);
         assert!(secrets.merged("shop", &names(&["huge"])).await.is_err());
         assert_eq!(secrets.in_memory(), 0, "not even for a moment");

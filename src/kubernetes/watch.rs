@@ -30,15 +30,17 @@ use super::api_server::{ApiServer, AskError, FILES_LOOK, no_answer};
 use super::pod::Pod;
 use super::seen_pod::{SeenPod, raw};
 use super::source::{PodEvent, PodSource};
+use super::watch_progress::Progress;
 use crate::support::shutdown::Shutdown;
 
-/// The wait after an error, at first and at most; doubled each time.
-const ERROR_WAIT: Duration = Duration::from_millis(500);
+/// The wait after an error at most.
 const ERROR_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Pods that have ended stay in the API server until they are removed, and are of no interest.
 const NOT_ENDED: &str = "status.phase!=Succeeded,status.phase!=Failed";
 /// A watch that ends sooner is asked for again only after a wait.
 const SHORT_WATCH: Duration = Duration::from_secs(5);
+/// When all pods are listed again after a list failed while the watch works.
+const LIST_AGAIN: Duration = Duration::from_secs(300);
 /// Watches in a row that end sooner, and without an event, after which the source sees nothing: something in between
 /// answers, and lets no watch through. One or two are those of an API server that is replaced.
 const SHORT_WATCHES_MAX: u32 = 3;
@@ -104,46 +106,6 @@ impl End {
     }
 }
 
-/// How far the watch is.
-struct Progress {
-    /// From where it goes on; `None`: all pods are listed first.
-    version: Option<String>,
-    /// Whether a list was told whose end was not: it ends when the watch has begun.
-    is_listing: bool,
-    /// Whether it was told that the source sees nothing, and not yet that it sees again.
-    is_lost: bool,
-    /// When all pods are listed anew, although the watch goes on.
-    list_at: Instant,
-    /// Watches in a row that were short and had no event.
-    short_watches: u32,
-    /// The wait after the next error.
-    wait: Duration,
-}
-
-impl Progress {
-    fn new() -> Self {
-        let (is_listing, is_lost, list_at) = (false, false, Instant::now());
-        Self { version: None, is_listing, is_lost, list_at, short_watches: 0, wait: ERROR_WAIT }
-    }
-
-    /// All pods were listed, and are again after `every`; not at the moment at which every other node lists them.
-    fn has_listed(&mut self, version: String, every: Duration) {
-        self.is_listing = true;
-        self.version = Some(version);
-        self.list_at = Instant::now() + every.mul_f64(1.0 + fastrand::f64() / 2.0);
-    }
-
-    /// The version from which the watch goes on; `None`: all pods are listed first.
-    fn goes_on_from(&self) -> Option<String> {
-        self.version.clone().filter(|_| Instant::now() < self.list_at)
-    }
-
-    /// The watch works: it has lived for a while, or an event has come.
-    fn works(&mut self) {
-        (self.short_watches, self.wait) = (0, ERROR_WAIT);
-    }
-}
-
 impl ApiServer {
     /// Watches again and again. Ends when nothing receives the events any more.
     async fn watch(&self, events: &mpsc::Sender<PodEvent>) {
@@ -178,17 +140,31 @@ impl ApiServer {
         SHORT_WATCH.min(self.waits.watch)
     }
 
+    /// From where the watch goes on, after a list where one is needed or due.
+    async fn version(&self, progress: &mut Progress, events: &mpsc::Sender<PodEvent>) -> Result<String, End> {
+        if let Some(version) = progress.goes_on_from() {
+            return Ok(version);
+        }
+        let every = self.waits.list_every;
+        match (self.list(events).await, &progress.version) {
+            (Ok(version), _) => {
+                progress.has_listed(version.clone(), every);
+                Ok(version)
+            }
+            // It was a precaution: the watch goes on from where it was.
+            (Err(End::Failed(failure)), Some(version)) => {
+                tracing::debug!(why = failure.why, "pods are listed anew later");
+                progress.list_at = Instant::now() + LIST_AGAIN.min(every);
+                Ok(version.clone())
+            }
+            (Err(end), _) => Err(end),
+        }
+    }
+
     /// One watch, after a list where one is needed. Returns when it began, where it can go on from the version that was
     /// seen.
     async fn step(&self, progress: &mut Progress, events: &mpsc::Sender<PodEvent>) -> Result<Instant, End> {
-        let version = match progress.goes_on_from() {
-            Some(version) => version,
-            None => {
-                let version = self.list(events).await?;
-                progress.has_listed(version.clone(), self.waits.list_every);
-                version
-            }
-        };
+        let version = self.version(progress, events).await?;
         let connection = self.connection().await?;
         let wanted = WatchParams::default().fields(&self.of_node()).timeout(seconds(self.waits.watch));
         let request = as_watch(Request::new(PODS).watch(&wanted, &version).map_err(|_| unasked())?);

@@ -28,7 +28,7 @@ impl<K: Hash + Eq, V> SizedMap<K, V> {
         self.entries.get(key).map(|(value, _)| value)
     }
 
-    /// Sets the value of a key, which takes so many `bytes` together with the key. One that takes more than all may is
+    /// Sets the value of a key, which counts for so many `bytes`. One that takes more than all may is
     /// not kept.
     pub fn insert(&mut self, key: K, value: V, bytes: usize) {
         self.remove(&key);

@@ -130,27 +130,29 @@ fn tier() -> TierStatus {
     }
 }
 
+fn registry() -> RegistryReport {
+    let text = String::new;
+    let endpoint = EndpointReport {
+        endpoint: text(),
+        error: text(),
+        failures: 1,
+        failing_seconds: 1,
+        last_request_seconds_ago: 1,
+    };
+    let (limit, remaining, retry_after_seconds) = (Some(1), Some(1), Some(1));
+    RegistryReport {
+        registry: text(),
+        outage_since: Some(Timestamp(1)),
+        endpoints: vec![endpoint],
+        rate_limits: vec![RateLimitReport { principal: text(), limit, remaining, retry_after_seconds }],
+        messages: vec![text()],
+    }
+}
+
 fn samples() -> Vec<Value> {
     let text = String::new;
     let summary = Summary { pulled: 1, failed: 0, bytes: 1, shared_bytes: 0, fetched_bytes: 1 };
-    let registry = RegistryReport {
-        registry: text(),
-        outage_since: Some(Timestamp(1)),
-        endpoints: vec![EndpointReport {
-            endpoint: text(),
-            error: text(),
-            failures: 1,
-            failing_seconds: 1,
-            last_request_seconds_ago: 1,
-        }],
-        rate_limits: vec![RateLimitReport {
-            principal: text(),
-            limit: Some(1),
-            remaining: Some(1),
-            retry_after_seconds: Some(1),
-        }],
-        messages: vec![text()],
-    };
+    let registry = registry();
     let numbers = DaemonStatus {
         version: text(),
         uptime_seconds: 1,

@@ -276,7 +276,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "status",
                 "unused",
             ],
-            &["pod_message", "seen_pod", "source"],
+            &["pod_message", "seen_pod", "source", "watch_progress"],
             &["api_server", "image_service", "secrets", "service_account", "table"],
             &["api_accounts", "api_secrets", "node_images", "plan", "pods_api", "watch"],
             &["access"],

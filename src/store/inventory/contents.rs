@@ -83,7 +83,7 @@ impl ImageContents {
             self.push(PlatformContents { platform: platform.to_owned(), ..known.clone() });
             return false;
         }
-        if !reading.walk.wants(digest) {
+        if !reading.walk.may_look_for(digest) {
             return false;
         }
         let read = reading.manifest(digest);

@@ -2,7 +2,7 @@
 //!
 //! Promises: what is in memory is a batch of tags and the names of one repository, however many tags there are; of a
 //! batch the record of each tag is opened once, each manifest once by each thread that reads a part of the batch, and
-//! of the last 65,536 blobs one is looked for once; by their names in directories that are open. A damaged manifest
+//! each blob once while it knows no more than 65,536; by their names in directories that are open. A damaged manifest
 //! counts as absent: the next pull finds and replaces it. What an image costs is bounded by [`Walk`], whatever its
 //! indexes name and how often.
 
@@ -21,7 +21,7 @@ pub(in crate::store) const DEPTH_MAX: usize = 4;
 /// Manifests of one image that are read, as many as a pre-pull fetches at the most; real images have a few dozen.
 const MANIFESTS_MAX: usize = 256;
 /// Bytes of them together, the last one aside: those of real images take a megabyte.
-const MANIFEST_BYTES_OF_IMAGE: u64 = 32 * 1024 * 1024;
+const IMAGE_MANIFESTS_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Manifests of one image that are looked for, here or not: as many digests as are known of one image.
 const LOOKED_FOR_MAX: usize = 4_096;
 /// Blobs whose sizes a reader remembers: those of a batch of some hundred images.
@@ -59,10 +59,10 @@ pub(in crate::store) struct Walk {
 }
 
 impl Walk {
-    /// Whether this one is to be looked for.
-    pub(super) fn wants(&mut self, manifest: &Digest) -> bool {
+    /// Whether this one may be looked for, which is then known.
+    pub(super) fn may_look_for(&mut self, manifest: &Digest) -> bool {
         let may_go_on = self.read < MANIFESTS_MAX
-            && self.bytes < MANIFEST_BYTES_OF_IMAGE
+            && self.bytes < IMAGE_MANIFESTS_BYTES_MAX
             && self.looked_for.len() < LOOKED_FOR_MAX;
         may_go_on && self.looked_for.insert(*manifest)
     }
@@ -142,7 +142,7 @@ struct Adding {
     complete: HashSet<Digest>,
 }
 
-/// Reads images, each once; looks for blobs, each once.
+/// Reads images, each once, and looks for their blobs.
 struct Reader<'a> {
     layout: &'a Layout,
     /// The directory of the tags of the repository that was read last, once a second tag of it is read.
@@ -209,7 +209,7 @@ impl<'a> Reader<'a> {
         if adding.complete.contains(digest) {
             image.platforms.insert(platform.to_owned());
         }
-        if !adding.walk.wants(digest) {
+        if !adding.walk.may_look_for(digest) {
             return;
         }
         let opened = self.blobs_by(digest.algorithm()).map(|blobs| blobs.open_sized(&digest.hex()));

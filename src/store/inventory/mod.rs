@@ -99,7 +99,8 @@ impl Inventory {
     }
 
     /// Removes a tag, the pins of the reference, and the blobs that no other tag or pin needs. Blobs that are being
-    /// read stay until they are evicted.
+    /// read stay until they are evicted. Of an image of more than 256 manifests the others are not looked for: its
+    /// blobs may be removed with those of another image, and are fetched again with its next pull.
     ///
     /// # Errors
     /// The disk, also that it hangs; parts of the image may have been removed before, or are once it goes on.

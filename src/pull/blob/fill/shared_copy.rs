@@ -27,8 +27,8 @@ use crate::tier::{ClaimSlot, Progress, Tier, Upload};
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Copies under way at most, most of which wait for their next part or for its permit: each keeps its file from being
 /// evicted. The lease of one more is given back at once, so that another node downloads and writes the blob. A copy
-/// takes as long as its download, so that registries have shares of them.
-const COPIES: Shares = Shares::of(64);
+/// takes at least as long as its download, so that registries have shares of them.
+const COPIES: Shares = Shares::of_few(64);
 
 /// How long parts of a verified blob are sent: no other node waits for it any more, and its file cannot be evicted.
 const SEND_MAX: Duration = Duration::from_secs(1_800);
