@@ -9,6 +9,11 @@ use crate::config::{self, Environment, Loaded, Settings};
 /// What mistakes of a configuration mean to a daemon that runs.
 pub(super) const GOES_ON: &str = "a daemon that runs goes on with what it read before; its next start fails";
 
+/// Why a command ends that found mistakes, which it has printed, and no daemon either.
+pub(super) fn no_daemon() -> Failure {
+    Failure::usage("no daemon answered, and the configuration has mistakes")
+}
+
 /// What every subcommand is given.
 pub(super) struct Context {
     /// The configuration file that the command line names, if it names one.
@@ -42,8 +47,8 @@ impl Context {
         self.read_to_ask().map(|(_, socket)| socket)
     }
 
-    /// The configuration, or all that is wrong with it, and where the running daemon listens for commands. What is wrong
-    /// is printed.
+    /// The configuration, or all that is wrong with it, which is printed, and where the running daemon listens for
+    /// commands.
     ///
     /// # Errors
     /// A configuration that cannot be read.

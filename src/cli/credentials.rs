@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::context::Context;
+use super::context::{Context, no_daemon};
 use super::failure::Failure;
 use super::output::{print, print_json, warn};
 use super::run_async::run_async;
@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
         Err(ControlError::Refused(why)) => return Err(Failure::failed(why)),
         Err(error) => {
             warn(&format!("no daemon answered ({error}); what follows is what this command itself finds"));
-            without_daemon(&read.map_err(Failure::usage)?.settings, &command)?
+            without_daemon(&read.map_err(|_| no_daemon())?.settings, &command)?
         }
     };
     if arguments.json {

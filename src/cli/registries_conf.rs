@@ -96,6 +96,20 @@ pub(super) fn is_readable(location: &str) -> bool {
     !host.starts_with('[') && !path.contains(|c: char| c == ':' || c.is_ascii_uppercase())
 }
 
+impl Entry {
+    /// What podman and CRI-O make of `name`, which it matches, at one of its locations.
+    pub(super) fn rewritten(&self, at: &str, name: &str) -> String {
+        format!("{at}{}", name.strip_prefix(&self.prefix).unwrap_or_default())
+    }
+
+    /// One of its locations without the tag or digest that a prefix may end with.
+    pub(super) fn without_reference<'a>(&self, at: &'a str) -> &'a str {
+        let name = self.prefix.rsplit_once('/').map_or("", |(_, name)| name);
+        let reference = name.find([':', '@']).map_or("", |start| &name[start..]);
+        at.strip_suffix(reference).unwrap_or(at)
+    }
+}
+
 /// The tables of `[[registry]]` or `registry = [{}]`.
 pub(super) fn tables(item: &Item) -> Vec<&dyn TableLike> {
     match item {
@@ -123,7 +137,8 @@ fn entry(file: &str, table: &dyn TableLike) -> Option<Entry> {
 fn matches(prefix: &str, name: &str) -> bool {
     match prefix.strip_prefix("*.") {
         Some(domain) => {
-            let host = name.split('/').next().unwrap_or_default();
+            // Of any port.
+            let host = name.split(['/', ':', '@']).next().unwrap_or_default();
             host.strip_suffix(domain).is_some_and(|before| before.ends_with('.'))
         }
         None => {
@@ -149,6 +164,7 @@ mod tests {
         assert_eq!(all.iter().filter(|entry| entry.prefix == "docker.io").count(), 1, "{all:?}");
         assert_eq!(matching(&all, "docker.io/library/app").unwrap().prefix, "docker.io/library");
         assert!(matching(&all, "reg.corp").unwrap().blocked);
+        assert!(matching(&all, "reg.corp:5000/app").unwrap().blocked, "a wildcard is of any port");
         assert_eq!(matching(&all, "corp"), None);
         assert_eq!(matching(&all, "docker.iox"), None);
         assert!(entries("3", "[[registry]").is_err());

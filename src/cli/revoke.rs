@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::context::Context;
+use super::context::{Context, no_daemon};
 use super::failure::Failure;
 use super::output::print_line;
 use super::run_async::run_async;
@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let command = Revoke { repository: repository.map(ToString::to_string) };
     let revoked = match run_async(async || control::send(&socket, &command).await)? {
         Ok(done) => done.revoked,
-        Err(ControlError::NoDaemon(_)) => in_store(&read.map_err(Failure::usage)?.settings, repository)?,
+        Err(ControlError::NoDaemon(_)) => in_store(&read.map_err(|_| no_daemon())?.settings, repository)?,
         Err(error) => return Err(Failure::caused(error)),
     };
     let of = repository.map_or("all repositories".to_owned(), ToString::to_string);

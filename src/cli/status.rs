@@ -110,9 +110,7 @@ fn lines(report: &StatusReport, now: Timestamp) -> Vec<(&'static str, String)> {
     }
     lines.extend(of_pods(pod_sources, numbers.pods.unwrap_or_default()));
     if registries.is_empty() && never_answered.is_empty() {
-        let said =
-            if never_answered.is_empty() { "nothing to report" } else { "no other has anything to report" };
-        lines.push(("registries", said.to_owned()));
+        lines.push(("registries", "nothing to report".to_owned()));
     }
     for (at, registry) in registries.iter().enumerate() {
         for (n, message) in registry.messages.iter().enumerate() {

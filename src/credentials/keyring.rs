@@ -2,8 +2,8 @@
 //!
 //! Pure. Keys are normalised as kubelet does it and looked up in reverse byte order, so that a longer path comes before
 //! a shorter one *by key*, whatever file it came from; entries of one key keep the order in which they were added.
-//! Adding one costs little, however many there are: the tenant who makes a pull secret chooses how many entries it has. A path is a plain prefix:
-//! `host/pong` matches `host/pongz`.
+//! Adding one costs little, however many there are: the tenant who makes a pull secret chooses how many entries it
+//! has. A path is a plain prefix: `host/pong` matches `host/pongz`.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

@@ -154,6 +154,8 @@ impl ApiServer {
             // It was a precaution: the watch goes on from where it was.
             (Err(End::Failed(failure)), Some(version)) => {
                 tracing::debug!(why = failure.why, "pods are listed anew later");
+                // What was told of this list is no list.
+                progress.is_listing = false;
                 progress.list_at = Instant::now() + LIST_AGAIN.min(every);
                 Ok(version.clone())
             }

@@ -28,6 +28,8 @@ enum Trouble {
     Scheme,
     /// Its challenge could not be answered.
     Login,
+    /// A plugin or helper of this node gave no credential for it.
+    Plugin,
     /// What answers is no registry.
     Page,
     /// A rule of this node forbids it.
@@ -39,7 +41,7 @@ enum Trouble {
 }
 
 impl Trouble {
-    fn of(why: &str) -> Self {
+    fn of(status: StatusCode, why: &str) -> Self {
         let says = |words: &[&str]| words.iter().any(|words| why.contains(words));
         if says(&["endpoints = ["]) {
             Self::Scheme
@@ -53,9 +55,11 @@ impl Trouble {
             Self::Rule
         } else if says(&[" answered 5", " answered 408"]) {
             Self::Server
-        } else if says(&["cannot be reached"]) {
+        } else if says(&["credential plugin or helper"]) {
+            Self::Plugin
+        } else if says(&["cannot be reached", "did not answer in time"]) {
             Self::Network
-        } else if says(&["a limit of this node"]) {
+        } else if says(&["a limit of this node"]) || status == StatusCode::SERVICE_UNAVAILABLE {
             Self::Node
         } else {
             Self::Page
@@ -75,11 +79,16 @@ impl Trouble {
             Self::Login => {
                 "its token server is another host, or fails: docs/credentials-and-access.md has trusted_realms"
             }
+            Self::Plugin => {
+                "the daemon's log says why (journalctl -u larder): docs/credentials-and-access.md has the plugins"
+            }
             Self::Page => {
                 "what answers there is no registry: look at endpoints in its [[registry]], and whether a proxy or a login page answers in its place"
             }
             Self::Rule => "correct what it names",
-            Self::Node => "run this again; if it stays so, look at what asks so much",
+            Self::Node => {
+                "run this again; if it stays so, look at what asks so much, and at the daemon's log"
+            }
             Self::Network => {
                 "look at the network, the proxy and DNS of this machine; behind a proxy the daemon needs HTTPS_PROXY in its own unit (docs/reference-deployment.md)"
             }
@@ -142,7 +151,7 @@ fn add(host: &str, asked: Result<HttpAnswer, String>, failure: Level, findings: 
 /// Why an answer is not that of a registry; `None` if it is: that it has no such image, or wants a credential for it.
 fn trouble_of(answer: &HttpAnswer) -> Option<(Trouble, String)> {
     let why = answer.body["errors"][0]["message"].as_str();
-    let trouble = why.map(Trouble::of);
+    let trouble = why.map(|why| Trouble::of(answer.status, why));
     match (answer.status, trouble) {
         (StatusCode::OK | StatusCode::NOT_FOUND, _) => None,
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, None | Some(Trouble::Page)) => None,
@@ -177,6 +186,7 @@ mod tests {
         let refused = |status| Error::Refused { host: host(), status, why: "x".to_owned(), public: true };
         let failed = Error::Unauthenticated { host: host(), why: "it has no token".to_owned() };
         let declined = Error::Declined { registry: "reg.test".parse().unwrap(), why: "a rule".to_owned() };
+        let plugin = Error::CredentialUnavailable { registry: "reg.test".parse().unwrap() }.to_string();
         let overloaded = Error::Overloaded { limit: NodeLimit::Names, host: host(), why: "names".to_owned() };
         for (status, why, expected) in [
             (404, "reg.test:443 does not have it".to_owned(), None),
@@ -199,6 +209,8 @@ mod tests {
             (401, failed.to_string(), Some((Level::Problem, "trusted_realms"))),
             (403, declined.to_string(), Some((Level::Problem, "correct what it names"))),
             (503, overloaded.to_string(), Some((Level::Warning, "run this again"))),
+            (503, "too many requests at once".to_owned(), Some((Level::Warning, "run this again"))),
+            (503, plugin, Some((Level::Problem, "plugins"))),
             (
                 502,
                 Error::Invalid { host: host(), why: "a page".to_owned() }.to_string(),

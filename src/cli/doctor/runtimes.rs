@@ -275,7 +275,17 @@ fn containers(machine: &Machine, here: &Here, settings: &Settings, findings: &mu
             Some(entry) if entry.blocked || bad.contains(&entry.prefix) => {}
             Some(entry) => {
                 let first = entry.mirrors.first().or(entry.location.as_ref());
-                if first.is_some_and(|at| is_ours(at)) { ours.push(registry) } else { not.push(registry) }
+                match first.filter(|at| is_ours(at)).map(|at| entry.rewritten(at, &registry)) {
+                    Some(at) if !registries_conf::is_readable(&at) => {
+                        let what = format!(
+                            "{} leads {registry} to {at}, which podman and CRI-O cannot read: they cannot pull it at all",
+                            entry.file
+                        );
+                        findings.add(Level::Problem, CONTAINERS, what, setup.clone());
+                    }
+                    Some(_) => ours.push(registry),
+                    None => not.push(registry),
+                }
             }
             None => not.push(registry),
         }
@@ -311,7 +321,8 @@ fn unreadable_locations(
     let mut bad = Vec::new();
     for entry in all.iter().filter(|entry| !entry.blocked) {
         let mut locations = entry.mirrors.iter().chain(&entry.location);
-        let at = locations.find(|at| is_ours(at) && !registries_conf::is_readable(at));
+        let at =
+            locations.find(|at| is_ours(at) && !registries_conf::is_readable(entry.without_reference(at)));
         let Some(at) = at else { continue };
         let what = format!(
             "{} leads {} to {at}, which podman and CRI-O cannot read: they cannot pull it at all",

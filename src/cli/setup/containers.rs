@@ -72,7 +72,7 @@ pub(super) fn plan(machine: &Machine, request: &SetupRequest) -> Result<SetupPla
     }
     if request.authority.starts_with('[') {
         return Err(format!(
-            "this cache listens on {}, and {} cannot read a mirror at an IPv6 address: every pull would fail. Nothing was written.              Put an address such as \"127.0.0.1:5050\" first in [server] listen (or in larder.socket), then run this again",
+            "this cache listens on {}, and {} cannot read a mirror at an IPv6 address: every pull would fail. Nothing was written. Put an address such as \"127.0.0.1:5050\" first in [server] listen (or in larder.socket), then run this again",
             request.authority, request.runtime
         ));
     }
@@ -143,6 +143,13 @@ fn joined(
                 notes.push(format!("{path} blocks {prefix}, and it stays blocked"));
                 continue;
             }
+            if let Some(with_port) = of_another_port(&prefix, all, registries) {
+                notes.push(format!(
+                    "{path} has {prefix}, which podman and CRI-O take for {with_port} too, and could not read a mirror of it then: \
+                     {prefix} is pulled without this cache. Name {with_port} there by itself, then run this again"
+                ));
+                continue;
+            }
             join(table, entry, request)?;
             any = true;
             if let Some(location) = entry.location.as_ref().filter(|location| **location != prefix) {
@@ -155,6 +162,13 @@ fn joined(
     // What has no entry of ours stays as it was written, to the byte.
     let text = if any { rendered(&document, &original) } else { original };
     Ok(change.becomes(text, &request.url, &without_mirrors))
+}
+
+/// A registry that an entry for `prefix` counts for although it has a port, and no entry of its own: what follows the
+/// prefix is added to the location as it is, and a colon in a path cannot be read.
+fn of_another_port<'r>(prefix: &str, all: &[Entry], registries: &'r BTreeSet<String>) -> Option<&'r String> {
+    let has_port = |name: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(':'));
+    registries.iter().find(|name| has_port(name) && !all.iter().any(|entry| entry.prefix == **name))
 }
 
 fn join(table: &mut Table, entry: &Entry, request: &SetupRequest) -> Result<(), String> {

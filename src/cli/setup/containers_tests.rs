@@ -173,3 +173,19 @@ fn a_runtime_that_cannot_send_the_gates_header_is_not_silently_led_around_the_ca
     let error = plan(&machine, &SetupRequest { gate: Some(gate), ..request() }).err().unwrap();
     assert!(error.contains("no header"), "{error}");
 }
+
+#[test]
+fn no_setup_leads_a_registry_with_a_port_to_what_podman_cannot_read() {
+    let main = "[[registry]]\nlocation = \"reg.corp\"\n";
+    let site = "[[registry]]\nprefix = \"*.closed.corp\"\nblocked = true\n";
+    let (_directory, machine) = machine(&[(CONFIG, main), (SITE, site)]);
+    let names = ["reg.corp", "reg.corp:5000", "a.closed.corp:5000"].map(str::to_owned);
+    let notes = apply(&machine, &SetupRequest { configured: names.to_vec(), ..request() }).join("\n");
+    assert!(notes.contains("Name reg.corp:5000 there by itself"), "{notes}");
+    let counted = counts(&machine);
+    let of = |name: &str| matching(&counted, name).unwrap_or_else(|| panic!("{name}: {counted:#?}"));
+    assert!(
+        of("reg.corp:5000/app").mirrors.is_empty() && of("a.closed.corp:5000/app").blocked,
+        "{counted:#?}"
+    );
+}
