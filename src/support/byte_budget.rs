@@ -1,5 +1,5 @@
 //! Memory for content that untrusted parties can make large and many: bounded in sum, with a share for each of those
-//! who cause it ([`super::fair_share`]).
+//! who cause it (`fair_share`).
 //!
 //! Bytes are reserved before they are there, and the reservation ends with the last copy of them. Deliberately not
 //! here: how long to wait.
