@@ -1,6 +1,6 @@
 //! What every subcommand is given: where its configuration is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
 use super::output::warn;
@@ -12,6 +12,18 @@ pub(super) const GOES_ON: &str = "a daemon that runs goes on with what it read b
 /// Why a command ends that found mistakes, which it has printed, and no daemon either.
 pub(super) fn no_daemon() -> Failure {
     Failure::usage("no daemon answered, and the configuration has mistakes")
+}
+
+/// Where a running daemon listens for commands: of a configuration with mistakes too.
+///
+/// # Errors
+/// A configuration that cannot be read.
+pub(super) fn socket_of(read: &Result<Loaded, config::Error>) -> Result<&Path, Failure> {
+    match read {
+        Ok(loaded) => Ok(&loaded.settings.admin.socket),
+        Err(config::Error::Mistaken { socket, .. }) => Ok(socket),
+        Err(error @ config::Error::Unreadable { .. }) => Err(Failure::usage(error)),
+    }
 }
 
 /// What every subcommand is given.
@@ -54,14 +66,10 @@ impl Context {
     /// A configuration that cannot be read.
     pub(super) fn read_to_ask(&self) -> Result<(Result<Loaded, config::Error>, PathBuf), Failure> {
         let read = self.read();
-        let socket = match &read {
-            Ok(loaded) => loaded.settings.admin.socket.clone(),
-            Err(error @ config::Error::Mistaken { socket, .. }) => {
-                warn(&format!("{error}\n{GOES_ON}"));
-                socket.clone()
-            }
-            Err(error @ config::Error::Unreadable { .. }) => return Err(Failure::usage(error)),
-        };
+        let socket = socket_of(&read)?.to_owned();
+        if let Err(error) = &read {
+            warn(&format!("{error}\n{GOES_ON}"));
+        }
         Ok((read, socket))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::context::Context;
+use super::context::{Context, socket_of};
 use super::failure::Failure;
 use super::run_async::run_async;
 use crate::admin::control::{self, EffectiveConfig, GetConfig};
@@ -29,11 +29,7 @@ impl InEffect {
     /// A configuration that cannot be read; one with mistakes, if no daemon answers either.
     pub(super) fn ask(context: &Context) -> Result<Self, Failure> {
         let read = context.read();
-        let socket = match &read {
-            Ok(loaded) => &loaded.settings.admin.socket,
-            Err(config::Error::Mistaken { socket, .. }) => socket,
-            Err(error @ config::Error::Unreadable { .. }) => return Err(Failure::usage(error)),
-        };
+        let socket = socket_of(&read)?;
         let asked = run_async(async || control::send(socket, &GetConfig {}).await)?;
         match (asked, read) {
             (Ok(said), read) => {
