@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::support::proxies::ProxyVariables;
+
 /// What the process was started with.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
@@ -21,7 +23,7 @@ pub struct Environment {
     /// Where sockets go: systemd's `RUNTIME_DIRECTORY`, `/run/larder` as root, `XDG_RUNTIME_DIR`.
     pub runtime_dir: Option<PathBuf>,
     /// `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`, in either case.
-    pub proxy: crate::upstream::Proxy,
+    pub proxy: ProxyVariables,
     /// `LARDER_SECTION_KEY`: settings, by the name of the variable. An empty variable counts as none.
     pub overrides: BTreeMap<String, String>,
 }
@@ -71,14 +73,10 @@ impl Environment {
 }
 
 /// The proxies that variables name.
-fn proxy(variable: impl Fn(&str) -> Option<String>) -> crate::upstream::Proxy {
+fn proxy(variable: impl Fn(&str) -> Option<String>) -> ProxyVariables {
     let either =
         |name: &str| variable(&name.to_ascii_lowercase()).or_else(|| variable(name)).unwrap_or_default();
-    crate::upstream::Proxy {
-        http: either("HTTP_PROXY"),
-        https: either("HTTPS_PROXY"),
-        no: either("NO_PROXY"),
-    }
+    ProxyVariables { http: either("HTTP_PROXY"), https: either("HTTPS_PROXY"), no: either("NO_PROXY") }
 }
 
 /// Of these variables, those that are settings.

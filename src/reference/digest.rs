@@ -11,6 +11,8 @@ use std::str::FromStr;
 use sha2::{Digest as _, Sha256, Sha512};
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// Hex digits of the longest digest.
+const HEX_DIGITS_MAX: usize = 128;
 /// Bytes at most of the name of an algorithm that is quoted.
 const NAME_BYTES_MAX: usize = 32;
 
@@ -106,13 +108,18 @@ impl Digest {
 
     /// The hex digits without the algorithm: the file name in the store.
     pub fn hex(&self) -> String {
-        let mut hex = String::with_capacity(2 * self.as_bytes().len());
-        for byte in self.as_bytes() {
-            for digit in [byte >> 4, byte & 15] {
-                hex.push(char::from(DIGITS[usize::from(digit)]));
-            }
+        let mut digits = [0; HEX_DIGITS_MAX];
+        self.write_hex(&mut digits).to_owned()
+    }
+
+    /// The hex digits, in `digits`.
+    fn write_hex<'a>(&self, digits: &'a mut [u8; HEX_DIGITS_MAX]) -> &'a str {
+        let bytes = self.as_bytes();
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
         }
-        hex
+        std::str::from_utf8(&digits[..2 * bytes.len()]).unwrap_or_default()
     }
 
     /// Its 32 or 64 bytes.
@@ -187,7 +194,7 @@ impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.algorithm().name())?;
         f.write_str(":")?;
-        f.write_str(&self.hex())
+        f.write_str(self.write_hex(&mut [0; HEX_DIGITS_MAX]))
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::network::Reach;
 use super::registries::Registries;
+use crate::support::proxies::ProxyVariables;
 
 /// Parts of layers that are in memory and on their way at the same time, where the configuration does not say: 3 parts
 /// of 8 MiB are 24 MiB, about as much as the rest of the daemon. With a fifth of a second for each (42 MB/s for a
@@ -47,27 +48,9 @@ pub struct Config {
     /// Parts of layers that are in memory and on their way at the same time.
     pub uploads: u32,
     /// The proxies of the environment.
-    pub proxy: Proxies,
+    pub proxy: ProxyVariables,
     /// The network that connections are opened through; not a setting of the configuration.
     pub reach: Reach,
-}
-
-/// The proxies that requests to the tier go through; as the environment has them.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Proxies {
-    /// For `http`.
-    pub http: String,
-    /// For `https`.
-    pub https: String,
-    /// The hosts that are connected to directly.
-    pub no: String,
-}
-
-impl fmt::Debug for Proxies {
-    /// A proxy URL may hold a password.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Proxies")
-    }
 }
 
 impl Config {
@@ -89,7 +72,7 @@ impl Config {
             idle_timeout: Duration::from_secs(5),
             wait_max: Duration::from_secs(40),
             uploads: UPLOADS,
-            proxy: Proxies::default(),
+            proxy: ProxyVariables::default(),
             reach: Reach::default(),
         }
     }

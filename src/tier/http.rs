@@ -20,7 +20,6 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
-use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use object_store::ClientOptions;
 use object_store::client::{
@@ -34,6 +33,10 @@ use super::config::Config;
 use super::error::BuildError;
 use super::network::{Io, Reach};
 use crate::support::authorities::Authorities;
+use crate::support::proxies::Proxies;
+
+/// Where platforms serve the credentials of their machines: no proxy is asked for it.
+const PLATFORM_HOSTS: &str = "169.254.0.0/16,fd00:ec2::254";
 
 /// Connections to the store that are kept for the next request: as many as there are downloads on a busy node.
 const IDLE_CONNECTIONS_MAX: usize = 16;
@@ -131,7 +134,8 @@ fn authorities(file: Option<&Path>) -> Result<Authorities, BuildError> {
 #[derive(Clone)]
 struct Dialer {
     direct: HttpConnector,
-    proxies: Arc<Matcher>,
+    /// `None` without any.
+    proxies: Option<Arc<Proxies>>,
     reach: Reach,
 }
 
@@ -141,11 +145,8 @@ impl Dialer {
         direct.enforce_http(false);
         direct.set_nodelay(true);
         direct.set_connect_timeout(Some(config.connect_timeout));
-        let proxy = &config.proxy;
-        // Where a platform serves the credentials of its machines, and loopback, there is no proxy.
-        let no = format!("localhost,127.0.0.0/8,::1,169.254.0.0/16,fd00:ec2::254,{}", proxy.no);
-        let proxies = Matcher::builder().http(proxy.http.as_str()).https(proxy.https.as_str()).no(no).build();
-        Self { direct, proxies: Arc::new(proxies), reach: config.reach.clone() }
+        let proxies = Proxies::new(&config.proxy, PLATFORM_HOSTS).map(Arc::new);
+        Self { direct, proxies, reach: config.reach.clone() }
     }
 }
 
@@ -164,7 +165,8 @@ impl Service<Uri> for Dialer {
             return Box::pin(async move { Ok(Link(TokioIo::new(connecting.await?))) });
         }
         // Plain HTTP is for a store within the operator's network: no proxy is asked for it.
-        let proxy = self.proxies.intercept(&to).filter(|_| to.scheme_str() == Some("https"));
+        let proxies = self.proxies.as_ref().filter(|_| to.scheme_str() == Some("https"));
+        let proxy = proxies.and_then(|proxies| proxies.of(&to));
         let mut direct = self.direct.clone();
         Box::pin(async move {
             let Some(proxy) = proxy else { return Ok(Link::from(direct.call(to).await?)) };

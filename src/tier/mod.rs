@@ -66,7 +66,7 @@ mod upload;
 mod wait;
 
 pub(crate) use claim::{ClaimSlot, Progress};
-pub use config::{Config, Location, LocationError, Platform, Proxies, UPLOADS};
+pub use config::{Config, Location, LocationError, Platform, UPLOADS};
 pub use error::{BuildError, Error, ErrorKind};
 pub use gc::Collected;
 pub(crate) use handle::Fault;

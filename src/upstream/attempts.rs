@@ -5,7 +5,6 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
 use tokio::time::Instant;
 
 use crate::reference::{Digest, Registry, Repository};
@@ -132,7 +131,7 @@ impl Attempts {
                 result => return result,
             }
         }
-        Err(LastError::no_endpoint(request.repository.registry()).error)
+        Err(no_endpoint(request.repository.registry()))
     }
 
     /// Whether every endpoint has failed to answer the question for as long as a request waits.
@@ -154,19 +153,21 @@ impl Attempts {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let registry = request.repository.registry();
         let question = || Question { repository: request.repository.clone(), kind: request.kind };
         let Candidates { healthy, last: failing, not_avoided } = self.candidates(request, &question())?;
-        let mut last = LastError::no_endpoint(registry);
+        let is_only = healthy.len() + failing.len() == 1;
+        let mut last: Option<LastError> = None;
         let mut untried = not_avoided;
         // One that fails is no better than one that is slow.
         let mut alternatives = healthy.len().min(not_avoided);
         for endpoint in healthy {
             (untried, alternatives) = (untried.saturating_sub(1), alternatives.saturating_sub(1));
             let tracked = self.health.track(&endpoint, question());
-            let response = self.try_endpoint(&endpoint, tracked, request, RETRIES_MAX).await;
+            let response = self.try_endpoint(&endpoint, tracked, request, is_only, RETRIES_MAX).await;
             match read_response(response, alternatives > 0, read).await {
-                Err(error) if error.is_worth_another_endpoint() => last.update(error, &endpoint),
+                Err(error) if error.is_worth_another_endpoint() => {
+                    last = Some(LastError::after(last, error, &endpoint));
+                }
                 result => {
                     self.probe_in_background(failing, request);
                     return result;
@@ -179,19 +180,21 @@ impl Attempts {
                 Availability::Failing { error, skip: true } => Err(error),
                 // No retries: a failing endpoint would get them from every caller.
                 Availability::RetryDue(retry) => {
-                    self.try_endpoint(&endpoint, retry.tracked, request, 0).await
+                    self.try_endpoint(&endpoint, retry.tracked, request, is_only, 0).await
                 }
                 Availability::Failing { .. } | Availability::Healthy => {
                     let tracked = self.health.track(&endpoint, question());
-                    self.try_endpoint(&endpoint, tracked, request, 0).await
+                    self.try_endpoint(&endpoint, tracked, request, is_only, 0).await
                 }
             };
             match read_response(response, untried > 0, read).await {
-                Err(error) if error.is_worth_another_endpoint() => last.update(error, &endpoint),
+                Err(error) if error.is_worth_another_endpoint() => {
+                    last = Some(LastError::after(last, error, &endpoint));
+                }
                 result => return result,
             }
         }
-        Err(last.error)
+        Err(last.map_or_else(|| no_endpoint(request.repository.registry()), |last| last.error))
     }
 
     /// The endpoints that may get a request, in order.
@@ -232,19 +235,16 @@ impl Attempts {
         all.is_ok_and(|all| all.iter().any(|endpoint| !self.avoided.is_avoided(endpoint, digest)))
     }
 
-    /// Sends a request to one endpoint, again where that may help, and records the outcome.
+    /// Sends a request to one endpoint, again where that may help, and records the outcome. `is_only` says that no other
+    /// endpoint may answer it.
     async fn try_endpoint(
         &self,
         endpoint: &Endpoint,
         tracked: TrackedRequest,
         request: &RegistryRequest<'_>,
+        is_only: bool,
         retries: u32,
     ) -> Result<(Answer, TrackedBody), Error> {
-        let is_only = || {
-            let all = self.endpoints.of(request.repository.registry());
-            all.is_ok_and(|all| all.iter().filter(|endpoint| may_answer(endpoint, request)).count() == 1)
-        };
-        let is_only = request.method == Method::HEAD && is_only();
         let (exchange, heads) = (&*self.exchange, &self.exchange.heads);
         OneEndpoint { exchange, heads, endpoint, is_only }.send(tracked, request, retries).await
     }
@@ -263,7 +263,7 @@ impl Attempts {
                 let question = question.as_request();
                 if !is_of_host {
                     // Its outcome is recorded, whatever it is.
-                    let asking = this.try_endpoint(&endpoint, tracked, &question, 0);
+                    let asking = this.try_endpoint(&endpoint, tracked, &question, false, 0);
                     if let Ok(Ok((answer, tracked))) = tokio::time::timeout(RESPONSE_WAIT, asking).await {
                         probe_body(answer, &tracked).await;
                     }
@@ -308,19 +308,26 @@ where
     Ok(Allowed { value, proof })
 }
 
+/// The error where no endpoint may be asked.
+fn no_endpoint(registry: &Registry) -> Error {
+    let why = "none of its endpoints is authoritative; mark one with authoritative = true".to_owned();
+    Error::Declined { registry: registry.clone(), why }
+}
+
 impl LastError {
-    fn no_endpoint(registry: &Registry) -> Self {
-        let why = "none of its endpoints is authoritative; mark one with authoritative = true".to_owned();
-        Self { error: Error::Declined { registry: registry.clone(), why }, authoritative: false }
+    /// The error of `endpoint` takes the place of the one before, unless an authoritative endpoint sent that: a mirror
+    /// has no say in what is denied or away. A denial stands where another authoritative endpoint only cannot answer.
+    fn after(before: Option<Self>, error: Error, endpoint: &Endpoint) -> Self {
+        let authoritative = endpoint.is_authoritative();
+        match before {
+            Some(before) if before.stands_before(&error, authoritative) => before,
+            _ => Self { error, authoritative },
+        }
     }
 
-    /// Replaces the error, unless an authoritative endpoint sent it: a mirror has no say in what is denied or away. A
-    /// denial stands where another authoritative endpoint only cannot answer.
-    fn update(&mut self, error: Error, endpoint: &Endpoint) {
-        let denial_stands = self.error.is_denied() && (error.is_outage() || error.is_overloaded());
-        if !self.authoritative || endpoint.is_authoritative() && !denial_stands {
-            *self = Self { error, authoritative: endpoint.is_authoritative() };
-        }
+    fn stands_before(&self, later: &Error, is_later_authoritative: bool) -> bool {
+        let denial_stands = self.error.is_denied() && (later.is_outage() || later.is_overloaded());
+        self.authoritative && (!is_later_authoritative || denial_stands)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use http::Method;
+
 use super::*;
 use crate::support::live::Live;
 use crate::upstream::config::{Config, EndpointConfig, RegistryConfig};

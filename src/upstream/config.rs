@@ -7,6 +7,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::reference::Registry;
+use crate::support::proxies::ProxyVariables;
 use crate::upstream::transport::network::Reach;
 
 /// Everything that `upstream` is built from.
@@ -19,7 +20,7 @@ pub struct Config {
     /// Bounds on waits.
     pub timeouts: Timeouts,
     /// Proxies, as the environment names them.
-    pub proxy: Proxy,
+    pub proxy: ProxyVariables,
     /// How long a login that a token server refused is not repeated.
     pub negative_ttl: Duration,
     /// As in [`RegistryConfig`], for every registry in `registries` and for no other.
@@ -128,43 +129,13 @@ impl Default for Timeouts {
     }
 }
 
-/// The proxy environment variables; empty where unset.
-#[derive(Clone, Default)]
-pub struct Proxy {
-    /// `HTTP_PROXY`.
-    pub http: String,
-    /// `HTTPS_PROXY`.
-    pub https: String,
-    /// `NO_PROXY`.
-    pub no: String,
-}
-
-impl Proxy {
-    /// A variable whose proxy cannot be used, and the scheme that it names.
-    pub(crate) fn unsupported(&self) -> Option<(&'static str, String)> {
-        let named = [("HTTP_PROXY", &self.http), ("HTTPS_PROXY", &self.https)];
-        named.into_iter().find_map(|(variable, url)| {
-            let (scheme, _) = url.split_once("://")?;
-            (!scheme.eq_ignore_ascii_case("http")).then(|| (variable, scheme.to_owned()))
-        })
-    }
-}
-
-impl std::fmt::Debug for Proxy {
-    /// A proxy URL may hold a password.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let shown = |text: &str| if text.is_empty() { "unset" } else { "set" };
-        f.debug_struct("Proxy").field("http", &shown(&self.http)).field("https", &shown(&self.https)).finish()
-    }
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
             allow: Allow::Public,
             registries: HashMap::new(),
             timeouts: Timeouts::default(),
-            proxy: Proxy::default(),
+            proxy: ProxyVariables::default(),
             negative_ttl: Duration::from_secs(3),
             trusted_redirects: HashSet::new(),
             reach: Reach::default(),
@@ -185,7 +156,7 @@ mod tests {
             ("https://u:p@proxy.corp", Some("https")),
             ("socks5h://proxy.corp:1080", Some("socks5h")),
         ] {
-            let proxy = Proxy { https: url.to_owned(), ..Proxy::default() };
+            let proxy = ProxyVariables { https: url.to_owned(), ..ProxyVariables::default() };
             let expected = expected.map(|scheme| ("HTTPS_PROXY", scheme.to_owned()));
             assert_eq!(proxy.unsupported(), expected, "{url}");
             let config = Config { proxy, ..Config::default() };

@@ -44,9 +44,7 @@ mod transport;
 pub use asked::AskedEndpoints;
 pub use blob_head::BlobHead;
 pub use client::{ResolvedTag, Upstream};
-pub use config::{
-    Allow, ClientCertificate, Config, CredentialUse, EndpointConfig, Proxy, RegistryConfig, Timeouts,
-};
+pub use config::{Allow, ClientCertificate, Config, CredentialUse, EndpointConfig, RegistryConfig, Timeouts};
 pub use download::Download;
 pub use endpoint::avoided::DeliveryFault;
 pub use endpoint::health::FailingEndpoint;

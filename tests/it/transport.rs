@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use http::StatusCode;
-use larder::upstream::Proxy;
+use larder::support::proxies::ProxyVariables;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
@@ -193,7 +193,7 @@ async fn plain_http_goes_through_the_proxy_in_absolute_form() {
     let (proxy, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&proxy, "team/app", "v1", 1_000);
     let http = proxy.url().replace("http://", "http://user:secret@");
-    let environment = Proxy { http, ..Proxy::default() };
+    let environment = ProxyVariables { http, ..ProxyVariables::default() };
     let registries = [("reg.test", "http://reg.test".to_owned())];
     let larder = Larder::start_behind(directory.path(), &registries, "", environment);
     let reply = larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
@@ -204,13 +204,32 @@ async fn plain_http_goes_through_the_proxy_in_absolute_form() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_sees_nothing_of_a_registry_that_no_proxy_names_with_its_port() {
+    let (proxy, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
+    image::push(&proxy, "team/app", "v1", 1_000);
+    let no = "*.corp,reg.test:5000".to_owned();
+    let environment = ProxyVariables { http: proxy.url(), https: String::new(), no };
+    let registries = [
+        ("reg.test:5000", "http://reg.test:5000".to_owned()),
+        ("reg.test:5001", "http://reg.test:5001".to_owned()),
+    ];
+    let larder = Larder::start_behind(directory.path(), &registries, "", environment);
+    // No name server knows reg.test: what is asked without the proxy does not come.
+    let reply = larder.get("/v2/team/app/manifests/v1?ns=reg.test:5000").await;
+    assert!(!reply.status.is_success(), "{:?}", reply.body);
+    assert_eq!(proxy.seen().len(), 0, "the proxy saw it");
+    let reply = larder.get("/v2/team/app/manifests/v1?ns=reg.test:5001").await;
+    assert_eq!(reply.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tls_goes_through_the_proxy_in_a_tunnel_and_loopback_through_none() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);
     let ca = directory.path().join("ca.pem");
     let front = tls_front(registry.address, "reg.test", &ca).await;
     let https = format!("http://{}", tunnel(front, "reg.test:443").await);
-    let environment = Proxy { http: https.clone(), https, no: String::new() };
+    let environment = ProxyVariables { http: https.clone(), https, no: String::new() };
     let more = format!("[[registry]]\nhost = \"reg.test\"\nca = \"{}\"", ca.display());
     let registries = [("local.test", registry.url())];
     let larder = Larder::start_behind(directory.path(), &registries, &more, environment);

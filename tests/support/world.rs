@@ -7,8 +7,8 @@ use larder::app::App;
 use larder::config::{Environment, resolve};
 use larder::listener::Listen;
 use larder::support::clock::{Clock, Timestamp};
+use larder::support::proxies::ProxyVariables;
 use larder::support::shutdown::{self, Trigger};
-use larder::upstream::Proxy;
 use tokio::task::JoinHandle;
 
 use super::client::{self, Reply};
@@ -27,11 +27,16 @@ pub struct Larder {
 impl Larder {
     /// Starts a daemon with the directory `state` and more lines of configuration; `registries` are (host, endpoint).
     pub fn start(state: &Path, registries: &[(&str, String)], more: &str) -> Self {
-        Self::start_behind(state, registries, more, Proxy::default())
+        Self::start_behind(state, registries, more, ProxyVariables::default())
     }
 
     /// The same with the proxy that the environment names.
-    pub fn start_behind(state: &Path, registries: &[(&str, String)], more: &str, proxy: Proxy) -> Self {
+    pub fn start_behind(
+        state: &Path,
+        registries: &[(&str, String)],
+        more: &str,
+        proxy: ProxyVariables,
+    ) -> Self {
         let has = |section: &str| more.lines().any(|line| line.trim() == section);
         let sections: String = registries
             .iter()

@@ -8,8 +8,8 @@ use crate::config::report::Place;
 use crate::config::schema::section;
 use crate::config::value::{MILLISECOND, Text, flag, list, number, parsed, path, span};
 use crate::reference::Registry;
+use crate::support::proxies::ProxyVariables;
 use crate::tier::{self, Location, Registries, RegistryPattern};
-use crate::upstream;
 
 /// A tier that answers later is of no use: containerd gives up on an answer after 30 s.
 const TIMEOUT_MAX: Duration = Duration::from_secs(20);
@@ -103,11 +103,10 @@ impl Tier {
     /// `on_loopback` says of registries with endpoints of their own whether those are on the node itself.
     pub(crate) fn config(
         &self,
-        proxy: &upstream::Proxy,
+        proxy: &ProxyVariables,
         on_loopback: HashMap<Registry, bool>,
     ) -> Option<tier::Config> {
         let location = self.url.clone()?;
-        let upstream::Proxy { http, https, no } = proxy.clone();
         Some(tier::Config {
             location,
             endpoint: self.endpoint.clone(),
@@ -124,7 +123,7 @@ impl Tier {
             idle_timeout: self.idle_timeout,
             wait_max: self.wait_max,
             uploads: self.uploads,
-            proxy: tier::Proxies { http, https, no },
+            proxy: proxy.clone(),
             reach: tier::Reach::default(),
         })
     }

@@ -23,13 +23,13 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Response, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Incoming};
-use hyper_util::client::proxy::matcher::Matcher;
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
 use url::{Position, Url};
 
 use crate::reference::Registry;
 use crate::support::authorities;
+use crate::support::proxies::Proxies;
 use crate::upstream::body::ResponseBody;
 use crate::upstream::config::{Config, Timeouts};
 use crate::upstream::error::{BoxError, ConnectStage, Error, NodeLimit, cause, root_cause};
@@ -37,7 +37,7 @@ use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
 use crate::upstream::transport::connection::Connection;
 use crate::upstream::transport::connector::{Connector, HttpRequest};
-use crate::upstream::transport::dial::{AddressRefused, Dialer, NameFailed, NameNotAsked, proxies};
+use crate::upstream::transport::dial::{AddressRefused, Dialer, NameFailed, NameNotAsked};
 use crate::upstream::transport::names::Names;
 use crate::upstream::transport::pool::{Belonging, Host, Hosts, IDLE_TIME, Keepable};
 use crate::upstream::transport::send::{OutgoingRequest, SendRequest};
@@ -143,7 +143,8 @@ impl Transport {
         if let Some((variable, scheme)) = config.proxy.unsupported() {
             return Err(BuildError::Proxy { variable, scheme });
         }
-        let (proxies, system) = (proxies(config), system_authorities());
+        let proxies = Proxies::new(&config.proxy, "").map(Arc::new);
+        let system = system_authorities();
         let names = Names::new(config.reach.clone());
         let mut own = HashMap::new();
         for (registry, settings) in &config.registries {
@@ -291,7 +292,7 @@ impl SendRequest for Transport {
 }
 
 impl Pools {
-    fn new(config: &Config, tls: TlsConfigs, proxies: &Option<Arc<Matcher>>, names: &Names) -> Self {
+    fn new(config: &Config, tls: TlsConfigs, proxies: &Option<Arc<Proxies>>, names: &Names) -> Self {
         let pool = |trust, tls: ClientConfig| {
             let dialer = Dialer::new(config, trust, proxies.clone(), names.clone());
             Pool { connector: Connector::new(dialer, tls), hosts: Hosts::new(trust) }

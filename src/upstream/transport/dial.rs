@@ -21,13 +21,14 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
-use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::client::proxy::matcher::Intercept;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower::Service;
 use url::{Position, Url};
 
-use crate::upstream::config::{Config, Proxy};
+use crate::support::proxies::Proxies;
+use crate::upstream::config::Config;
 use crate::upstream::error::BoxError;
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::names::{LookUpError, Names};
@@ -123,7 +124,7 @@ pub(crate) struct Dialer {
     direct: HttpConnector<Resolver>,
     to_proxy: HttpConnector<Resolver>,
     /// `None` without any.
-    proxies: Option<Arc<Matcher>>,
+    proxies: Option<Arc<Proxies>>,
     resolver: Resolver,
     wait: Duration,
 }
@@ -132,7 +133,7 @@ impl Dialer {
     pub(crate) fn new(
         config: &Config,
         trust: HostTrust,
-        proxies: Option<Arc<Matcher>>,
+        proxies: Option<Arc<Proxies>>,
         names: Names,
     ) -> Self {
         let resolver = |trust| Resolver { trust, names: names.clone() };
@@ -155,23 +156,13 @@ impl Dialer {
         if url.scheme() == "https" || self.resolver.names.reach().other().is_some() {
             return None;
         }
-        self.proxies.as_ref()?.intercept(&url[..Position::AfterQuery].parse().ok()?)
+        self.proxies.as_ref()?.of(&url[..Position::AfterQuery].parse().ok()?)
     }
 
     /// Whether connections are taken as they are, `https` or not.
     pub(crate) fn needs_no_tls(&self) -> bool {
         self.resolver.names.reach().other().is_some()
     }
-}
-
-/// The proxies of the environment; loopback is never proxied, as in Go's clients. `None` where there are none.
-pub(crate) fn proxies(config: &Config) -> Option<Arc<Matcher>> {
-    let Proxy { http, https, no } = &config.proxy;
-    if http.is_empty() && https.is_empty() {
-        return None;
-    }
-    let no = format!("localhost,127.0.0.0/8,::1,{no}");
-    Some(Arc::new(Matcher::builder().http(http.as_str()).https(https.as_str()).no(no).build()))
 }
 
 impl Service<Uri> for Dialer {
@@ -189,7 +180,7 @@ impl Service<Uri> for Dialer {
             let opening = open(Arc::clone(network), self.resolver.clone(), to, self.wait);
             return Box::pin(opening);
         }
-        let proxy = self.proxies.as_ref().and_then(|proxies| proxies.intercept(&to));
+        let proxy = self.proxies.as_ref().and_then(|proxies| proxies.of(&to));
         Box::pin(async move {
             let Some(proxy) = proxy else {
                 return Ok(Stream::Tcp(direct.call(to).await?));

@@ -9,7 +9,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -131,9 +131,13 @@ impl<T: Keepable> Host<T> {
     /// Closes what was idle for long enough or is closed at the other side; whether nothing is left to look after.
     fn sweep(&self) -> bool {
         let mut kept = self.kept.lock();
-        kept.idle.retain_mut(|(since, connection)| since.elapsed() < IDLE_TIME && connection.is_open());
+        let is_over =
+            |(since, connection): &mut (Instant, T)| since.elapsed() >= IDLE_TIME || !connection.is_open();
+        let closed: Vec<_> = kept.idle.extract_if(.., is_over).collect();
         kept.is_swept = !kept.idle.is_empty();
-        !kept.is_swept
+        let is_over = !kept.is_swept;
+        without_lock(kept, closed);
+        is_over
     }
 }
 
@@ -145,14 +149,13 @@ impl<T: Keepable> Belonging<T> {
         if kept.period != self.period {
             return;
         }
-        if kept.idle.len() >= self.host.idle_max {
-            kept.idle.remove(0);
-        }
+        let is_full = kept.idle.len() >= self.host.idle_max;
+        let closed = is_full.then(|| kept.idle.remove(0));
         kept.idle.push((Instant::now(), connection));
         if !std::mem::replace(&mut kept.is_swept, true) {
             tokio::spawn(sweep(Arc::downgrade(&self.host)));
         }
-        drop(kept);
+        without_lock(kept, closed);
         self.host.freed.notify_one();
     }
 
@@ -162,10 +165,17 @@ impl<T: Keepable> Belonging<T> {
         let mut kept = self.host.kept.lock();
         if kept.period == self.period {
             kept.period += 1;
-            kept.idle.clear();
+            let closed = std::mem::take(&mut kept.idle);
+            without_lock(kept, closed);
             tracing::debug!(host = self.host.name, "idle connections are closed: one of them did not answer");
         }
     }
+}
+
+/// Closes connections once the lock is free: closing a socket is a call of the kernel, and requests wait for the lock.
+fn without_lock<T>(lock: MutexGuard<'_, Kept<T>>, closed: impl IntoIterator<Item = (Instant, T)>) {
+    drop(lock);
+    closed.into_iter().for_each(drop);
 }
 
 /// Looks after the idle connections of a host until there are none.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use larder::upstream::Proxy;
+use larder::support::proxies::ProxyVariables;
 
 use super::{Fleet, Node, tier};
 use crate::program::Program;
@@ -15,7 +15,7 @@ use crate::transport::{Authority, front, tunnel};
 
 impl Fleet {
     /// A node that reaches the bucket by `url` and has more keys in `[tier]`.
-    fn node_by(&self, name: &str, url: &str, more: &str, proxy: Proxy) -> Node {
+    fn node_by(&self, name: &str, url: &str, more: &str, proxy: ProxyVariables) -> Node {
         let state = self.directory.path().join(name);
         std::fs::create_dir_all(&state).unwrap();
         let text = format!("{}\n{more}", tier(&state, url, SECRET));
@@ -49,16 +49,19 @@ async fn a_bucket_whose_certificate_is_of_no_known_authority_is_sent_and_believe
         ("another authority", &named, format!("ca = \"{other}\"")),
         ("another name", &misnamed, format!("ca = \"{ca}\"")),
     ] {
-        let node = fleet.node_by(name, url, &more, Proxy::default());
+        let node = fleet.node_by(name, url, &more, ProxyVariables::default());
         node.pulls(&blob, name).await;
         assert!(fleet.s3.asked().is_empty(), "{name}: a request was sent");
         assert!(node.larder.metric("larder_tier_errors_total{kind=\"unavailable\"}").await >= 1.0, "{name}");
     }
     let more = format!("ca = \"{ca}\"");
-    fleet.node_by("first", &named, &more, Proxy::default()).pulls(&blob, "the right authority").await;
+    fleet
+        .node_by("first", &named, &more, ProxyVariables::default())
+        .pulls(&blob, "the right authority")
+        .await;
     fleet.shared(&blob).await;
     fleet.registry.forget_seen();
-    fleet.node_by("second", &named, &more, Proxy::default()).pulls(&blob, "from the bucket").await;
+    fleet.node_by("second", &named, &more, ProxyVariables::default()).pulls(&blob, "from the bucket").await;
     assert_eq!(fleet.asked_for(&blob), 0);
 }
 
@@ -72,7 +75,7 @@ async fn a_bucket_whose_self_signed_certificate_is_its_own_authority_is_used_whe
         fleet.file("other.pem", &Authority::of_server("localhost", 4096).pem()),
     );
     let blob = fleet.blob(200_000, 1);
-    let node = |name, ca| fleet.node_by(name, &url, &format!("ca = \"{ca}\""), Proxy::default());
+    let node = |name, ca| fleet.node_by(name, &url, &format!("ca = \"{ca}\""), ProxyVariables::default());
     node("other", &other).pulls(&blob, "another certificate is listed").await;
     assert!(fleet.s3.asked().is_empty(), "a request was sent");
     node("own", &ca).pulls(&blob, "it is listed").await;
@@ -84,7 +87,7 @@ async fn a_bucket_beyond_the_proxy_of_the_environment_is_reached_in_a_tunnel() {
     let fleet = Fleet::new().await;
     let (at, ca) = fleet.behind_tls("s3.test").await;
     let https = format!("http://{}", tunnel(at, "s3.test:8333").await);
-    let proxy = Proxy { http: https.clone(), https, no: String::new() };
+    let proxy = ProxyVariables { http: https.clone(), https, no: String::new() };
     let blob = fleet.blob(200_000, 1);
     let node = |name| fleet.node_by(name, "https://s3.test:8333", &format!("ca = \"{ca}\""), proxy.clone());
     node("first").pulls(&blob, "its name has no address here").await;
