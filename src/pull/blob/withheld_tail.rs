@@ -7,10 +7,10 @@
 //! Bytes that were sent cannot be unsent, and a runtime that was sent wrong ones fails its pull, whatever follows. A
 //! mirror is not the registry, which could still deliver the right content. So what a mirror delivers is withheld whole
 //! until it is verified, up to [`MIRRORED_STORED`] bytes on the way into the store and [`MIRRORED_PASSED`] past the
-//! disk, where it has to be in memory. A client that got nothing for ten seconds is then given a little each second, so
+//! disk, where it has to be in memory. A client that got nothing for six seconds is then given a little each second, so
 //! that it does not take the download for dead: only that little may be wrong. A larger blob goes out as it comes, but
 //! for its tail. The same holds for what the shared tier delivers, although the registry has confirmed its digest and
-//! size: its bytes are as unverified, and a wrong object must cost a download and not the pulls of its readers. The ten
+//! size: its bytes are as unverified, and a wrong object must cost a download and not the pulls of its readers. The six
 //! seconds begin with the first byte: a node may have waited long for another one to write the object.
 
 use std::sync::{Arc, OnceLock};
@@ -28,8 +28,9 @@ pub(crate) const TAIL: u64 = 64 * 1024;
 const MIRRORED_STORED: u64 = 256 * 1024 * 1024;
 /// The same past the disk, as far as there is memory (`past_the_disk/memory`).
 pub(crate) const MIRRORED_PASSED: u64 = 8 * 1024 * 1024;
-/// How long clients of such a blob get nothing at all.
-const MIRRORED_SILENCE: Duration = Duration::from_secs(10);
+/// How long clients of such a blob get nothing at all: CRI-O 1.29 to 1.31 ends a pull in which nothing came for ten
+/// seconds, and asks nowhere else.
+const MIRRORED_SILENCE: Duration = Duration::from_secs(6);
 /// Bytes for each second after that.
 const MIRRORED_RATE: u64 = 64 * 1024;
 
