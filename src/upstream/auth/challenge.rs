@@ -13,6 +13,8 @@ use crate::upstream::auth::scope;
 
 /// Bytes of one header at most; a longer one is not read.
 const HEADER_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of all headers of an answer that are read.
+const HEADERS_BYTES_MAX: usize = 16 * 1024;
 /// Characters of a scheme that an error shows at most: a registry chose them.
 const SHOWN_CHARS_MAX: usize = 32;
 /// Challenges that an error shows at most.
@@ -57,13 +59,16 @@ impl BearerChallenge {
 /// The challenge to answer, of those that came from `url`: Bearer before Basic before any other; `None` where there is
 /// none.
 pub(crate) fn parse(headers: &HeaderMap, url: &Url, repository: &Repository) -> Option<Challenge> {
-    let mut offers = Vec::new();
+    let (mut offers, mut left) = (Vec::new(), HEADERS_BYTES_MAX);
     for header in headers.get_all(WWW_AUTHENTICATE) {
         match header.as_bytes() {
-            bytes if bytes.len() > HEADER_BYTES_MAX => {
+            bytes if bytes.len() > HEADER_BYTES_MAX.min(left) => {
                 offers.push(Offer::unreadable("a header that is too long"))
             }
-            bytes => offers.extend(challenge_syntax::parse(&text(bytes))),
+            bytes => {
+                left -= bytes.len();
+                offers.extend(challenge_syntax::parse(&text(bytes)));
+            }
         }
     }
     let or_basic = offers.iter().any(|offer| offer.is("basic"));
