@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::Deserialize;
 use url::Url;
 
@@ -40,6 +40,7 @@ impl TokenRequest {
         let mut url = key.realm.clone();
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(Credential::IdentityToken(token)) = credential {
             let form = HeaderValue::from_static("application/x-www-form-urlencoded");
             headers.insert(CONTENT_TYPE, form);
@@ -85,7 +86,10 @@ struct TokenDocument {
 /// # Errors
 /// What is wrong with the body; never quotes it.
 pub(crate) fn parse(body: &[u8]) -> Result<(AuthorizationHeader, Duration), String> {
-    let document: TokenDocument = serde_json::from_slice(body)
+    // As clients written in Go read it: of a member that is there twice the last counts, and what follows does not.
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let document = serde_json::Value::deserialize(&mut reader).and_then(TokenDocument::deserialize);
+    let document = document
         // The parser's own message may quote a value.
         .map_err(|e| format!("not the expected JSON at line {}, column {}", e.line(), e.column()))?;
     let token = document.token.filter(|token| !token.is_empty()).or(document.access_token);
@@ -114,6 +118,23 @@ mod tests {
             service: Some("reg.test".to_owned()),
             scope: "repository:a/b:pull aws".to_owned(),
             principal: Principal::new(PrincipalKind::Caller, [1; 16]),
+        }
+    }
+
+    #[test]
+    fn a_token_is_read_as_clients_written_in_go_read_it() {
+        for body in [
+            r#"{"token":"t"}"#,
+            r#"{"access_token":"t","token":""}"#,
+            r#"{"token":"s","token":"t","expires_in":60}"#,
+            "{\"token\":\"t\"}\n{}",
+            "\n {\"token\":\"t\",\"token_type\":1}<!-- -->",
+        ] {
+            let (authorization, _) = parse(body.as_bytes()).unwrap();
+            assert_eq!(authorization.value(), "Bearer t", "{body}");
+        }
+        for body in ["", "<html>", "[]", r#"{"token":1}"#, r#"{"token":"t""#] {
+            assert!(parse(body.as_bytes()).is_err(), "{body}");
         }
     }
 

@@ -182,7 +182,7 @@ impl Inner {
         let response = self.http.send(RequestKind::Token, request).await?;
         let host = authority(&url);
         match response.status().as_u16() {
-            200 => {}
+            200..=299 => {}
             429 => {
                 let retry_after = retry_after(response.headers(), self.clock.now());
                 return Err(Error::RateLimited { host, retry_after });

@@ -14,6 +14,7 @@
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +63,9 @@ enum Sent {
     Failed(Error),
     /// A connection that had been used before, and then was idle, did not answer and may be dead: another one may.
     Frozen(Error),
+    /// A connection that had been used before was closed before an answer came: servers close what they take for idle,
+    /// and say so to nobody.
+    Closed(Error),
     /// Nothing of it was sent: the connection had been closed.
     Unsent(HttpRequest, Error),
 }
@@ -169,10 +173,10 @@ impl Transport {
             HostTrust::Configured => &pools.configured,
             HostTrust::Untrusted => &pools.untrusted,
         };
-        // What changes something at the server, a count of logins included, is not sent twice.
-        let repeatable = matches!(request.method, Method::GET | Method::HEAD)
-            && !request.is_for_token
-            && !carries_login(&request.headers);
+        let changes_nothing = matches!(request.method, Method::GET | Method::HEAD);
+        // A server that is slow would count a login twice.
+        let is_login = request.is_for_token || carries_login(&request.headers);
+        let repeatable = changes_nothing && !is_login;
         let host = pool.hosts.host(&url[..Position::BeforePath]);
         let mut sending = pool.connector.request(request).map_err(|why| {
             let (host, why) = (name.clone(), why.to_string());
@@ -189,13 +193,16 @@ impl Transport {
                 }
             };
             let idle = way.idle;
-            let again = may_be_forgotten(idle).then(|| sending.clone());
-            let wait = if again.is_some() { self.header_wait / 2 } else { self.header_wait };
+            let is_doubtful = may_be_forgotten(idle);
+            // A login is sent again where the connection was closed: no caller of this tries another one for it.
+            let may_follow = is_doubtful || changes_nothing && is_login && idle.is_some();
+            let again = may_follow.then(|| sending.clone());
+            let wait = if is_doubtful { self.header_wait / 2 } else { self.header_wait };
             match self.send_over(way, &name, sending, begun + wait).await {
                 Sent::Response(response) => return Ok(response),
                 Sent::Unsent(unsent, _) if idle.is_some() => sending = unsent,
                 Sent::Failed(error) | Sent::Unsent(_, error) => return Err(error),
-                Sent::Frozen(error) => {
+                Sent::Frozen(error) | Sent::Closed(error) => {
                     sending = again.ok_or(error)?;
                     break;
                 }
@@ -206,7 +213,9 @@ impl Transport {
         let way = pool.opening(&host, &name, url, until).await?;
         match self.send_over(way, &name, sending, until).await {
             Sent::Response(response) => Ok(response),
-            Sent::Failed(error) | Sent::Frozen(error) | Sent::Unsent(_, error) => Err(error),
+            Sent::Failed(error) | Sent::Frozen(error) | Sent::Closed(error) | Sent::Unsent(_, error) => {
+                Err(error)
+            }
         }
     }
 
@@ -222,9 +231,12 @@ impl Transport {
             Ok(Ok(response)) => return Sent::Response(response.map(|body| self.body(connection, of, body))),
             Ok(Err(mut error)) => {
                 let unsent = error.take_message();
-                let error = error_of(name, &error.into_error(), false);
+                let failed = error.into_error();
+                let is_closed = idle.is_some() && is_closed(&failed);
+                let error = error_of(name, &failed, false);
                 match unsent {
                     Some(request) => return Sent::Unsent(request, error),
+                    None if is_closed => Sent::Closed(error),
                     None => Sent::Failed(error),
                 }
             }
@@ -275,6 +287,15 @@ impl Drop for Unanswered<'_> {
             self.of.close_idle();
         }
     }
+}
+
+/// Whether the other side closed the connection before the head of an answer had come.
+fn is_closed(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    error.is_incomplete_message()
+        || cause.is_some_and(|cause| {
+            matches!(cause.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+        })
 }
 
 /// Whether what is between may have forgotten a connection that was idle for so long.

@@ -23,11 +23,13 @@ struct Server {
     connections_max: Option<usize>,
     /// Whether it closes a connection once it has answered over it, without having said so.
     hangs_up: bool,
+    /// Whether it closes a connection at the second request over it, without an answer.
+    answers_once: bool,
 }
 
 impl Server {
     async fn serve(self, number: usize, mut connection: DuplexStream) {
-        let mut request = Vec::new();
+        let (mut request, mut answered) = (Vec::new(), 0);
         while let Ok(byte) = connection.read_u8().await {
             request.push(byte);
             if !request.ends_with(b"\r\n\r\n") {
@@ -38,6 +40,10 @@ impl Server {
             if number < self.forgotten.load(Ordering::SeqCst) {
                 continue;
             }
+            if self.answers_once && answered > 0 {
+                return;
+            }
+            answered += 1;
             let wait = *self.answers_after.lock();
             match wait {
                 Some(wait) => tokio::time::sleep(wait).await,
@@ -114,6 +120,20 @@ async fn only_what_may_be_forgotten_and_carries_no_login_is_sent_twice() {
     let login = sent(long, slow, Some("basic dTpw"), false).await;
     let token = sent(long, slow, None, true).await;
     assert_eq!([may_be_forgotten, slow_server, login, token], [(true, 2), (true, 1), (true, 1), (true, 1)]);
+}
+
+/// As a token server does it that closes what it takes for idle: the login comes over the connection of the challenge.
+#[tokio::test(start_paused = true)]
+async fn a_login_is_sent_again_where_a_used_connection_was_closed_without_an_answer() {
+    for (login, is_for_token) in [(None, true), (Some("Basic dTpw"), false), (Some("Basic dTpw"), true)] {
+        let answers_after = Arc::new(Mutex::new(Some(Duration::ZERO)));
+        let server = Server { answers_after, answers_once: true, ..Server::default() };
+        let config = Config { reach: Reach::through(Arc::new(server.clone())), ..Config::default() };
+        let transport = Transport::new(&config).unwrap();
+        assert!(send(&transport, None, false).await);
+        assert!(send(&transport, login, is_for_token).await, "{login:?}, {is_for_token}");
+        assert_eq!(server.requests.load(Ordering::SeqCst), 3, "one of them is sent twice");
+    }
 }
 
 /// A transport to a server to which several connections are open and were used.
