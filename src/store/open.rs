@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::StatVfsMountFlags;
+use rustix::fs::{OFlags, StatVfsMountFlags};
 
 use crate::reference::Algorithm;
 use crate::store::error::Error;
@@ -74,7 +74,7 @@ pub(super) fn require_format(layout: &Layout) -> Result<(), Error> {
 
 fn lock(layout: &Layout) -> Result<Lock, Error> {
     let path = layout.lock();
-    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let opened = alone(OpenOptions::new().write(true).create(true).truncate(false).mode(0o600)).open(&path);
     let file = lock_file(layout, opened)?;
     match file.try_lock() {
         Ok(()) => Ok(Lock(file)),
@@ -83,16 +83,22 @@ fn lock(layout: &Layout) -> Result<Lock, Error> {
     }
 }
 
+/// To open no link, which leads elsewhere, and to wait for nothing that is no file.
+fn alone(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+}
+
 /// The lock's file, as it was opened for writing; for reading where the filesystem is read-only and it is there.
 fn lock_file(layout: &Layout, opened: io::Result<File>) -> Result<File, Error> {
     let path = layout.lock();
     match opened {
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-            let file = File::open(&path).map_err(|found| match found.kind() {
-                // Without a store there is nothing to serve.
-                io::ErrorKind::NotFound => not_opened(layout, "open", &path, error),
-                _ => Error::io("open", &path)(found),
-            })?;
+            let file =
+                alone(OpenOptions::new().read(true)).open(&path).map_err(|found| match found.kind() {
+                    // Without a store there is nothing to serve.
+                    io::ErrorKind::NotFound => not_opened(layout, "open", &path, error),
+                    _ => Error::io("open", &path)(found),
+                })?;
             tracing::warn!(store = %layout.root().display(), "the store is on a filesystem that is read-only for this process: cached content is served and nothing is added");
             Ok(file)
         }
@@ -171,6 +177,20 @@ mod tests {
         let refused = lock_and_prepare(&layout);
         assert!(matches!(refused, Err(Error::Format { found, .. }) if found == "larder store 99"));
         assert!(require_format(&layout).is_err());
+    }
+
+    #[test]
+    fn no_link_and_no_fifo_is_a_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&directory.path().join("store"));
+        drop(lock_and_prepare(&layout).unwrap());
+        fs::remove_file(layout.lock()).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, layout.lock(), 0o600.into()).unwrap();
+        assert!(lock_and_prepare(&layout).is_err(), "a FIFO");
+        fs::remove_file(layout.lock()).unwrap();
+        symlink(directory.path().join("elsewhere"), layout.lock()).unwrap();
+        assert!(lock_and_prepare(&layout).is_err(), "a link");
+        assert!(!directory.path().join("elsewhere").exists());
     }
 
     #[test]
