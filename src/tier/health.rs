@@ -19,7 +19,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 const DENIED_PAUSE: Duration = Duration::from_secs(300);
 
 /// Bytes of a body from which on its success counts as one of bodies.
-const BODY_BYTES_MIN: u64 = 1024 * 1024;
+pub(super) const BODY_BYTES_MIN: u64 = 1024 * 1024;
 
 /// Whether the tier answers, by kind of access.
 #[derive(Debug, Default)]

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::error::{Error, ErrorKind};
 use super::handle::{Fault, Inner, Tier};
+use super::health::BODY_BYTES_MIN;
 use super::metrics::{Operation, Read};
 use super::objects::{Chunks, Object, Replace, read_whole};
 use super::pace::{LOST_MAX, is_left};
@@ -202,7 +203,9 @@ impl Inner {
         match answer {
             Ok(object) => {
                 self.writes.present.note(registry, digest);
-                if !self.health.bodies.admits(Instant::now()) {
+                // A small body says little of large ones, and does not take their test.
+                let is_of_test = object.size >= BODY_BYTES_MIN;
+                if is_of_test && !self.health.bodies.admits(Instant::now()) {
                     metrics.reads.count(Read::LeftAlone);
                     return Lookup::Unavailable;
                 }
