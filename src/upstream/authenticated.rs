@@ -193,8 +193,9 @@ impl AuthenticatedRequests {
         Ok(())
     }
 
-    /// Records what an endpoint that was asked without authorization answers; whether that opens the repository, or
-    /// asks for another authorization than the one that failed.
+    /// Records what an endpoint that was asked without authorization answers; whether that counts: it opens the
+    /// repository, asks for another authorization than the one that failed, or says that the endpoint itself is in
+    /// trouble, of which a token server that refused a login knows nothing.
     fn note_plain_answer(
         &self,
         state: &ExchangeState<'_>,
@@ -216,6 +217,7 @@ impl AuthenticatedRequests {
                 }
                 answered
             }
+            408 | 429 | 500..=599 => attempt.otherwise.is_err(),
             _ => false,
         }
     }

@@ -1,6 +1,6 @@
 //! One request to one endpoint, over a transport that answers what the test says.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::Method;
@@ -339,5 +339,39 @@ async fn blobs_and_nothing_else_are_fetched_over_plain_http_where_the_operator_l
         assert_eq!(result.is_ok(), followed, "{listed} {is_blob}: {result:?}");
         assert!(followed || result.unwrap_err().to_string().contains("trusted_redirects"));
         assert_eq!(transport.sent().len(), 1 + usize::from(followed));
+    }
+}
+
+/// A mistyped secret, while the registry is away and its token server is not.
+#[tokio::test]
+async fn a_registry_in_trouble_is_told_from_a_login_that_its_token_server_refuses() {
+    for trouble in [500, 503, 429] {
+        let is_in_trouble = Arc::new(AtomicBool::new(false));
+        let now = Arc::clone(&is_in_trouble);
+        let (transport, configured) = Scripted::new(Config::default(), move |request| {
+            let is_login = !request.header("authorization").is_empty();
+            match (request.host.as_str(), is_login, now.load(Ordering::Relaxed)) {
+                ("auth.reg.example.com:443", true, _) => status(401),
+                ("auth.reg.example.com:443", false, _) => respond(200, &[], r#"{"token": "t"}"#),
+                (_, _, true) => status(trouble),
+                (_, true, false) => status(200),
+                (_, false, false) => respond(401, &[("www-authenticate", TOKEN_CHALLENGE)], ""),
+            }
+        });
+        let exchange = Exchange::for_test(Live::new(configured));
+        let repository: Repository = "reg.example.com/a".parse().unwrap();
+        let endpoint = Endpoint::for_test("https://reg.example.com");
+        let ask = async |user| {
+            let (auth, digest) =
+                (AuthContext::for_test(user), format!("sha256:{}", "0".repeat(64)).parse().unwrap());
+            let request = RegistryRequest::blob(Method::GET, &repository, digest, &auth);
+            exchange.send(&endpoint, &request).await.map(|response| response.proof)
+        };
+        // From now on the registry's challenge is known, and a login comes first.
+        ask(None).await.unwrap();
+        is_in_trouble.store(true, Ordering::Relaxed);
+        let error = ask(Some(("u", "mistyped"))).await.unwrap_err().error;
+        assert!(error.is_outage() || error.is_overloaded(), "{trouble}: {error}");
+        assert!(transport.sent().len() > 3);
     }
 }
