@@ -136,6 +136,22 @@ async fn a_right_holds_in_an_outage_for_its_own_caller_only() {
     assert!(matches!(error, Error::AuthenticationRequired { why: ChallengeReason::Unreachable, .. }));
 }
 
+/// Anyone on the node can make a registry refuse a credential.
+#[tokio::test]
+async fn a_refused_credential_ends_no_right_that_everyone_has_from_another_node() {
+    let (host, why) = ("reg.test".to_owned(), String::new());
+    let refused =
+        |public| upstream::Error::Refused { host: host.clone(), status: 401, why: why.clone(), public };
+    for (error, is_held) in [(refused(false), true), (refused(true), false)] {
+        let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+        parts.registry.push(&app, None, b"layer");
+        let shared = parts.access.shared();
+        parts.registry.fail(Some(error));
+        confirm(&parts, &parts.pull_as("mistyped", &app)).await.unwrap_err();
+        assert_eq!(shared.hold(&app, parts.clock.now()).await, is_held);
+    }
+}
+
 fn to_strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }

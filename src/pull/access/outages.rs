@@ -25,7 +25,10 @@ const SHOWN_FOR: Duration = Duration::from_secs(3_600);
 /// What is known of a registry.
 #[derive(Debug, Clone, Copy)]
 enum State {
-    Answers,
+    Answers {
+        /// Whether the store knows of no outage: one whose end the disk did not take would be found by the next start.
+        is_written: bool,
+    },
     Out(Outage),
 }
 
@@ -69,7 +72,17 @@ impl Outages {
             let begun = self.records.outage(registry).await.filter(|since| *since <= now);
             (begun.unwrap_or(now), self.records.has_delivered(registry).await)
         };
-        self.states.lock().insert(registry.clone(), State::Out(Outage { since, last, has_answered }));
+        let since = {
+            let mut states = self.states.lock();
+            let (since, has_answered) = match states.get(registry) {
+                // While the disk was asked, another question began the outage, or was answered.
+                Some(State::Out(outage)) => (outage.since, outage.has_answered),
+                Some(State::Answers { .. }) => (now, true),
+                None => (since, has_answered),
+            };
+            states.insert(registry.clone(), State::Out(Outage { since, last, has_answered }));
+            since
+        };
         if let Err(error) = self.records.set_outage(registry, Some(since)).await {
             tracing::debug!(%registry, %error, "the start of an outage could not be written to the store");
         }
@@ -80,13 +93,17 @@ impl Outages {
     pub(crate) async fn end(&self, registry: &Registry) {
         {
             let mut states = self.states.lock();
-            if matches!(states.get(registry), Some(State::Answers)) {
+            if matches!(states.get(registry), Some(State::Answers { is_written: true })) {
                 return;
             }
-            states.insert(registry.clone(), State::Answers);
+            // Written as far as others are concerned, so that each answer does not write it anew meanwhile.
+            states.insert(registry.clone(), State::Answers { is_written: true });
         }
         if let Err(error) = self.records.set_outage(registry, None).await {
             tracing::debug!(%registry, %error, "the end of an outage could not be written to the store");
+            if let Some(State::Answers { is_written }) = self.states.lock().get(registry) {
+                *is_written = false;
+            }
         }
     }
 
@@ -100,7 +117,7 @@ impl Outages {
             {
                 Some((registry.clone(), outage.since))
             }
-            State::Out(_) | State::Answers => None,
+            State::Out(_) | State::Answers { .. } => None,
         };
         let mut all: Vec<_> = self.states.lock().iter().filter_map(out).collect();
         all.sort();
@@ -111,7 +128,7 @@ impl Outages {
     pub(crate) fn is_known(&self, registry: &Registry) -> bool {
         is_named(&self.config.current(), registry)
             || match self.states.lock().peek(registry) {
-                Some(State::Answers) => true,
+                Some(State::Answers { .. }) => true,
                 Some(State::Out(outage)) => outage.has_answered,
                 None => false,
             }
@@ -148,6 +165,26 @@ mod tests {
         restarted.end(&registry).await;
         clock.advance(Duration::from_secs(60));
         assert_eq!(restarted.record(&registry).await, Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn an_end_that_the_disk_did_not_take_is_written_with_the_next_answer() {
+        let (store, clock, directory) = for_tests::store();
+        let registry: Registry = "reg.test".parse().unwrap();
+        for_tests::remember_blob(&store, "reg.test/app", b"x").await;
+        let first = outages(&store);
+        first.record(&registry).await;
+        // A file that cannot be removed.
+        let [file, aside] =
+            ["_outage", "_aside"].map(|name| directory.path().join("store/refs/reg.test").join(name));
+        std::fs::rename(&file, &aside).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        first.end(&registry).await;
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::rename(&aside, &file).unwrap();
+        first.end(&registry).await;
+        clock.advance(Duration::from_secs(3_600));
+        assert_eq!(outages(&store).record(&registry).await, Duration::ZERO, "the outage of then goes on");
     }
 
     #[tokio::test]

@@ -90,20 +90,17 @@ impl RecordedAnswers {
         let proves = proves.filter(|_| question.subject != Subject::List);
         match result {
             Ok(allowed) => {
-                // A mirror's delivery is no answer of the registry.
-                if !self.upstream.is_in_outage(registry) {
-                    self.answered(registry).await;
-                }
+                self.answered_if_not_away(registry).await;
                 if let Some(revocations) = proves {
                     self.record_proof(&question.repository, presented.principal, allowed.proof, revocations)
                         .await;
                 }
             }
             Err(error) if error.is_denied() => {
-                self.answered(registry).await;
                 if error.revokes_access() && question.subject != Subject::List {
-                    let is_of_everyone = error.is_public() || presented.credential.is_none();
-                    self.shared.refuse(&question.repository, is_of_everyone);
+                    if error.is_public() || presented.credential.is_none() {
+                        self.shared.close(&question.repository);
+                    }
                     let (repository, source) = (&question.repository, &presented.source);
                     // Where no credential was shown, everyone's right ends, and not that of the credential.
                     let concerned = if error.is_public() {
@@ -117,6 +114,8 @@ impl RecordedAnswers {
                         self.metrics.count_right(concerned, RightEvent::Ended);
                     }
                 }
+                // After that: it may wait for the disk, and a client that leaves meanwhile keeps no right that has ended.
+                self.answered_if_not_away(registry).await;
                 if error.is_answer() {
                     self.denials.record(question, error.clone(), self.negative_ttl());
                 }
@@ -176,6 +175,13 @@ impl RecordedAnswers {
     pub(crate) async fn record_grant(&self, repository: &Repository, principal: Principal) {
         self.answered(repository.registry()).await;
         self.grant(repository, principal, Duration::ZERO, self.grants.revocations()).await;
+    }
+
+    /// Records that a registry can be asked, unless what answered was only a mirror or a token server.
+    async fn answered_if_not_away(&self, registry: &Registry) {
+        if !self.upstream.is_in_outage(registry) {
+            self.answered(registry).await;
+        }
     }
 
     /// Records that a registry can be asked: what other nodes shared for its outage ends.

@@ -142,11 +142,12 @@ impl SharedRights {
         }
     }
 
-    /// Records that a registry refused a repository: a credential, or everyone.
-    pub(super) fn refuse(&self, repository: &Repository, is_of_everyone: bool) {
+    /// Records that a registry refused everyone a repository. That it refuses one credential says nothing of what is
+    /// everyone's.
+    pub(super) fn close(&self, repository: &Repository) {
         let now = self.records.clock().now();
         self.state.lock().end(repository, now);
-        if let Some(on_closed) = self.on_closed.get().filter(|_| is_of_everyone) {
+        if let Some(on_closed) = self.on_closed.get() {
             on_closed(repository, now);
         }
     }
@@ -195,7 +196,7 @@ mod tests {
         let rights = start();
         let proved_at = clock.now();
         assert!(rights.hold(&app, proved_at).await && rights.held(&app, GRACE).is_some());
-        rights.refuse(&app, false);
+        rights.close(&app);
         assert!(rights.held(&app, GRACE).is_none());
         assert!(!rights.hold(&app, proved_at).await, "the registry refused it after that proof");
         assert!(rights.hold(&other, proved_at).await);
