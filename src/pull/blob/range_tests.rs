@@ -2,6 +2,7 @@
 
 use futures_util::future::join_all;
 
+use super::past_the_disk_tests::as_time_passes;
 use super::tests::{downloads, read, refuse_downloads};
 use super::*;
 use crate::pull::for_tests::{self, Parts};
@@ -172,4 +173,19 @@ async fn a_piece_without_a_byte_from_a_registry_ends_no_body() {
     assert_eq!(downloads(&scene.parts.registry.asked()), 2, "it is asked for by itself");
     gate.add_permits(10_000);
     assert!(read(whole).await.unwrap() == LARGE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_that_nobody_asks_for_any_more_give_their_room_back() {
+    let scene = Scene::new();
+    scene.declare();
+    as_time_passes(scene.get(BlobRange::Bytes { start: 1_000, end: 5_096 })).await.unwrap();
+    let ingest = scene.parts.directory.path().join("store/ingest");
+    let kept = || std::fs::read_dir(&ingest).unwrap().count();
+    assert_eq!(kept(), 1);
+    as_time_passes(tokio::time::sleep(Duration::from_secs(65))).await;
+    assert_eq!(kept(), 1, "it is asked for still");
+    tokio::time::advance(Duration::from_secs(30 * 60)).await;
+    as_time_passes(tokio::time::sleep(Duration::from_secs(65))).await;
+    assert_eq!(kept(), 0);
 }

@@ -5,7 +5,7 @@
 //! principal, and whose right is fresh; what a mirror gave to any other is not kept; what is kept is bounded in blobs,
 //! bytes and time. Kept parts do not outlive the daemon. Deliberately not here: whether a range may be fetched alone.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -26,6 +26,8 @@ const BLOBS_MAX: usize = 128;
 const BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 /// How long parts are kept after they were last asked for: they take room that nothing can evict.
 const KEPT_FOR: Duration = Duration::from_secs(30 * 60);
+/// How often the bounds are looked at while no part is asked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Callers that are remembered for a blob; others ask upstream again.
 const CALLERS_MAX: usize = 64;
 
@@ -37,7 +39,14 @@ pub(crate) struct Partials {
     store: Store,
     tasks: Tasks,
     metrics: Arc<Metrics>,
-    blobs: Arc<Mutex<BoundedMap<Key, Arc<Partial>>>>,
+    blobs: Arc<Mutex<Blobs>>,
+}
+
+/// The blobs of which parts are kept.
+struct Blobs {
+    partials: BoundedMap<Key, Arc<Partial>>,
+    /// Whether a task looks after them.
+    is_swept: bool,
 }
 
 /// A blob of which parts are kept.
@@ -57,7 +66,8 @@ fn key_of(context: &PullContext, digest: Digest) -> Key {
 impl Partials {
     /// Parts that are kept in `store`, each received on one of `tasks`.
     pub(crate) fn new(store: Store, tasks: Tasks, metrics: Arc<Metrics>) -> Self {
-        Self { store, tasks, metrics, blobs: Arc::new(Mutex::new(BoundedMap::new(BLOBS_MAX))) }
+        let blobs = Blobs { partials: BoundedMap::new(BLOBS_MAX), is_swept: false };
+        Self { store, tasks, metrics, blobs: Arc::new(Mutex::new(blobs)) }
     }
 
     /// Where they are kept.
@@ -68,7 +78,11 @@ impl Partials {
     /// The parts of a blob, if the registry vouched for the caller. Whether its right is fresh is for the user of this
     /// to see to.
     pub(crate) fn find(&self, context: &PullContext, digest: Digest) -> Option<Arc<Partial>> {
-        let partial = Arc::clone(self.blobs.lock().get(&key_of(context, digest))?);
+        let partial = {
+            let mut blobs = self.blobs.lock();
+            blobs.make_room();
+            Arc::clone(blobs.partials.get(&key_of(context, digest))?)
+        };
         *partial.asked_at.lock() = Instant::now();
         let caller = (context.repository().clone(), context.caller().principal());
         let is_known = partial.callers.lock().contains(&caller);
@@ -85,8 +99,7 @@ impl Partials {
         owner: Owner,
         _vouched: Vouched,
     ) -> Option<Arc<Partial>> {
-        self.make_room();
-        let known = self.blobs.lock().get(&key_of(context, digest)).cloned();
+        let known = self.get(context, digest);
         let partial = match known {
             Some(partial) => partial,
             None => {
@@ -98,7 +111,7 @@ impl Partials {
                     callers: Mutex::default(),
                     asked_at: Mutex::new(Instant::now()),
                 });
-                Arc::clone(self.blobs.lock().get_or_insert_with(key_of(context, digest), || partial))
+                self.insert(key_of(context, digest), partial)
             }
         };
         if partial.size != size {
@@ -115,7 +128,7 @@ impl Partials {
 
     /// Bytes that are kept of a blob of `size` bytes.
     pub(crate) fn bytes_of(&self, context: &PullContext, digest: Digest, size: u64) -> u64 {
-        let partial = self.blobs.lock().get(&key_of(context, digest)).cloned();
+        let partial = self.get(context, digest);
         let of_blob = partial.filter(|partial| partial.size == size);
         of_blob.map_or(0, |partial| partial.parts.blob().bytes())
     }
@@ -129,24 +142,55 @@ impl Partials {
         size: Option<u64>,
         _vouched: Vouched,
     ) -> Option<Ingest> {
-        let partial = self.blobs.lock().get(&key_of(context, digest)).cloned()?;
+        let partial = self.get(context, digest)?;
         (Some(partial.size) == size).then(|| partial.parts.blob().take_ingest())?
     }
 
     /// Forgets the parts of a blob: it is stored as a whole, or they, or what came with them, were wrong.
     pub(crate) fn forget(&self, context: &PullContext, digest: Digest) {
-        self.blobs.lock().remove(&key_of(context, digest));
+        self.blobs.lock().partials.remove(&key_of(context, digest));
     }
 
-    fn make_room(&self) {
+    fn get(&self, context: &PullContext, digest: Digest) -> Option<Arc<Partial>> {
+        self.blobs.lock().partials.get(&key_of(context, digest)).cloned()
+    }
+
+    /// The parts of a blob: these, unless others of it are kept meanwhile.
+    fn insert(&self, key: Key, partial: Arc<Partial>) -> Arc<Partial> {
         let mut blobs = self.blobs.lock();
-        blobs.retain(|_, partial| partial.asked_at.lock().elapsed() < KEPT_FOR);
+        let kept = Arc::clone(blobs.partials.get_or_insert_with(key, || partial));
+        blobs.make_room();
+        if !std::mem::replace(&mut blobs.is_swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(&self.blobs)));
+        }
+        kept
+    }
+}
+
+impl Blobs {
+    /// Forgets what was asked for long ago, and of the rest what is too much.
+    fn make_room(&mut self) {
+        self.partials.retain(|_, partial| partial.asked_at.lock().elapsed() < KEPT_FOR);
         // Kept parts grow while they lie here: their bytes are counted anew each time.
-        let mut bytes: u64 = blobs.iter().map(|(_, partial)| partial.parts.blob().bytes()).sum();
+        let mut bytes: u64 = self.partials.iter().map(|(_, partial)| partial.parts.blob().bytes()).sum();
         while bytes > BYTES_MAX
-            && let Some((_, oldest)) = blobs.remove_oldest()
+            && let Some((_, oldest)) = self.partials.remove_oldest()
         {
             bytes -= oldest.parts.blob().bytes();
+        }
+    }
+}
+
+/// Keeps the bounds of time and bytes while nobody asks for a part, until none is kept.
+async fn sweep(blobs: Weak<Mutex<Blobs>>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let Some(blobs) = blobs.upgrade() else { return };
+        let mut blobs = blobs.lock();
+        blobs.make_room();
+        blobs.is_swept = !blobs.partials.is_empty();
+        if !blobs.is_swept {
+            return;
         }
     }
 }
