@@ -174,7 +174,8 @@ impl Attempts {
                 }
             }
         }
-        for (endpoint, availability) in failing {
+        let mut failing = failing.into_iter();
+        while let Some((endpoint, availability)) = failing.next() {
             untried = untried.saturating_sub(1);
             let response = match availability {
                 Availability::Failing { error, skip: true } => Err(error),
@@ -191,7 +192,11 @@ impl Attempts {
                 Err(error) if error.is_worth_another_endpoint() => {
                     last = Some(LastError::after(last, error, &endpoint));
                 }
-                result => return result,
+                result => {
+                    // Their turn to be asked again has come, and comes no sooner for it.
+                    self.probe_in_background(failing.collect(), request);
+                    return result;
+                }
             }
         }
         Err(last.map_or_else(|| no_endpoint(request.repository.registry()), |last| last.error))

@@ -103,6 +103,21 @@ async fn the_next_endpoint_answers_and_a_failing_one_is_probed_before_it_is_used
     assert_eq!(world.patient_request().await.unwrap(), "mirror.example.net:443");
 }
 
+/// As after a cut of the node's network.
+#[tokio::test(start_paused = true)]
+async fn a_registry_behind_a_mirror_that_is_back_is_probed_although_the_mirror_answers() {
+    let down = Arc::new(AtomicBool::new(true));
+    let is_down = Arc::clone(&down);
+    let world =
+        World::new(move |_| if is_down.load(Ordering::SeqCst) { Outcome::Unreachable } else { status(200) });
+    world.request(Need::Delivery).await.unwrap_err();
+    down.store(false, Ordering::SeqCst);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(world.request(Need::Delivery).await.unwrap(), "mirror.example.net:443");
+    assert_eq!(world.attempts.tasks.finish(Duration::from_secs(1)).await, 0);
+    assert_eq!(world.counts(), (2, 2), "the registry is put off once more");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_mirror_proves_nothing() {
     let world = World::new(|_| status(200));
