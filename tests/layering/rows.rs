@@ -98,6 +98,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["admission/demands"],
             &["admission"],
             &["blobs"],
+            &["inventory/manifest_walk"],
             &["inventory/images"],
             &["inventory", "inventory/contents"],
             &["maintenance/oci_index", "maintenance/verify"],
