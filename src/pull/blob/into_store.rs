@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::ATTEMPTS_MAX;
 use super::Blobs;
 use super::concerns_leader_only;
-use super::download::{Download, Followed};
+use super::download::{Followed, StoredOrFollowed};
 use super::flight::Sharing;
 use super::flight::progress::Progress;
 use crate::pull::answer::AnswerSource;
@@ -79,8 +79,8 @@ impl Blobs {
         }
         let joined = self.downloads.join_or_lead(context, digest, looked_up_at, sharing).await?;
         let Followed { source, is_own_answer, mut progress } = match joined {
-            Download::Stored(found) => return stored(found.blob.size(), false),
-            Download::Following(followed) => followed,
+            StoredOrFollowed::Stored(found) => return stored(found.blob.size(), false),
+            StoredOrFollowed::Following(followed) => followed,
         };
         loop {
             let now = progress.borrow_and_update().clone();
@@ -139,11 +139,11 @@ impl Blobs {
         }
         match self.downloads.join_or_lead(context, digest, None, Sharing::All).await {
             // Not by following it: a download that only this waits for ends if it is too slow.
-            Ok(Download::Following(followed)) => {
+            Ok(StoredOrFollowed::Following(followed)) => {
                 drop(followed);
                 self.flights.wait_while(|| self.flights.has(registry, digest)).await;
             }
-            Ok(Download::Stored(_)) => {}
+            Ok(StoredOrFollowed::Stored(_)) => {}
             Err(error) => {
                 let repository = context.repository();
                 tracing::debug!(%repository, %digest, %error, "a blob was not prefetched");

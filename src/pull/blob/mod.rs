@@ -76,7 +76,7 @@ pub use body::answer::{BlobAnswer, BlobSize};
 use body::first_bytes::{concerns_leader_only, first_bytes, has_answer_soon, was_for_store_alone};
 use body::reader::Reader;
 use body::refetch_places::RefetchPlaces;
-use download::{Download, Downloads, Followed};
+use download::{Downloads, Followed, StoredOrFollowed};
 use fill::Filler;
 use fill::segments::Segments;
 use fill::transfer::Transfers;
@@ -84,7 +84,7 @@ use flight::{Flights, Sharing};
 use parts::byte_range::SingleRanges;
 use parts::partial::Partials;
 pub use parts::wanted::BlobRange;
-use parts::{Found, Parts};
+use parts::{FoundPart, Parts};
 use past_the_disk::memory::WindowMemory;
 use priority::Foreground;
 use room::Room;
@@ -229,8 +229,8 @@ impl Blobs {
             let downloads = &self.downloads;
             let Followed { source, is_own_answer, mut progress } =
                 match downloads.join_or_lead(context, digest, looked_up_at, sharing).await? {
-                    Download::Stored(stored) => return Ok(self.stored_answer(context, *stored)),
-                    Download::Following(followed) => followed,
+                    StoredOrFollowed::Stored(stored) => return Ok(self.stored_answer(context, *stored)),
+                    StoredOrFollowed::Following(followed) => followed,
                 };
             if !is_own_answer && !has_answer_soon(&mut progress).await {
                 // Upstream does not answer the leader; it has answered this caller.
@@ -264,19 +264,19 @@ impl Blobs {
     ) -> Result<Option<BlobAnswer>, Error> {
         let declared = self.access.membership().declared_size(context.repository(), digest);
         let mut found = self.parts.find(context, digest, range, declared).await?;
-        if let Some(Found::SizeUnknown) = found {
+        if let Some(FoundPart::SizeUnknown) = found {
             let Some(size) = self.upstream_size(context, digest).await? else { return Ok(None) };
             found = self.parts.find(context, digest, range, Some(size)).await?;
         }
         let reader = self.reader(context, digest);
         let (body, size, is_hit) = match found {
-            None | Some(Found::SizeUnknown) => return Ok(None),
-            Some(Found::Kept { partial, is_all }) => {
+            None | Some(FoundPart::SizeUnknown) => return Ok(None),
+            Some(FoundPart::Kept { partial, is_all }) => {
                 let size = partial.size;
                 (BlobBody::partial(reader, partial), size, is_all)
             }
-            Some(Found::Alone(body, size)) => (BlobBody::single_range(reader, *body, size)?, size, false),
-            Some(Found::Beyond(size)) => (BlobBody::unstored(reader, size), size, false),
+            Some(FoundPart::Alone(body, size)) => (BlobBody::single_range(reader, *body, size)?, size, false),
+            Some(FoundPart::Beyond(size)) => (BlobBody::unstored(reader, size), size, false),
         };
         let source = if is_hit { AnswerSource::Hit } else { AnswerSource::Passthrough };
         Ok(Some(BlobAnswer { size: Some(size), media_type: None, body, source, stale: None }))

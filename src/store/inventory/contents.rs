@@ -10,7 +10,7 @@ use std::fs;
 
 use crate::reference::{Child, Digest, IMAGE_BLOBS_MAX};
 use crate::store::disk::calls::Call;
-use crate::store::inventory::manifest_walk::{Content, Found, ManifestWalk, Met, bytes_of};
+use crate::store::inventory::manifest_walk::{Found, ManifestKind, ManifestWalk, Met, bytes_of};
 use crate::store::layout::{self, Layout};
 use crate::support::clock::Timestamp;
 
@@ -77,12 +77,12 @@ impl ImageContents {
             contents.is_here |= digest == root && matches!(found, Found::Here(..));
             let blobs = match found {
                 Found::NotLookedFor => None,
-                Found::Here(_, Content::Index) => {
+                Found::Here(_, ManifestKind::Index) => {
                     contents.is_index |= digest == root;
                     None
                 }
-                Found::Here(_, Content::Image(children, _)) => Some((true, children)),
-                Found::Here(_, Content::Other) => Some((true, Vec::new())),
+                Found::Here(_, ManifestKind::Image(children, _)) => Some((true, children)),
+                Found::Here(_, ManifestKind::Other) => Some((true, Vec::new())),
                 Found::Absent => Some((false, Vec::new())),
             };
             if let Some((is_here, blobs)) = blobs {

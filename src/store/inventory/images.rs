@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use crate::reference::{Algorithm, Child, Digest, Repository};
-use crate::store::inventory::manifest_walk::{Content, Found, ManifestWalk, Met, bytes_of};
+use crate::store::inventory::manifest_walk::{Found, ManifestKind, ManifestWalk, Met, bytes_of};
 use crate::store::layout::{Directory, Layout};
 use crate::store::records::tags::{self, TagName, TagRecord};
 
@@ -51,7 +51,7 @@ pub(in crate::store) fn batches(layout: &Layout) -> impl Iterator<Item = Vec<Tag
 
 /// What is in the store of one image. Blocks.
 pub(in crate::store) fn content_of(layout: &Layout, root: Digest) -> Arc<ImageContent> {
-    Reader::new(layout).content_of(root)
+    ImageReader::new(layout).content_of(root)
 }
 
 /// Reads a batch in the order in which its records lie on the disk; the images are in the order of `names`.
@@ -59,7 +59,7 @@ fn read(layout: &Layout, names: Vec<TagName>) -> Vec<TaggedImage> {
     let mut order: Vec<usize> = (0..names.len()).collect();
     order.sort_unstable_by_key(|&at| names[at].inode);
     let mut found = read_all(&order, |part| {
-        let mut reader = Reader::new(layout);
+        let mut reader = ImageReader::new(layout);
         let read = part.iter().filter_map(|&at| {
             let record = reader.record_of(&names[at])?;
             Some((at, record, reader.content_of(record.digest)))
@@ -101,7 +101,7 @@ fn spawn<'scope, T: Send + 'scope>(
 }
 
 /// Reads images, each once, and looks for their blobs.
-struct Reader<'a> {
+struct ImageReader<'a> {
     layout: &'a Layout,
     /// The directory of the tags of the repository that was read last, once a second tag of it is read.
     tags: Option<(&'a Repository, Option<Directory>)>,
@@ -112,7 +112,7 @@ struct Reader<'a> {
     blobs: HashMap<Digest, Option<u64>>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ImageReader<'a> {
     fn new(layout: &'a Layout) -> Self {
         Self { layout, tags: None, directories: Vec::new(), images: HashMap::new(), blobs: HashMap::new() }
     }
@@ -162,7 +162,7 @@ impl<'a> Reader<'a> {
         while let Some(Met { digest, platform, found }) = walk.meet(|digest| self.manifest(digest)) {
             if let Found::Here(size, content) = found {
                 image.sizes.insert(digest, size);
-                if let Content::Image(children, omitted) = content
+                if let ManifestKind::Image(children, omitted) = content
                     && self.add_blobs(&mut image, children)
                     && omitted == 0
                 {

@@ -50,11 +50,11 @@ pub(super) enum Found {
     NotLookedFor,
     Absent,
     /// It is here, and has so many bytes.
-    Here(u64, Content),
+    Here(u64, ManifestKind),
 }
 
 /// What a manifest is.
-pub(super) enum Content {
+pub(super) enum ManifestKind {
     /// An index: what it names is met next.
     Index,
     /// An image: its config and layers, and how many more it has that are not understood.
@@ -106,15 +106,15 @@ impl ManifestWalk {
     }
 
     /// What these bytes are; an index is entered.
-    fn content(&mut self, bytes: &[u8]) -> Content {
-        let Ok(document) = Document::parse(bytes, None) else { return Content::Other };
+    fn content(&mut self, bytes: &[u8]) -> ManifestKind {
+        let Ok(document) = Document::parse(bytes, None) else { return ManifestKind::Other };
         match document.kind {
             Kind::Index(children) if self.indexes.len() < DEPTH_MAX => {
                 self.indexes.push(children.into_iter());
-                Content::Index
+                ManifestKind::Index
             }
-            Kind::Image(children) => Content::Image(children, document.omitted),
-            _ => Content::Other,
+            Kind::Image(children) => ManifestKind::Image(children, document.omitted),
+            _ => ManifestKind::Other,
         }
     }
 }
@@ -155,7 +155,7 @@ mod tests {
         };
         let mut met = Vec::new();
         while let Some(Met { digest, found, .. }) = walk.meet(&mut read) {
-            met.push((digest, matches!(found, Found::Here(_, Content::Index))));
+            met.push((digest, matches!(found, Found::Here(_, ManifestKind::Index))));
         }
         let mut expected: Vec<_> = indexes.iter().rev().map(|(digest, _)| (*digest, true)).collect();
         expected[DEPTH_MAX].1 = false;

@@ -35,7 +35,7 @@ use crate::pull::blob::priority::Foreground;
 use crate::pull::blob::room::Room;
 use crate::pull::blob::source::UpstreamBlobs;
 use crate::pull::blob::source::delivery::{Trail, Tries, Way, fault_of};
-use crate::pull::blob::source::tiered::{Opened, Share};
+use crate::pull::blob::source::tiered::{Opened, TierCopy};
 use crate::pull::blob::source::upstream_body::UpstreamBody;
 use crate::pull::blob::vouched::Vouched;
 use crate::pull::blob::withheld_tail::Withheld;
@@ -183,13 +183,13 @@ impl Filler {
         let mut wrong = None;
         loop {
             let prepared = self.prepare(leader);
-            let Opened { body, share } = self.blobs.open_whole(context, digest).await?;
+            let Opened { body, tier_copy } = self.blobs.open_whole(context, digest).await?;
             if let Some(error) = wrong.take_if(|_| tries.is_repeated_by(body.endpoint())) {
                 return Err(error);
             }
             let (trail, unproved) = (body.trail().clone(), body.unproved());
             let vouched = self.vouched(context, digest, &body).await;
-            let received = self.receive_body(leader, body, vouched, tries.way(), share, prepared).await;
+            let received = self.receive_body(leader, body, vouched, tries.way(), tier_copy, prepared).await;
             let error = match received {
                 Ok(filled) => {
                     if let (Filled::Verified(..), Some(source)) = (&filled, &unproved) {
@@ -227,7 +227,7 @@ impl Filler {
         body: UpstreamBody,
         vouched: Option<Vouched>,
         way: Way,
-        share: Share,
+        tier_copy: TierCopy,
         prepared: Option<Prepared>,
     ) -> Result<Filled, Error> {
         let (context, digest) = (leader.flight().context(), leader.digest());
@@ -254,13 +254,13 @@ impl Filler {
             Ok(ingest) => ingest,
             Err(error) if error.is_local() => {
                 // No other node waits for what this one does not store.
-                drop(share);
+                drop(tier_copy);
                 let detached = past_the_disk(body, leader.digest().hasher(), Some(error));
                 return Ok(Filled::PassedOn(self.detached.pass_on(leader, detached).await));
             }
             Err(error) => return Err(error.into()),
         };
-        self.store_body(leader, body, vouched, ingest, way, share).await
+        self.store_body(leader, body, vouched, ingest, way, tier_copy).await
     }
 
     /// Has the file of a blob made while its registry is asked, unless parts of it are kept in one.
@@ -295,14 +295,14 @@ impl Filler {
         vouched: Option<Vouched>,
         ingest: Ingest,
         way: Way,
-        share: Share,
+        tier_copy: TierCopy,
     ) -> Result<Filled, Error> {
         let (flight, digest, size) = (leader.flight(), leader.digest(), body.size());
         let withheld = Withheld::of(size, body.trail());
         let (growing, trail) = (ingest.growing(), body.trail().clone());
         let trail_of_body = trail.clone();
         let content = leader.publish_filling(growing.clone(), size, withheld.is_mirrored(), vouched);
-        let copy = self.copies.begin(flight, digest, &content, size, share);
+        let copy = self.copies.begin(flight, digest, &content, size, tier_copy);
         let registry = flight.context().repository().registry();
         let memory = self.memory.of_fill(&Holder::of(registry, self.room.is_named(registry)));
         let (mut queue, received) = piece_queue(memory);

@@ -91,7 +91,7 @@ pub(crate) fn worth_skipping(growing: &GrowingBlob, at: u64, size: Option<u64>) 
 
 /// One connection with its segment, or a range that needs none.
 struct Segment {
-    source: Source,
+    source: SegmentSource,
     /// The first byte after it.
     until: u64,
     /// That of an extra connection, also once it is the first.
@@ -99,7 +99,7 @@ struct Segment {
 }
 
 /// Where the bytes of a segment come from.
-enum Source {
+enum SegmentSource {
     /// They come later than those of the segments before it, and wait until these are there.
     Ahead(Ahead),
     /// It is the first of those that are not complete: its body is read by the task that hands it on, and nothing
@@ -157,49 +157,51 @@ impl Segment {
             }
             Ok(Some(body))
         }));
-        Self { source: Source::Ahead(Ahead { received, task, is_front }), until, _place: place }
+        Self { source: SegmentSource::Ahead(Ahead { received, task, is_front }), until, _place: place }
     }
 
     /// The rest of a body up to `until`, which is the first.
     fn front(body: UpstreamBody, until: u64) -> Self {
-        Self { source: Source::Front(Box::new(body)), until, _place: None }
+        Self { source: SegmentSource::Front(Box::new(body)), until, _place: None }
     }
 
     /// Bytes that are in the file already.
     fn in_file(until: u64) -> Self {
-        Self { source: Source::InFile, until, _place: None }
+        Self { source: SegmentSource::InFile, until, _place: None }
     }
 
     /// What comes next of the first segment; `None` at its end.
     async fn next(&mut self, count: &AtomicU64) -> Option<Result<Received, Error>> {
         loop {
             match &mut self.source {
-                Source::Ahead(ahead) => {
+                SegmentSource::Ahead(ahead) => {
                     ahead.is_front.store(true, Ordering::Release);
                     if let Some(bytes) = ahead.received.recv().await {
                         return Some(Ok(Received::Bytes(bytes)));
                     }
                     self.source = match (&mut ahead.task).await {
-                        Ok(Ok(Some(body))) => Source::Front(Box::new(body)),
-                        Ok(Ok(None)) => Source::Ended,
+                        Ok(Ok(Some(body))) => SegmentSource::Front(Box::new(body)),
+                        Ok(Ok(None)) => SegmentSource::Ended,
                         Ok(Err(error)) => return Some(Err(error)),
                         Err(ended) => return Some(Err(Error::task_ended("fetched a segment", &ended))),
                     };
                 }
-                Source::Front(body) => match next_of(body, self.until, count).await {
+                SegmentSource::Front(body) => match next_of(body, self.until, count).await {
                     Ok(Some(bytes)) => return Some(Ok(Received::Bytes(bytes))),
                     Ok(None) => {
-                        if let Source::Front(body) = std::mem::replace(&mut self.source, Source::Ended) {
+                        if let SegmentSource::Front(body) =
+                            std::mem::replace(&mut self.source, SegmentSource::Ended)
+                        {
                             body.finish().await;
                         }
                     }
                     Err(error) => return Some(Err(error)),
                 },
-                Source::InFile => {
-                    self.source = Source::Ended;
+                SegmentSource::InFile => {
+                    self.source = SegmentSource::Ended;
                     return Some(Ok(Received::InFile(self.until)));
                 }
-                Source::Ended => return None,
+                SegmentSource::Ended => return None,
             }
         }
     }
@@ -218,7 +220,7 @@ async fn next_of(body: &mut UpstreamBody, until: u64, count: &AtomicU64) -> Resu
 }
 
 /// The two bodies that a segmented download begins with.
-pub(crate) struct Begun {
+pub(crate) struct TwoConnections {
     /// The connection that was there, and the rate in bytes a second that it brought.
     pub(crate) first: UpstreamBody,
     pub(crate) rate: f64,
@@ -270,9 +272,9 @@ impl<'a> SegmentedDownload<'a> {
         context: &'a PullContext,
         digest: Digest,
         growing: &'a GrowingBlob,
-        begun: Begun,
+        begun: TwoConnections,
     ) -> Self {
-        let Begun { first, rate, second, place } = begun;
+        let TwoConnections { first, rate, second, place } = begun;
         let received = Arc::new(AtomicU64::new(0));
         let trail = first.trail().clone();
         trail.record_ranges();

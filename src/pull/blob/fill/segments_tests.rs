@@ -47,9 +47,11 @@ async fn a_segment_whose_task_ends_is_fetched_again_from_where_it_ended() {
     let growing = scene.parts.store.begin(scene.digest, Some(SIZE), owner).await.unwrap().growing();
     let (first, second) = (scene.body(0, None).await, scene.body(MIDDLE, Some(MIDDLE + SEGMENT)).await);
     let place = scene.segments.extra_place(scene.app.registry()).unwrap();
-    let begun = Begun { first, rate: 1e6, second, place };
+    let begun = TwoConnections { first, rate: 1e6, second, place };
     let download = SegmentedDownload::new(&scene.segments, &context, scene.digest, &growing, begun);
-    let Source::Ahead(second) = &download.running[1].source else { panic!("the second is read ahead") };
+    let SegmentSource::Ahead(second) = &download.running[1].source else {
+        panic!("the second is read ahead")
+    };
     second.task.abort();
     let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
     let Role::Lead(leader) = flights.join_or_lead(&context, scene.digest, Sharing::All) else { panic!() };

@@ -152,7 +152,7 @@ async fn what_a_download_that_is_given_up_does_not_fetch_makes_its_registry_no_f
     let open = |from, until| scene.parts.blobs.upstream.open(context, scene.digest, from, until);
     let first = open(0, None).await.unwrap();
     let second = open(SEGMENT, Some(2 * SEGMENT)).await.unwrap();
-    let begun = Begun { first, rate: 10e6, second, place: scene.place("reg.test").unwrap() };
+    let begun = TwoConnections { first, rate: 10e6, second, place: scene.place("reg.test").unwrap() };
     let owner = Owner::unlimited(&"reg.test".parse().unwrap());
     let ingest = scene.parts.store.begin(scene.digest, Some(SIZE as u64), owner).await.unwrap();
     let growing = ingest.growing();

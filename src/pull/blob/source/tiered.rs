@@ -21,12 +21,12 @@ use crate::upstream::BlobHead;
 /// A whole body, and what the shared tier gets of it.
 pub(crate) struct Opened {
     pub(crate) body: UpstreamBody,
-    pub(crate) share: Share,
+    pub(crate) tier_copy: TierCopy,
 }
 
 /// Whether a blob is written to the shared tier while it is downloaded.
 #[derive(Clone)]
-pub(crate) enum Share {
+pub(crate) enum TierCopy {
     /// It is there, or nothing is known of it.
     No,
     /// It is not there; the place of this node's lease, if it has one.
@@ -80,9 +80,9 @@ impl UpstreamBlobs {
     /// Any of [`Error`].
     pub(crate) async fn open_whole(&self, context: &PullContext, digest: Digest) -> Result<Opened, Error> {
         let (registry, membership) = (context.repository().registry(), self.access().membership());
-        let alone = Share::Yes(ClaimSlot::default());
+        let alone = TierCopy::Yes(ClaimSlot::default());
         if !self.tier().shares(registry) {
-            return self.open_sharing(context, digest, Share::No).await;
+            return self.open_sharing(context, digest, TierCopy::No).await;
         }
         if membership.has_ended(context.repository(), digest) {
             return self.open_sharing(context, digest, alone).await;
@@ -90,7 +90,7 @@ impl UpstreamBlobs {
         match self.tier().prospect(registry, digest) {
             Prospect::Look => {}
             Prospect::WriteOnly => return self.open_sharing(context, digest, alone).await,
-            Prospect::LeftAlone => return self.open_sharing(context, digest, Share::No).await,
+            Prospect::LeftAlone => return self.open_sharing(context, digest, TierCopy::No).await,
         }
         if self.slow().has(registry) && !self.is_proved(context, digest).await {
             self.tier().record_unconfirmed();
@@ -108,7 +108,7 @@ impl UpstreamBlobs {
         let found = match self.tier().blob(registry, digest).await {
             Lookup::Found(found) => found,
             Lookup::Absent => return self.open_leased(context, digest, known).await,
-            Lookup::Unavailable => return self.open_sharing(context, digest, Share::No).await,
+            Lookup::Unavailable => return self.open_sharing(context, digest, TierCopy::No).await,
         };
         let confirmation = match known {
             Some(confirmation) => confirmation,
@@ -118,7 +118,7 @@ impl UpstreamBlobs {
             Usable::Yes => {
                 self.record_confirmed(context, digest, &confirmation).await;
                 self.tier().record_use(registry, digest, found.modified);
-                Ok(Opened { body: self.body_from_tier(context, digest, found), share: Share::No })
+                Ok(Opened { body: self.body_from_tier(context, digest, found), tier_copy: TierCopy::No })
             }
             Usable::OtherSize => {
                 self.tier().record_fault(registry, digest, tier::Fault::Wrong);
@@ -131,7 +131,7 @@ impl UpstreamBlobs {
             Usable::No if matches!(confirmation, Confirmation::Late) => {
                 self.open_after_silence(context, digest).await
             }
-            Usable::No => self.open_sharing(context, digest, Share::No).await,
+            Usable::No => self.open_sharing(context, digest, TierCopy::No).await,
         }
     }
 
@@ -139,14 +139,14 @@ impl UpstreamBlobs {
         &self,
         context: &PullContext,
         digest: Digest,
-        share: Share,
+        tier_copy: TierCopy,
     ) -> Result<Opened, Error> {
-        Ok(Opened { body: self.open(context, digest, 0, None).await?, share })
+        Ok(Opened { body: self.open(context, digest, 0, None).await?, tier_copy })
     }
 
     /// Asks the registry for a blob that it did not confirm in time. If it delivers, it is only slow to confirm.
     async fn open_after_silence(&self, context: &PullContext, digest: Digest) -> Result<Opened, Error> {
-        let opened = self.open_sharing(context, digest, Share::Yes(ClaimSlot::default())).await?;
+        let opened = self.open_sharing(context, digest, TierCopy::Yes(ClaimSlot::default())).await?;
         self.slow().record(context.repository().registry());
         Ok(opened)
     }
@@ -161,7 +161,7 @@ impl UpstreamBlobs {
         known: Option<Confirmation>,
     ) -> Result<Opened, Error> {
         let registry = context.repository().registry();
-        let alone = Share::Yes(ClaimSlot::default());
+        let alone = TierCopy::Yes(ClaimSlot::default());
         let declared = self.access().membership().declared_size(context.repository(), digest);
         if !self.tier().is_leased(registry, declared.unwrap_or(u64::MAX)) {
             return self.open_sharing(context, digest, alone).await;
@@ -187,14 +187,14 @@ impl UpstreamBlobs {
         };
         match self.tier().role(registry, digest, size).await {
             Role::Alone => self.open_sharing(context, digest, alone).await,
-            Role::Writer(slot) => self.open_sharing(context, digest, Share::Yes(slot)).await,
+            Role::Writer(slot) => self.open_sharing(context, digest, TierCopy::Yes(slot)).await,
             Role::Waiter(found, slot) => match self.usable(context, digest, &confirmation, size) {
                 Usable::Yes => {
                     self.record_confirmed(context, digest, &confirmation).await;
                     let body = self.body_from_tier(context, digest, found);
-                    Ok(Opened { body, share: Share::OnceClaimed(slot) })
+                    Ok(Opened { body, tier_copy: TierCopy::OnceClaimed(slot) })
                 }
-                _ => self.open_sharing(context, digest, Share::No).await,
+                _ => self.open_sharing(context, digest, TierCopy::No).await,
             },
         }
     }
