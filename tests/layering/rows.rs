@@ -125,6 +125,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "access/shared_rights",
                 "access/tried",
             ],
+            &["access/granted_rights"],
             &["access/known_rights", "access/recorded_answers"],
             &["access/deleted"],
             &["access/authorize"],

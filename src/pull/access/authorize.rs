@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::granted_rights::GrantedRights;
 use super::grants::Grants;
 use super::known_rights::KnownRights;
 use super::membership::Membership;
@@ -66,28 +67,21 @@ impl Access {
         tasks: Tasks,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let grants = Arc::new(Grants::new(records.clone()));
-        let principals = Principals::new(keychain);
-        let shared = Arc::new(SharedRights::new(records.clone()));
-        let known = KnownRights::new(
-            config.clone(),
-            Arc::clone(&grants),
-            principals.clone(),
-            Arc::clone(&shared),
-            Arc::clone(metrics),
-        );
-        let outages = Outages::new(records.clone(), config.clone());
-        let (client, who) = (Arc::clone(&upstream), principals.clone());
-        let (ends, counted) = (Arc::clone(&shared), Arc::clone(metrics));
-        let answers = RecordedAnswers::new(config, client, who, grants, outages, ends, counted);
-        let membership = Membership::new(records.clone());
+        let rights = GrantedRights {
+            config: config.clone(),
+            principals: Principals::new(keychain),
+            grants: Arc::new(Grants::new(records.clone())),
+            shared: Arc::new(SharedRights::new(records.clone())),
+            metrics: Arc::clone(metrics),
+        };
+        let outages = Outages::new(records.clone(), config);
         Self(Arc::new(Inner {
+            principals: rights.principals.clone(),
+            shared: Arc::clone(&rights.shared),
+            known: KnownRights::new(rights.clone()),
+            answers: RecordedAnswers::new(rights, Arc::clone(&upstream), outages),
+            membership: Membership::new(records.clone()),
             upstream,
-            principals,
-            known,
-            answers,
-            membership,
-            shared,
             blob_confirmations: Singleflight::new(tasks.clone()),
             manifest_confirmations: Singleflight::new(tasks.clone()),
             tasks,

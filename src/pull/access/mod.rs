@@ -10,6 +10,7 @@
 //! tried                 what the credentials of one request came to so far
 //! recorded_answers      what each answer says of rights, recorded
 //! known_rights          what is known without asking: grants, principals and terms, by the rules of rights (pure)
+//! granted_rights        what these two share: the grants, whose they are, and the terms
 //! grants                when upstream last let a principal read a repository
 //! principals            as whom a caller may read, and the credentials to ask with
 //! membership            which digests a repository may hand out
@@ -27,6 +28,7 @@
 pub(crate) mod authorize;
 mod confirm;
 pub(crate) mod deleted;
+mod granted_rights;
 pub(crate) mod grants;
 pub(crate) mod known_rights;
 pub(crate) mod membership;
