@@ -174,6 +174,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["blob/body/next"],
             &["blob/body"],
             &["blob/body/answer"],
+            &["blob/components"],
             &["blob"],
             &["blob/into_store"],
             &["prefetch"],

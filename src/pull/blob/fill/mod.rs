@@ -6,11 +6,11 @@
 //! is open. The tail of the blob is withheld from readers until the digest is verified; no reader waits for durability.
 
 mod concurrency;
-mod memory;
+pub(super) mod memory;
 pub(super) mod piece_queue;
 mod prepared;
 pub(super) mod segments;
-mod shared_copy;
+pub(super) mod shared_copy;
 pub(super) mod transfer;
 mod writer;
 
@@ -28,7 +28,6 @@ use crate::pull::blob::fill::writer::{Writing, Written, write};
 use crate::pull::blob::flight::{Flight, Leader};
 use crate::pull::blob::parts::partial::Partials;
 use crate::pull::blob::parts::wanted::is_much;
-use crate::pull::blob::past_the_disk::memory::WindowMemory;
 use crate::pull::blob::past_the_disk::{DetachedFills, past_the_disk};
 use crate::pull::blob::places::Holder;
 use crate::pull::blob::priority::Foreground;
@@ -50,17 +49,17 @@ use crate::support::tasks::Tasks;
 /// Fills flights. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Filler {
-    room: Room,
-    store: Store,
-    blobs: UpstreamBlobs,
-    transfers: Transfers,
-    foreground: Foreground,
-    partials: Partials,
-    copies: SharedCopies,
-    detached: DetachedFills,
-    memory: FillMemory,
-    tasks: Tasks,
-    metrics: Arc<Metrics>,
+    pub(super) room: Room,
+    pub(super) store: Store,
+    pub(super) blobs: UpstreamBlobs,
+    pub(super) transfers: Transfers,
+    pub(super) foreground: Foreground,
+    pub(super) partials: Partials,
+    pub(super) copies: SharedCopies,
+    pub(super) detached: DetachedFills,
+    pub(super) memory: FillMemory,
+    pub(super) tasks: Tasks,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// How a fill that did not fail ended.
@@ -71,22 +70,6 @@ enum Filled {
 }
 
 impl Filler {
-    pub(crate) fn new(
-        room: Room,
-        partials: Partials,
-        blobs: UpstreamBlobs,
-        transfers: Transfers,
-        memory: WindowMemory,
-        tasks: Tasks,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let (store, foreground) = (partials.store().clone(), transfers.foreground().clone());
-        let copies = SharedCopies::new(blobs.tier().clone(), room.clone(), foreground.clone(), tasks.clone());
-        let detached = DetachedFills::new(store.clone(), blobs.clone(), memory);
-        let memory = FillMemory::default();
-        Self { room, store, blobs, transfers, foreground, partials, copies, detached, memory, tasks, metrics }
-    }
-
     /// Fills the flight of `leader` to its end, whatever that is.
     pub(crate) async fn fill(&self, leader: Leader) {
         let leader = Arc::new(leader);

@@ -103,11 +103,6 @@ impl Transfers {
         Self { blobs, segments, foreground }
     }
 
-    /// When runtimes pull.
-    pub(crate) fn foreground(&self) -> &Foreground {
-        &self.foreground
-    }
-
     /// Moves the whole body of a flight into `queue`, the end included; returns early if the queue is closed. How many
     /// connections it may use, and whether it takes over what readers have fetched, is for `way` to say.
     ///
