@@ -82,6 +82,7 @@ use flight::Sharing;
 use parts::FoundPart;
 pub use parts::wanted::BlobRange;
 use priority::Foreground;
+use source::tiered::WholeBlob;
 use stored::StoredBlob;
 use withheld_tail::TAIL;
 
@@ -148,6 +149,7 @@ impl Blobs {
         };
         let announced = declared.filter(|size| *size > TAIL);
         let size_needed = wanted != BlobRange::Whole && announced.is_none();
+        let whole = WholeBlob { blobs: &self.0.upstream, context, digest };
         let mut last = Error::LeaderGone;
         let mut sharing = Sharing::All;
         for attempt in 1..=ATTEMPTS_MAX {
@@ -162,7 +164,7 @@ impl Blobs {
                 Ok(None) => {}
                 Ok(Some(answer)) => return Ok(answer),
                 // The whole may come from the shared tier.
-                Err(error) if self.0.upstream.has_tier_in_outage(context, digest, &error).await => {}
+                Err(error) if whole.may_come_from_tier_in_outage(&error).await => {}
                 Err(error) => return Err(error),
             }
             if context.priority() == Priority::Foreground {

@@ -34,7 +34,7 @@ use crate::pull::blob::priority::Foreground;
 use crate::pull::blob::room::Room;
 use crate::pull::blob::source::UpstreamBlobs;
 use crate::pull::blob::source::delivery::{Trail, Tries, Way, fault_of};
-use crate::pull::blob::source::tiered::{Opened, TierCopy};
+use crate::pull::blob::source::tiered::{Opened, TierCopy, WholeBlob};
 use crate::pull::blob::source::upstream_body::UpstreamBody;
 use crate::pull::blob::vouched::Vouched;
 use crate::pull::blob::withheld_tail::Withheld;
@@ -83,8 +83,9 @@ impl Filler {
     /// Passes the blob of a flight on to its followers, past the disk.
     pub(crate) async fn pass_through(&self, leader: Leader) {
         let passed = async {
-            let body = self.blobs.open_whole(leader.flight().context(), leader.digest()).await?.body;
-            let detached = past_the_disk(body, leader.digest().hasher(), None);
+            let (context, digest) = (leader.flight().context(), leader.digest());
+            let body = WholeBlob { blobs: &self.blobs, context, digest }.open().await?.body;
+            let detached = past_the_disk(body, digest.hasher(), None);
             self.detached.pass_on(&leader, detached).await
         };
         let passed = passed.await;
@@ -166,7 +167,7 @@ impl Filler {
         let mut wrong = None;
         loop {
             let prepared = self.prepare(leader);
-            let Opened { body, tier_copy } = self.blobs.open_whole(context, digest).await?;
+            let Opened { body, tier_copy } = WholeBlob { blobs: &self.blobs, context, digest }.open().await?;
             if let Some(error) = wrong.take_if(|_| tries.is_repeated_by(body.endpoint())) {
                 return Err(error);
             }
