@@ -127,7 +127,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             ],
             &["access/granted_rights"],
             &["access/known_rights", "access/recorded_answers"],
-            &["access/deleted"],
+            &["access/asking", "access/deleted"],
             &["access/authorize"],
             &["access/confirm"],
             &["access"],
