@@ -7,7 +7,8 @@
 //! what its types say (CVE-2021-41190), and what is no manifest at all.
 
 use super::MediaType;
-use super::outline::{Child, List, Outline, Part};
+use super::lenient_json::Part;
+use super::outline::{Child, List, Outline};
 use crate::support::short_text::shortened;
 use crate::support::size;
 

@@ -11,6 +11,7 @@ mod digest;
 mod document;
 mod domain;
 mod image;
+mod lenient_json;
 mod media_type;
 mod name;
 mod outline;

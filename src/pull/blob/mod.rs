@@ -17,7 +17,7 @@
 //!   writer         the thread that writes, publishes and hashes
 //!   shared_copy    what the shared tier lacks is copied there
 //! source/        asks for the blob (request): the shared tier where its registry confirms it (tiered), else that
-//!   upstream_body  the bytes, resumed where they break off (resume)
+//!   upstream_body  the bytes, resumed where they break off (resume, asked_blob)
 //!   delivery       after wrong content: another endpoint, or one connection instead of several
 //! past_the_disk/ what the disk does not take (rest): to its clients all the same, in a bounded memory (memory)
 //!   window         one body that several clients share (window_state)

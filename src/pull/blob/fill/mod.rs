@@ -9,6 +9,7 @@ mod concurrency;
 pub(super) mod memory;
 pub(super) mod piece_queue;
 mod prepared;
+mod segment;
 pub(super) mod segments;
 pub(super) mod shared_copy;
 pub(super) mod transfer;

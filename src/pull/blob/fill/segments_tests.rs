@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::pull::blob::fill::memory::FillMemory;
 use crate::pull::blob::fill::piece_queue::piece_queue;
+use crate::pull::blob::fill::segment::SegmentSource;
 use crate::pull::blob::flight::{Flights, Role, Sharing};
 use crate::pull::blob::places::Holder;
 use crate::pull::for_tests::{self, Parts};
