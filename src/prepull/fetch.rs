@@ -1,76 +1,22 @@
 //! Fetching an order: each image resolved, its manifests chosen, its blobs fetched, its pin set.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::error::Error;
 use super::event::{BlobState, Event, Summary};
+use super::fetched::{Fetched, Totals};
 use super::order::{Order, PinOwner, RequestedImage};
 use super::pins::{self, PinChange};
 use super::plan::Platforms;
-use super::tree::{Tree, TreeError};
+use super::tree::Tree;
 use crate::credentials::Keychain;
 use crate::pull::{self, Caller, Fault, ManifestUse, Priority, PullContext, Puller};
 use crate::reference::{Digest, Image, Reference};
-use crate::store::{self, Store};
-
-/// Why an image could not be fetched.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The pull failed.
-    #[error(transparent)]
-    Pull(#[from] pull::Error),
-    /// The pins could not be changed.
-    #[error(transparent)]
-    Pins(#[from] store::Error),
-    /// The image itself.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
-    /// What is left of a rate limit is for pods that wait.
-    #[error(
-        "the rate limit of its registry is nearly used up, and what is left is kept for pods; try again later"
-    )]
-    RateLimit,
-    /// What came first may have been evicted for what came last, or a disk may have refused it.
-    #[error(
-        "{missing} of its {all} manifests and blobs are not in the store: it has no room for all of them, or its disk failed"
-    )]
-    NotStored {
-        /// Manifests and blobs that are not there.
-        missing: usize,
-        /// Of so many.
-        all: usize,
-    },
-    /// Nothing that is fetched ahead would be stored.
-    #[error("the store has no room, or its disk failed a moment ago")]
-    NoRoom,
-    /// None of the callers was let in, and none was refused either.
-    #[error("no credential may be used for it")]
-    NoCaller,
-}
-
-impl Error {
-    /// Whether the registry says that these callers may not have it, or that it does not have it: asking again a moment
-    /// later leads to the same.
-    pub fn is_refusal(&self) -> bool {
-        match self {
-            Self::Pull(error) => {
-                matches!(error.fault(), Fault::Refused(_) | Fault::NotFound | Fault::AuthenticationRequired)
-            }
-            Self::Tree(_) | Self::NoCaller => true,
-            Self::Pins(_) | Self::RateLimit | Self::NotStored { .. } | Self::NoRoom => false,
-        }
-    }
-
-    /// Whether the store does not take it: asking again a moment later costs the registry the same and leads to the
-    /// same.
-    pub fn is_not_stored(&self) -> bool {
-        matches!(self, Self::NotStored { .. } | Self::NoRoom | Self::Pull(pull::Error::NotStored))
-    }
-}
+use crate::store::Store;
 
 /// Fetches images into the store. Cheap to clone.
 #[derive(Clone)]
@@ -131,60 +77,6 @@ impl Fetcher {
 
     pub(super) fn store(&self) -> &Store {
         &self.store
-    }
-}
-
-/// An image that is in the store.
-#[derive(Debug)]
-pub struct Fetched {
-    root: Digest,
-    /// Bytes of each manifest and blob.
-    sizes: HashMap<Digest, u64>,
-    fetched_bytes: u64,
-    is_whole: bool,
-}
-
-impl Fetched {
-    /// Whether all of it is in the store. What is fetched ahead leaves out what the store passes by: a layer too large
-    /// to take the place of others at its first pull.
-    pub fn is_whole(&self) -> bool {
-        self.is_whole
-    }
-
-    /// Bytes that were not in the store before.
-    pub fn fetched_bytes(&self) -> u64 {
-        self.fetched_bytes
-    }
-}
-
-/// The sums over an order.
-#[derive(Default)]
-struct Totals {
-    summary: Summary,
-    seen: HashSet<Digest>,
-}
-
-impl Totals {
-    /// Counts the result of one image, and says it.
-    fn add(&mut self, image: &Image, result: Result<Fetched, Error>, pinned: bool) -> Event {
-        let image = image.to_string();
-        let Fetched { root, sizes, fetched_bytes, .. } = match result {
-            Ok(fetched) => fetched,
-            Err(error) => {
-                self.summary.failed += 1;
-                return Event::Failed { image, error: error.to_string() };
-            }
-        };
-        let bytes = sizes.values().sum();
-        self.summary.pulled += 1;
-        self.summary.bytes += bytes;
-        self.summary.fetched_bytes += fetched_bytes;
-        for (digest, size) in sizes {
-            if !self.seen.insert(digest) {
-                self.summary.shared_bytes += size;
-            }
-        }
-        Event::Pulled { image, digest: root.to_string(), bytes, fetched_bytes, pinned }
     }
 }
 
@@ -371,28 +263,4 @@ impl Run<'_> {
 /// Whether the next credential is tried after this.
 fn is_next_asked(fault: Fault) -> bool {
     matches!(fault, Fault::Refused(_) | Fault::NotFound | Fault::AuthenticationRequired)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_that_images_share_are_counted_as_shared_once_less_than_they_occur() {
-        let image: Image = "nginx".parse().unwrap();
-        let fetched = |blobs: &[(&[u8], u64)], fetched_bytes| Fetched {
-            root: Digest::of(b"root"),
-            sizes: blobs.iter().map(|(blob, size)| (Digest::of(blob), *size)).collect(),
-            fetched_bytes,
-            is_whole: true,
-        };
-        let mut totals = Totals::default();
-        totals.add(&image, Ok(fetched(&[(b"base", 100), (b"a", 1)], 101)), false);
-        totals.add(&image, Ok(fetched(&[(b"base", 100), (b"b", 2)], 2)), false);
-        totals.add(&image, Ok(fetched(&[(b"base", 100)], 0)), false);
-        let event = totals.add(&image, Err(Error::RateLimit), true);
-        assert!(matches!(event, Event::Failed { .. }));
-        let expected = Summary { pulled: 3, failed: 1, bytes: 303, shared_bytes: 200, fetched_bytes: 103 };
-        assert_eq!(totals.summary, expected);
-    }
 }

@@ -9,8 +9,10 @@
 //! default policy (KEP-2535); what is in Larder's store is asked for like any other pull.
 
 mod config;
+mod error;
 mod event;
 mod fetch;
+mod fetched;
 mod list;
 mod manifests;
 mod metrics;
@@ -21,8 +23,10 @@ mod schedule;
 mod tree;
 
 pub use config::Config;
+pub use error::Error as FetchError;
 pub use event::{BlobState, Event, Summary};
-pub use fetch::{Error as FetchError, Fetched, Fetcher};
+pub use fetch::Fetcher;
+pub use fetched::Fetched;
 pub use list::{List, ListStatus};
 pub use manifests::{Found, FoundSecret, ManifestsError, read_each};
 pub use metrics::Metrics;

@@ -1,15 +1,13 @@
 //! The manifests and blobs of an image, as they become known: pure.
+//!
+//! It shares its bounds with the walk over manifests that are stored (`store/inventory/manifest_walk`), and no more: of
+//! an index only what its platforms want is followed, and what is beyond a bound refuses the image.
 
 use std::collections::{HashMap, HashSet};
 
 use super::plan::{Choice, NoPlatform, Platforms};
 use crate::pull::{AnswerSource, ManifestAnswer};
-use crate::reference::{Child, Digest, Document, Kind, MediaType};
-
-/// Manifests of one image at most; real images have a few dozen.
-const MANIFESTS_MAX: usize = 256;
-/// Blobs of one image at most.
-const BLOBS_MAX: usize = 4_096;
+use crate::reference::{Child, Digest, Document, IMAGE_BLOBS_MAX, IMAGE_MANIFESTS_MAX, Kind, MediaType};
 
 /// Why an image cannot be fetched, whatever its registry answers.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,10 +24,10 @@ pub enum TreeError {
     #[error(transparent)]
     NoPlatform(#[from] NoPlatform),
     /// The work would not be bounded.
-    #[error("it lists more than {MANIFESTS_MAX} manifests")]
+    #[error("it lists more than {IMAGE_MANIFESTS_MAX} manifests")]
     TooManyManifests,
     /// The work would not be bounded.
-    #[error("it has more than {BLOBS_MAX} blobs")]
+    #[error("it has more than {IMAGE_BLOBS_MAX} blobs")]
     TooManyBlobs,
 }
 
@@ -81,7 +79,7 @@ impl Tree {
                         self.blobs.push((digest, size));
                     }
                 }
-                if self.blobs.len() + self.foreign.len() > BLOBS_MAX {
+                if self.blobs.len() + self.foreign.len() > IMAGE_BLOBS_MAX {
                     Err(TreeError::TooManyBlobs)
                 } else {
                     Ok(Vec::new())
@@ -100,7 +98,7 @@ impl Tree {
     fn choose(&mut self, platforms: &Platforms, children: &[Child]) -> Result<Vec<Choice>, TreeError> {
         let mut choices = platforms.choose(children)?;
         choices.retain(|choice| self.chosen.insert(choice.digest));
-        if self.chosen.len() > MANIFESTS_MAX { Err(TreeError::TooManyManifests) } else { Ok(choices) }
+        if self.chosen.len() > IMAGE_MANIFESTS_MAX { Err(TreeError::TooManyManifests) } else { Ok(choices) }
     }
 
     /// Every manifest and blob.
@@ -152,8 +150,8 @@ mod tests {
         assert_eq!(more.unwrap_err(), TreeError::TooManyManifests);
         let mut tree = Tree::default();
         let mut add = |layers| tree.add(&image(layers), &Platforms::All, String::new());
-        assert!(add(1..1_900).is_ok() && add(1_900..3_800).is_ok() && add(1..BLOBS_MAX / 3).is_ok());
-        assert_eq!(add(3_800..BLOBS_MAX + 1).unwrap_err(), TreeError::TooManyBlobs);
+        assert!(add(1..1_900).is_ok() && add(1_900..3_800).is_ok() && add(1..IMAGE_BLOBS_MAX / 3).is_ok());
+        assert_eq!(add(3_800..IMAGE_BLOBS_MAX + 1).unwrap_err(), TreeError::TooManyBlobs);
     }
 
     #[test]

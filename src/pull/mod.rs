@@ -29,6 +29,10 @@ mod context;
 mod error;
 mod explain;
 #[cfg(test)]
+mod fake_answers_for_tests;
+#[cfg(test)]
+mod fake_bodies_for_tests;
+#[cfg(test)]
 mod fake_registry_for_tests;
 #[cfg(test)]
 pub(crate) mod for_tests;

@@ -7,13 +7,18 @@
 //! what its types say (CVE-2021-41190), and what is no manifest at all.
 
 use super::MediaType;
-use super::outline::{Child, List, Outline, Part};
+use super::lenient_json::Part;
+use super::outline::{Child, List, Outline};
 use crate::support::short_text::shortened;
 use crate::support::size;
 
 /// Bytes at most of a manifest or index. containerd reads 8 MiB, distribution 4 MiB; larger ones were seen of
 /// registries that keep a list of files in the annotations.
 pub const MANIFEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Manifests at most of one image that Larder reads or fetches of itself; real images have a few dozen.
+pub const IMAGE_MANIFESTS_MAX: usize = 256;
+/// Blobs at most of one image that are fetched ahead; nor are more digests known of one. Real images have dozens.
+pub const IMAGE_BLOBS_MAX: usize = 4_096;
 /// Characters at most of why bytes are no document: the parser quotes what it did not expect, which may be all of them.
 const WHY_CHARS_MAX: usize = 200;
 /// The annotation that names an image in a layout, by which skopeo and crane find it.

@@ -11,6 +11,7 @@ mod digest;
 mod document;
 mod domain;
 mod image;
+mod lenient_json;
 mod media_type;
 mod name;
 mod outline;
@@ -20,7 +21,9 @@ mod schema1;
 mod tag;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
-pub use document::{Document, DocumentError, Kind, MANIFEST_BYTES_MAX, REF_NAME};
+pub use document::{
+    Document, DocumentError, IMAGE_BLOBS_MAX, IMAGE_MANIFESTS_MAX, Kind, MANIFEST_BYTES_MAX, REF_NAME,
+};
 pub use domain::registered_domain;
 pub use image::{Image, ImageError, Reference};
 pub use media_type::{MediaType, MediaTypeError, UPSTREAM_ACCEPT};

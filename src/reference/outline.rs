@@ -2,21 +2,20 @@
 //! descriptors of what it lists.
 //!
 //! Promises: nothing in a JSON object makes reading fail; what is not understood is left out and counted; memory is
-//! bounded by [`DESCRIPTORS_MAX`], whatever the document nests or repeats. Names of members are compared without regard
-//! to case, as the Go programs do that read manifests elsewhere. Not here: what follows from it (`document`).
+//! bounded by [`DESCRIPTORS_MAX`], whatever the document nests or repeats. Not here: how it is read that nothing fails
+//! (`lenient_json`), and what follows from it (`document`).
 
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::lenient_json::{Object, ObjectReader, OneOf, Part, Value};
 use super::{Digest, MediaType, Platform};
 
 /// Descriptors at most that are read of one document; real ones have dozens, and 10,000 layers have been seen.
 pub(super) const DESCRIPTORS_MAX: usize = 16_384;
 /// Bytes at most that one descriptor may promise: 1 TiB.
 const DESCRIPTOR_SIZE_MAX: u64 = 1 << 40;
-/// Bytes at most of a text that is of use: no digest, media type or part of a platform is longer.
-const TEXT_BYTES_MAX: usize = 512;
 
 /// A descriptor inside a document. That it is named here proves nothing about who may read it.
 #[derive(Debug, Clone)]
@@ -49,18 +48,6 @@ pub(super) struct Outline {
     pub(super) repeated: Option<&'static str>,
 }
 
-/// A member of the document.
-#[derive(Debug, Default)]
-pub(super) enum Part<T> {
-    /// Not there, or `null`.
-    #[default]
-    Absent,
-    /// There, and not what it should be.
-    Unreadable,
-    /// There.
-    Read(T),
-}
-
 /// A list of descriptors.
 #[derive(Debug, Default)]
 pub(super) struct List {
@@ -68,12 +55,6 @@ pub(super) struct List {
     pub(super) children: Vec<Child>,
     /// How many are not.
     pub(super) omitted: usize,
-}
-
-impl<T> Part<T> {
-    pub(super) fn is_there(&self) -> bool {
-        !matches!(self, Self::Absent)
-    }
 }
 
 impl Outline {
@@ -126,156 +107,6 @@ impl<'de> Visitor<'de> for OutlineVisitor {
             }
         }
         Ok(outline)
-    }
-}
-
-/// Which of these names a key is.
-struct OneOf(&'static [&'static str]);
-
-impl<'de> DeserializeSeed<'de> for OneOf {
-    type Value = Option<usize>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for OneOf {
-    type Value = Option<usize>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(self.0.iter().position(|name| name.eq_ignore_ascii_case(text)))
-    }
-}
-
-/// A value of which only texts, whole numbers and whether a list is empty are of use.
-#[derive(Debug, PartialEq, Eq)]
-enum Value {
-    Null,
-    Text(String),
-    Number(u64),
-    List { is_empty: bool },
-    Other,
-}
-
-impl Value {
-    fn into_text(self) -> Option<String> {
-        match self {
-            Self::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ValueVisitor)
-    }
-}
-
-struct ValueVisitor;
-
-impl<'de> Visitor<'de> for ValueVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("anything")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
-        Ok(if text.len() <= TEXT_BYTES_MAX { Value::Text(text.to_owned()) } else { Value::Other })
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
-        Ok(Value::Number(number))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
-        Ok(Value::Other)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
-        Ok(Value::Other)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
-        Ok(Value::Other)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        let is_empty = list.next_element::<IgnoredAny>()?.is_none();
-        IgnoredAny.visit_seq(list).map(|_| Value::List { is_empty })
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Value, A::Error> {
-        IgnoredAny.visit_map(map).map(|_| Value::Other)
-    }
-}
-
-/// Reads what may be an object, as far as `read` understands it; anything else is [`Part::Unreadable`].
-struct Object<F>(F);
-
-impl<'de, T, F> Visitor<'de> for Object<F>
-where
-    F: ObjectReader<'de, Value = T>,
-{
-    type Value = Part<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("anything")
-    }
-
-    fn visit_unit<E>(self) -> Result<Part<T>, E> {
-        Ok(Part::Absent)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Part<T>, E> {
-        Ok(Part::Unreadable)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Part<T>, E> {
-        Ok(Part::Unreadable)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Part<T>, E> {
-        Ok(Part::Unreadable)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Part<T>, E> {
-        Ok(Part::Unreadable)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Part<T>, E> {
-        Ok(Part::Unreadable)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Part<T>, A::Error> {
-        self.0.read_list(list)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Part<T>, A::Error> {
-        self.0.read_map(map)
-    }
-}
-
-/// Reads a list or an object; the other of the two is unreadable.
-trait ObjectReader<'de>: Sized {
-    type Value;
-
-    fn read_list<A: SeqAccess<'de>>(self, list: A) -> Result<Part<Self::Value>, A::Error> {
-        IgnoredAny.visit_seq(list).map(|_| Part::Unreadable)
-    }
-
-    fn read_map<A: MapAccess<'de>>(self, map: A) -> Result<Part<Self::Value>, A::Error> {
-        IgnoredAny.visit_map(map).map(|_| Part::Unreadable)
     }
 }
 

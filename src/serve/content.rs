@@ -26,7 +26,6 @@ pub(super) struct RequestContext<'a> {
     pub(super) method: Method,
     pub(super) version: Version,
     pub(super) headers: HeaderMap,
-    pub(super) repository: Repository,
     pub(super) addressed_by: AddressedBy,
     pub(super) pull: PullContext,
     /// When the request came.
@@ -43,6 +42,10 @@ const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 type Answered = Result<(Response<Body>, AnswerSource), pull::Error>;
 
 impl RequestContext<'_> {
+    fn repository(&self) -> &Repository {
+        self.pull.repository()
+    }
+
     /// The answer, and where its content comes from.
     pub(super) async fn answer(&self, resource: &Resource) -> Answered {
         match resource {
@@ -63,7 +66,7 @@ impl RequestContext<'_> {
         let ManifestAnswer { digest, media_type, bytes, source, stale } = answer;
         let size = bytes.len() as u64;
         let range = range::answer(self.range(), size);
-        let registry = self.repository.registry();
+        let registry = self.repository().registry();
         let mut response = content_head(media_type.as_str(), digest, registry, Some(size), range);
         self.mark_stale(&mut response, stale.as_ref());
         let bytes = match range {
@@ -79,7 +82,7 @@ impl RequestContext<'_> {
     }
 
     async fn blob(&self, digest: Digest) -> Answered {
-        let registry = self.repository.registry();
+        let registry = self.repository().registry();
         if self.method == Method::HEAD {
             let BlobSize { size, media_type, source, stale } =
                 self.puller.blob_size(&self.pull, digest).await?;
@@ -134,7 +137,7 @@ impl RequestContext<'_> {
 
     fn none_of(&self, digest: Digest, size: u64) -> Response<Body> {
         let (media_type, range) = (MediaType::OCTET_STREAM, RangeAnswer::Unsatisfiable);
-        content_head(media_type, digest, self.repository.registry(), Some(size), range)
+        content_head(media_type, digest, self.repository().registry(), Some(size), range)
     }
 
     /// Several ranges of a blob.
@@ -160,7 +163,7 @@ impl RequestContext<'_> {
             answer = self.puller.blob(&self.pull, digest, BlobRange::From(0)).await?;
             parts = answer.size.map(|size| ranges.parts(size)).unwrap_or_default();
         }
-        let (registry, size) = (self.repository.registry(), answer.size);
+        let (registry, size) = (self.repository().registry(), answer.size);
         let first = parts.first().cloned();
         let range = match (&first, parts.len()) {
             (Some(Range { start, end }), 1) => RangeAnswer::Range { start: *start, end: *end },
@@ -215,12 +218,12 @@ impl RequestContext<'_> {
         if let Some(media_type) = &page.media_type {
             set(CONTENT_TYPE, media_type.as_str());
         }
-        set(OCI_NAMESPACE, self.repository.registry().as_str());
+        set(OCI_NAMESPACE, self.repository().registry().as_str());
         if let Some(filters) = &page.filters_applied {
             set(OCI_FILTERS, filters);
         }
         if let Some(next) = &page.next {
-            let target = next_page(&self.repository, self.addressed_by, path, &route::escaped_query(next));
+            let target = next_page(self.repository(), self.addressed_by, path, &route::escaped_query(next));
             set(LINK, &format!("<{target}>; rel=\"next\""));
         }
         *response.body_mut() = match page.size {
@@ -251,7 +254,7 @@ impl RequestContext<'_> {
         let reason = format!("last confirmed at {at}; {}", stale.error);
         respond::warn(response, &format!("stale: {reason}"), age);
         self.described.because(&reason);
-        self.observer.show_stale_age(self.repository.registry(), age);
+        self.observer.show_stale_age(self.repository().registry(), age);
     }
 
     fn body_observer(&self, content: ContentKind, digest: Digest, source: AnswerSource) -> BodyObserver {

@@ -23,7 +23,7 @@ use super::token;
 use crate::credentials::Keychain;
 use crate::listener::{Body, BodyError, Hosts};
 use crate::pull::{Fault, PullContext, Puller};
-use crate::reference::{Registry, Repository};
+use crate::reference::Registry;
 use crate::support::clock::Clock;
 use crate::support::live::Live;
 
@@ -51,6 +51,14 @@ struct Addressed {
     addressed_by: AddressedBy,
 }
 
+/// Who asks, as far as a refusal depends on it.
+struct Client {
+    kind: ClientKind,
+    login: Login,
+    /// Whether it showed a token that this node did not issue, or that is too old.
+    shows_unknown_token: bool,
+}
+
 impl Handler {
     /// Answers one request; every error is an answer.
     pub(super) async fn answer<B>(&self, request: Request<B>, arrival: &Arrival) -> Response<Body>
@@ -66,7 +74,7 @@ impl Handler {
             }
         };
         let authorization = client_auth::read(request.headers(), &self.keychain, self.clock.now());
-        let is_unknown_token = matches!(authorization, Ok(Authorization::UnknownToken));
+        let shows_unknown_token = matches!(authorization, Ok(Authorization::UnknownToken));
         let (parts, body) = request.into_parts();
         match route {
             Route::Ping => self.ping(described, &host, authorization),
@@ -99,7 +107,6 @@ impl Handler {
                     method: parts.method,
                     version: parts.version,
                     headers: parts.headers,
-                    repository: repository.clone(),
                     addressed_by,
                     pull,
                     since: arrival.since,
@@ -108,8 +115,8 @@ impl Handler {
                     observer: &self.observer,
                     described,
                 };
-                self.content(&context, &repository, &resource, (client, login, is_unknown_token), challenge)
-                    .await
+                let client = Client { kind: client, login, shows_unknown_token };
+                self.content(&context, &resource, client, challenge).await
             }
         }
     }
@@ -147,11 +154,11 @@ impl Handler {
     async fn content(
         &self,
         context: &RequestContext<'_>,
-        repository: &Repository,
         resource: &Resource,
-        (client, login, is_unknown_token): (ClientKind, Login, bool),
+        client: Client,
         challenge: impl FnOnce(Option<&str>) -> Option<HeaderValue>,
     ) -> Response<Body> {
+        let repository = context.pull.repository();
         let (route, registry) = (RouteLabel::from(resource), repository.registry());
         match context.answer(resource).await {
             Ok((response, source)) => {
@@ -163,12 +170,12 @@ impl Handler {
                 response
             }
             Err(error) => {
-                let mut answer = ErrorResponse::of_pull(&error, client, &context.method, resource);
-                if is_unknown_token && error.fault() == Fault::AuthenticationRequired {
+                let mut answer = ErrorResponse::of_pull(&error, client.kind, &context.method, resource);
+                if client.shows_unknown_token && error.fault() == Fault::AuthenticationRequired {
                     answer.challenge_error = ChallengeError::InvalidToken;
                 }
-                if login == Login::Withheld {
-                    answer.add_withheld_login(repository.registry());
+                if client.login == Login::Withheld {
+                    answer.add_withheld_login(registry);
                 }
                 self.observer.count_error(error.reason());
                 let challenge = challenge(answer.challenge_error().as_deref());

@@ -26,7 +26,7 @@ pub struct ByteBudget<K> {
 
 /// What one key may hold of a budget, for many reservations.
 #[derive(Debug, Clone)]
-pub struct Share {
+pub struct ByteShare {
     units: fair_share::Share,
     bytes_max: usize,
 }
@@ -59,12 +59,12 @@ impl<K: Hash + Eq + Clone> ByteBudget<K> {
     }
 
     /// The share of a key.
-    pub fn share_of(&self, key: &K) -> Share {
-        Share { units: self.units.of(key), bytes_max: self.share }
+    pub fn share_of(&self, key: &K) -> ByteShare {
+        ByteShare { units: self.units.of(key), bytes_max: self.share }
     }
 }
 
-impl Share {
+impl ByteShare {
     /// As [`ByteBudget::reserve`], for the key of this share. One that is dropped before it is done holds nothing.
     pub async fn reserve(&self, bytes: usize) -> Reservation {
         let units = units(bytes.min(self.bytes_max));

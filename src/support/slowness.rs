@@ -15,12 +15,12 @@ pub(crate) struct RateFloor {
 
 /// Bytes that came, and the time for which they were waited for.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Waited {
+pub(crate) struct Throughput {
     pub(crate) bytes: u64,
     pub(crate) time: Duration,
 }
 
-impl Waited {
+impl Throughput {
     /// Adds a chunk.
     pub(crate) fn add(&mut self, bytes: u64, time: Duration) {
         self.bytes += bytes;
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn a_body_that_crawls_is_told_from_one_that_is_slow_for_a_moment() {
         let floor = RateFloor { period: Duration::from_secs(5), bytes_a_second: 100 };
-        let mut waited = Waited::default();
+        let mut waited = Throughput::default();
         let mut is_below = |bytes, millis| {
             waited.add(bytes, Duration::from_millis(millis));
             waited.is_below(&floor)

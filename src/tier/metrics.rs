@@ -84,7 +84,7 @@ label_values! {
 
 label_values! {
     /// How a wait for another node ended.
-    pub(super) enum Waited: "result" {
+    pub(super) enum WaitEnd: "result" {
         Hit => "hit",
         /// The writer was gone.
         TookOver => "took_over",
@@ -104,7 +104,7 @@ pub struct Metrics {
     pub(super) errors: CountersBy<Failure>,
     pub(super) bad_objects: IntCounter,
     pub(super) leases: CountersBy<Leased>,
-    pub(super) waits: LatenciesBy<Waited>,
+    pub(super) waits: LatenciesBy<WaitEnd>,
 }
 
 impl Metrics {

@@ -18,7 +18,7 @@ use super::recent::TOUCHED_FOR;
 use crate::reference::{Digest, Registry};
 use crate::support::byte_budget::{ByteBudget, UNRESERVED_BYTES};
 use crate::support::clock::Timestamp;
-use crate::support::slowness::{RateFloor, Waited};
+use crate::support::slowness::{RateFloor, Throughput};
 
 /// A thirtieth of a gigabit link: an object store that is slower is no help.
 const FLOOR: RateFloor = RateFloor { period: Duration::from_secs(5), bytes_a_second: 1024 * 1024 };
@@ -255,8 +255,8 @@ impl Inner {
             idle: self.config.idle_timeout,
             size: object.size,
             pace: self.reads.paces.of(registry, Instant::now()),
-            window: Waited::default(),
-            whole: Waited::default(),
+            window: Throughput::default(),
+            whole: Throughput::default(),
         };
         let (inner, registry) = (Arc::clone(self), registry.clone());
         let (size, mut received) = (object.size, 0);
@@ -288,15 +288,15 @@ struct Bounds {
     /// Bytes a second of the registry, where that is known.
     pace: Option<u64>,
     /// What came since the rate was looked at last.
-    window: Waited,
-    whole: Waited,
+    window: Throughput,
+    whole: Throughput,
 }
 
 impl Bounds {
     fn record_chunk(&mut self, bytes: usize, waited: Duration) -> Result<(), Error> {
         self.window.add(bytes as u64, waited);
         self.whole.add(bytes as u64, waited);
-        let Waited { bytes, time } = self.whole;
+        let Throughput { bytes, time } = self.whole;
         if is_left(bytes, time, self.size.saturating_sub(bytes), self.pace) {
             let why = format!("{LOST_MAX:?} longer for the same bytes");
             return Err(Error::new(ErrorKind::Slower, why));

@@ -14,7 +14,7 @@ use super::claim::{Claim, ClaimSlot};
 use super::error::{Error, ErrorKind};
 use super::handle::Inner;
 use super::lease::{Decision, Lease, RENEW_EVERY, SILENT_MAX, decide, first_pause, longer};
-use super::metrics::Waited;
+use super::metrics::WaitEnd;
 use super::objects::{Chunks, shareable};
 use super::reading::{Found, Lookup};
 use crate::reference::{Digest, Registry};
@@ -40,9 +40,9 @@ pub(super) fn waiting(wait: Wait) -> Chunks {
         let begun = Instant::now();
         let found = wait.run().await;
         let result = match &found {
-            Some(_) => Waited::Hit,
-            None if wait.slot.is_held() => Waited::TookOver,
-            None => Waited::GaveUp,
+            Some(_) => WaitEnd::Hit,
+            None if wait.slot.is_held() => WaitEnd::TookOver,
+            None => WaitEnd::GaveUp,
         };
         wait.inner.bucket.metrics.waits.observe(result, begun.elapsed());
         let why = "another node did not write the blob in time";

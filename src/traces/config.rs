@@ -11,7 +11,7 @@ pub struct Config {
     /// The collector; without one there are no traces.
     pub collector: Option<Collector>,
     /// The share of the traces that are sent.
-    pub sample: Share,
+    pub sample: SampleRatio,
 }
 
 /// The base URL of a collector, to which `/v1/traces` is added.
@@ -68,54 +68,54 @@ impl fmt::Display for Collector {
     }
 }
 
-/// A share, in steps of a thousandth of a percent.
+/// The share of requests that are traced, in steps of a thousandth of a percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
+pub struct SampleRatio {
     hundred_thousandths: u32,
 }
 
-/// Why a text is no [`Share`].
+/// Why a text is no [`SampleRatio`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("expected a percentage from 0% to 100% with three decimal places at most, such as 100%, 5% or 0.1%")]
-pub struct InvalidShare;
+pub struct InvalidSampleRatio;
 
 /// The steps of a whole.
 const WHOLE: u32 = 100_000;
 /// The steps of a percent.
 const PERCENT: u32 = WHOLE / 100;
 
-impl Default for Share {
+impl Default for SampleRatio {
     /// All.
     fn default() -> Self {
         Self { hundred_thousandths: WHOLE }
     }
 }
 
-impl Share {
+impl SampleRatio {
     /// As a number from 0 to 1.
     pub fn ratio(self) -> f64 {
         f64::from(self.hundred_thousandths) / f64::from(WHOLE)
     }
 }
 
-impl FromStr for Share {
-    type Err = InvalidShare;
+impl FromStr for SampleRatio {
+    type Err = InvalidSampleRatio;
 
-    fn from_str(text: &str) -> Result<Self, InvalidShare> {
-        let number = text.strip_suffix('%').ok_or(InvalidShare)?;
+    fn from_str(text: &str) -> Result<Self, InvalidSampleRatio> {
+        let number = text.strip_suffix('%').ok_or(InvalidSampleRatio)?;
         let (percents, decimals) = number.split_once('.').unwrap_or((number, "0"));
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         if !is_number(percents) || !is_number(decimals) || percents.len() > 3 || decimals.len() > 3 {
-            return Err(InvalidShare);
+            return Err(InvalidSampleRatio);
         }
-        let percents: u32 = percents.parse().map_err(|_| InvalidShare)?;
-        let steps: u32 = format!("{decimals:0<3}").parse().map_err(|_| InvalidShare)?;
+        let percents: u32 = percents.parse().map_err(|_| InvalidSampleRatio)?;
+        let steps: u32 = format!("{decimals:0<3}").parse().map_err(|_| InvalidSampleRatio)?;
         let hundred_thousandths = percents * PERCENT + steps;
-        if hundred_thousandths > WHOLE { Err(InvalidShare) } else { Ok(Self { hundred_thousandths }) }
+        if hundred_thousandths > WHOLE { Err(InvalidSampleRatio) } else { Ok(Self { hundred_thousandths }) }
     }
 }
 
-impl fmt::Display for Share {
+impl fmt::Display for SampleRatio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (percents, steps) = (self.hundred_thousandths / PERCENT, self.hundred_thousandths % PERCENT);
         match format!("{steps:03}").trim_end_matches('0') {
@@ -151,13 +151,13 @@ mod tests {
     #[test]
     fn a_share_is_written_as_it_is_read() {
         for text in ["0%", "100%", "5%", "0.1%", "12.345%", "0.001%"] {
-            assert_eq!(text.parse::<Share>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<SampleRatio>().unwrap().to_string(), text);
         }
-        assert_eq!("0.1%".parse::<Share>().unwrap().ratio(), 0.001);
+        assert_eq!("0.1%".parse::<SampleRatio>().unwrap().ratio(), 0.001);
         for refused in
             ["", "%", "5", "-1%", "+1%", "100.001%", "101%", "1.2345%", "1.%", ".5%", "99999999999%"]
         {
-            assert_eq!(refused.parse::<Share>(), Err(InvalidShare), "{refused}");
+            assert_eq!(refused.parse::<SampleRatio>(), Err(InvalidSampleRatio), "{refused}");
         }
     }
 }

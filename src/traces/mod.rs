@@ -20,7 +20,7 @@ mod queue;
 #[cfg(feature = "otlp")]
 mod span;
 
-pub use config::{Collector, Config, InvalidCollector, InvalidShare, Share};
+pub use config::{Collector, Config, InvalidCollector, InvalidSampleRatio, SampleRatio};
 pub use counts::Counts;
 #[cfg(feature = "otlp")]
 pub use delivery::{Error, FLUSH_WAIT, Traces};

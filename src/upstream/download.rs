@@ -10,7 +10,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::time::Instant;
 
 use crate::support::deadline::Deadline;
-use crate::support::slowness::{RateFloor, Waited};
+use crate::support::slowness::{RateFloor, Throughput};
 use crate::upstream::body::interrupted;
 use crate::upstream::endpoint::select::EndpointId;
 use crate::upstream::endpoint::tracked::TrackedBody;
@@ -53,7 +53,7 @@ struct TransferLimits {
     timer: Option<Deadline>,
     floor: RateFloor,
     /// In this period.
-    waited: Waited,
+    waited: Throughput,
     tracked: Option<TrackedBody>,
     has_alternative: bool,
 }
@@ -84,7 +84,7 @@ impl Download {
         has_alternative: bool,
     ) -> Self {
         let floor = if has_alternative { FLOOR_WITH_ALTERNATIVE } else { FLOOR };
-        let waited = Waited::default();
+        let waited = Throughput::default();
         let limits = TransferLimits { host, idle, timer: None, floor, waited, tracked, has_alternative };
         Self { limits: Some(limits), ..self }
     }

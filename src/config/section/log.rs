@@ -3,7 +3,7 @@
 use crate::config::report::Place;
 use crate::config::schema::section;
 use crate::config::value::{choice, flag, parsed};
-use crate::traces::{self, Collector, Share};
+use crate::traces::{self, Collector, SampleRatio};
 
 section! {
     /// What is logged, and how.
@@ -24,7 +24,7 @@ section! {
     restart otlp: Option<Collector> = parsed::<Collector>("URL", &["http://collector:4318"]), |_| None, example "\"http://collector:4318\"";
 
     /// The share of the traces that are sent. What a client says about sampling does not count.
-    restart otlp_sample: Share = parsed::<Share>("percentage", &["100%", "5%", "0.1%"]), |_| Share::default();
+    restart otlp_sample: SampleRatio = parsed::<SampleRatio>("percentage", &["100%", "5%", "0.1%"]), |_| SampleRatio::default();
 }
 
 impl Log {

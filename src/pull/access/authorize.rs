@@ -1,20 +1,19 @@
-//! Access: asks upstream as one principal after the other; what each answer proves is recorded.
+//! Access: who may read what, by what is known and by what upstream says now (`asking`).
 //!
-//! Promises: each answer is that principal's own, one credential never answers for another; a denial ends the grant of
-//! the principal that was asked with, and no other; a caller that showed no credential is challenged where a credential
-//! may make the difference. The asking part says whether the answer is to prove a right: then only authoritative
-//! endpoints count, with a token no older than `grant_ttl`.
+//! Promises: a caller that showed no credential is challenged where a credential may make the difference, at once where
+//! anonymous access was refused before; whether it is still refused is asked now and then.
 //!
 //! Deliberately not here: what is asked for (the caller passes the request as a closure), and content.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::asking::Asking;
+use super::granted_rights::GrantedRights;
 use super::grants::Grants;
 use super::known_rights::KnownRights;
 use super::membership::Membership;
-use super::negative_cache::{Question, Subject};
+use super::negative_cache::Subject;
 use super::outages::Outages;
 use super::principals::Principals;
 pub(crate) use super::principals::Purpose;
@@ -23,7 +22,6 @@ pub(crate) use super::recorded_answers::UnprovedRight;
 use super::refused_repositories::AnonymousAccess;
 use super::rights::Use;
 use super::shared_rights::SharedRights;
-use super::tried::Tried;
 use crate::credentials::{Keychain, PresentedCredential};
 use crate::pull::config::Config;
 use crate::pull::context::PullContext;
@@ -36,7 +34,7 @@ use crate::support::clock::Timestamp;
 use crate::support::live::Live;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
-use crate::upstream::{self, Allowed, AuthContext, BlobHead, Need, Proof};
+use crate::upstream::{self, Allowed, AuthContext, BlobHead, Proof};
 
 type Confirmations<T> = Singleflight<(Repository, Digest, Principal), Result<Allowed<T>, Error>>;
 
@@ -66,28 +64,21 @@ impl Access {
         tasks: Tasks,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let grants = Arc::new(Grants::new(records.clone()));
-        let principals = Principals::new(keychain);
-        let shared = Arc::new(SharedRights::new(records.clone()));
-        let known = KnownRights::new(
-            config.clone(),
-            Arc::clone(&grants),
-            principals.clone(),
-            Arc::clone(&shared),
-            Arc::clone(metrics),
-        );
-        let outages = Outages::new(records.clone(), config.clone());
-        let (client, who) = (Arc::clone(&upstream), principals.clone());
-        let (ends, counted) = (Arc::clone(&shared), Arc::clone(metrics));
-        let answers = RecordedAnswers::new(config, client, who, grants, outages, ends, counted);
-        let membership = Membership::new(records.clone());
+        let rights = GrantedRights {
+            config: config.clone(),
+            principals: Principals::new(keychain),
+            grants: Arc::new(Grants::new(records.clone())),
+            shared: Arc::new(SharedRights::new(records.clone())),
+            metrics: Arc::clone(metrics),
+        };
+        let outages = Outages::new(records.clone(), config);
         Self(Arc::new(Inner {
+            principals: rights.principals.clone(),
+            shared: Arc::clone(&rights.shared),
+            known: KnownRights::new(rights.clone()),
+            answers: RecordedAnswers::new(rights, Arc::clone(&upstream), outages),
+            membership: Membership::new(records.clone()),
             upstream,
-            principals,
-            known,
-            answers,
-            membership,
-            shared,
             blob_confirmations: Singleflight::new(tasks.clone()),
             manifest_confirmations: Singleflight::new(tasks.clone()),
             tasks,
@@ -155,101 +146,10 @@ impl Access {
     where
         F: Future<Output = Result<Allowed<T>, Error>>,
     {
-        let inner = &*self.0;
-        let (repository, caller) = (context.repository(), context.caller());
-        let need = match purpose {
-            Purpose::Prove | Purpose::Confirm(_) => {
-                Need::Proof { token_age_max: inner.known.terms(repository).grant_ttl }
-            }
-            Purpose::Deliver(_) => Need::Delivery,
-        };
-        let mut tried = Tried::default();
-        let (candidates, incomplete) = inner.principals.candidates(caller, repository, purpose).await;
-        tried.node_is_unanswered = incomplete;
-        let mut candidates = VecDeque::from(candidates);
-        while let Some(presented) = candidates.pop_front().or_else(|| self.last_resort(&tried)) {
-            if presented.credential.is_none()
-                && !caller.is_identified()
-                && inner.upstream.is_budget_low(repository.registry(), presented.principal)
-            {
-                return Err(Error::authentication_required(ChallengeReason::RateLimit, None));
-            }
-            tried.anonymous |= presented.credential.is_none();
-            let question = self.question(repository, subject, &presented);
-            let revocations = inner.answers.revocations();
-            let result = match inner.answers.denial(&question) {
-                Some(error) => Err(error),
-                None => {
-                    let (patience, asked) = (context.patience(), context.asked().clone());
-                    let auth = AuthContext { presented: presented.clone(), need, patience, asked };
-                    let result = request(auth).await;
-                    let proves = need.is_proof().then_some(revocations);
-                    inner.answers.record(question, &presented, proves, &result).await;
-                    result
-                }
-            };
-            match result {
-                Ok(allowed) => return Ok((allowed.value, presented)),
-                Err(error) if error.is_denied() => {
-                    if !tried.has_renewed && error.revokes_access() {
-                        let again = self.renewed(repository, subject, &presented).await;
-                        tried.has_renewed = again.is_some();
-                        candidates.extend(again);
-                    }
-                    tried.is_certain |= incomplete && self.is_certain(context, &error, &presented).await;
-                    tried.add_denial(error, presented.principal);
-                }
-                // A limit is of one credential; the next one may have something left.
-                Err(error) if error.is_rate_limited() => tried.limited = tried.limited.or(Some(error)),
-                Err(error) => return Err(error),
-            }
-        }
-        if tried.may_be_opened_later() {
-            let registry = repository.registry().clone();
-            return Err(upstream::Error::CredentialUnavailable { registry }.into());
-        }
-        let is_refused =
-            tried.denied.as_ref().is_some_and(Error::revokes_access) && *subject != Subject::List;
-        if tried.limited.is_none() && !caller.is_identified() && is_refused {
-            inner.answers.record_closed(repository);
-        }
-        let none_asked = Error::authentication_required(ChallengeReason::Refused, None);
-        Err(tried.limited.or(tried.denied).unwrap_or(none_asked))
-    }
-
-    /// Anonymous access, after all credentials failed for a reason that says nothing about it: the node's login may be
-    /// outdated, or not to be had now, and the image public. It is no login, so that none is refused for it.
-    fn last_resort(&self, tried: &Tried) -> Option<PresentedCredential> {
-        let says_nothing = tried.node_is_refused || tried.node_is_unanswered;
-        (says_nothing && !tried.anonymous).then(|| self.0.principals.no_credential())
-    }
-
-    /// Whether a denial holds whatever other credentials there are: there is no such thing in a repository that this
-    /// principal can read.
-    async fn is_certain(&self, context: &PullContext, denial: &Error, asked: &PresentedCredential) -> bool {
-        let Error::Upstream(upstream::Error::NotFound { public, .. }) = denial else { return false };
-        let concerned = self.known().concerned(asked.principal, *public);
-        *public || self.known().credible_principals(context.repository()).await.contains(&concerned)
-    }
-
-    fn question(
-        &self,
-        repository: &Repository,
-        subject: &Subject,
-        presented: &PresentedCredential,
-    ) -> Question {
-        Question { repository: repository.clone(), subject: subject.clone(), principal: presented.principal }
-    }
-
-    async fn renewed(
-        &self,
-        repository: &Repository,
-        subject: &Subject,
-        refused: &PresentedCredential,
-    ) -> Option<PresentedCredential> {
-        let again = self.0.principals.renewed(repository, refused).await?;
-        self.0.answers.forget_denial(&self.question(repository, subject, &again));
-        Some(again)
+        let Inner { upstream, principals, known, answers, .. } = &*self.0;
+        let upstream = &**upstream;
+        let asking = Asking { upstream, principals, known, answers, context, subject };
+        asking.ask_each(purpose, request).await
     }
 
     /// Whether the repository refused the node's credentials and anonymous access, as far as that is remembered.

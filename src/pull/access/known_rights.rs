@@ -3,19 +3,15 @@
 //! The decisions themselves are in [`super::rights`]; here they meet the grants, the principals that the caller may
 //! use, and the operator's terms.
 
-use std::sync::Arc;
-
-use super::grants::{Grant, Grants};
-use super::principals::Principals;
+use super::granted_rights::GrantedRights;
+use super::grants::Grant;
 use super::rights::{self, Trouble, Use};
-use super::shared_rights::SharedRights;
-use crate::pull::config::{Config, Policy, Terms};
+use crate::pull::config::{Policy, Terms};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
-use crate::pull::metrics::{Metrics, RightEvent};
+use crate::pull::metrics::RightEvent;
 use crate::reference::{Principal, Repository};
 use crate::support::clock::Timestamp;
-use crate::support::live::Live;
 
 /// A right to a repository, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,30 +28,18 @@ pub struct KnownRight {
     pub is_callers: bool,
 }
 
-/// The rights that are known.
+/// The rights that are known. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct KnownRights {
-    config: Live<Config>,
-    grants: Arc<Grants>,
-    principals: Principals,
-    shared: Arc<SharedRights>,
-    metrics: Arc<Metrics>,
-}
+pub(crate) struct KnownRights(GrantedRights);
 
 impl KnownRights {
-    pub(crate) fn new(
-        config: Live<Config>,
-        grants: Arc<Grants>,
-        principals: Principals,
-        shared: Arc<SharedRights>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { config, grants, principals, shared, metrics }
+    pub(crate) fn new(rights: GrantedRights) -> Self {
+        Self(rights)
     }
 
     /// The operator's terms for a repository.
     pub(crate) fn terms(&self, repository: &Repository) -> Terms {
-        self.config.current().terms(repository.registry())
+        self.0.config.current().terms(repository.registry())
     }
 
     /// A principal that the caller may use and whose grant needs no new proof.
@@ -67,9 +51,9 @@ impl KnownRights {
     pub(crate) async fn fresh_grant(&self, context: &PullContext, wanted: Use) -> Option<Grant> {
         let repository = context.repository();
         let terms = self.terms(repository);
-        for grant in self.grants.of(repository).await {
+        for grant in self.0.grants.of(repository).await {
             if rights::is_fresh(grant.age, wanted, &terms)
-                && self.principals.may_use(context.caller(), grant.principal, repository).await
+                && self.0.principals.may_use(context.caller(), grant.principal, repository).await
             {
                 return Some(grant);
             }
@@ -81,13 +65,13 @@ impl KnownRights {
     pub(crate) async fn all(&self, context: &PullContext) -> Vec<KnownRight> {
         let (repository, mut all) = (context.repository(), Vec::new());
         let terms = self.terms(repository);
-        for Grant { principal, age, proved_at } in self.grants.of(repository).await {
+        for Grant { principal, age, proved_at } in self.0.grants.of(repository).await {
             all.push(KnownRight {
                 principal,
                 proved_at,
                 is_fresh: rights::is_fresh(age, Use::Resolve, &terms),
                 holds_in_outage: rights::holds(principal.kind, age, Trouble::Outage, &terms),
-                is_callers: self.principals.may_use(context.caller(), principal, repository).await,
+                is_callers: self.0.principals.may_use(context.caller(), principal, repository).await,
             });
         }
         all.sort_by_key(|right| std::cmp::Reverse(right.proved_at));
@@ -98,15 +82,15 @@ impl KnownRights {
     /// proof, and one that is the only one to have a right.
     pub(crate) async fn credible_principals(&self, repository: &Repository) -> Vec<Principal> {
         let terms = self.terms(repository);
-        let grants = self.grants.of(repository).await;
+        let grants = self.0.grants.of(repository).await;
         let counts = |grant: &&Grant| grants.len() == 1 || rights::is_fresh(grant.age, Use::Read, &terms);
         grants.iter().filter(counts).map(|grant| grant.principal).collect()
     }
 
     /// When it was proved last that everyone may read a repository, if that is fresh.
     pub(crate) async fn public_since(&self, repository: &Repository) -> Option<Timestamp> {
-        let (everyone, terms) = (self.principals.anonymous(), self.terms(repository));
-        let grants = self.grants.of(repository).await;
+        let (everyone, terms) = (self.0.principals.anonymous(), self.terms(repository));
+        let grants = self.0.grants.of(repository).await;
         let is_fresh = |grant: &&Grant| rights::is_fresh(grant.age, Use::Read, &terms);
         let found = grants.iter().filter(|grant| grant.principal == everyone).find(is_fresh)?;
         Some(found.proved_at)
@@ -115,7 +99,7 @@ impl KnownRights {
     /// The principal whose right an answer to `asked` is about; what upstream says without a credential is about
     /// everyone's.
     pub(crate) fn concerned(&self, asked: Principal, is_public: bool) -> Principal {
-        if is_public { self.principals.anonymous() } else { asked }
+        if is_public { self.0.principals.anonymous() } else { asked }
     }
 
     /// Whether what is cached of the repository may be served without asking upstream.
@@ -139,21 +123,21 @@ impl KnownRights {
         let repository = context.repository();
         let terms = self.terms(repository);
         let mut held: Option<(Principal, Timestamp)> = None;
-        for grant in self.grants.of(repository).await {
+        for grant in self.0.grants.of(repository).await {
             if rights::holds(grant.principal.kind, grant.age, trouble, &terms)
-                && self.principals.may_use(context.caller(), grant.principal, repository).await
+                && self.0.principals.may_use(context.caller(), grant.principal, repository).await
                 && held.is_none_or(|(_, before)| grant.proved_at > before)
             {
                 held = Some((grant.principal, grant.proved_at));
             }
         }
         if trouble == Trouble::Outage && held.is_none() {
-            let everyone = self.principals.anonymous();
-            let shared = self.shared.held(repository, terms.outage_grace);
+            let everyone = self.0.principals.anonymous();
+            let shared = self.0.shared.held(repository, terms.outage_grace);
             held = shared.map(|proved_at| (everyone, proved_at));
         }
         let (principal, since) = held?;
-        self.metrics.count_right(principal, RightEvent::Held);
+        self.0.metrics.count_right(principal, RightEvent::Held);
         Some(since)
     }
 }

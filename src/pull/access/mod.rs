@@ -6,10 +6,12 @@
 //! proves nothing**: anyone can publish an index that lists other people's digests.
 //!
 //! ```text
-//! authorize             asks upstream as one principal after the other
+//! authorize             what is known, else what upstream says; challenges
+//! asking                asks upstream as one principal after the other
 //! tried                 what the credentials of one request came to so far
 //! recorded_answers      what each answer says of rights, recorded
 //! known_rights          what is known without asking: grants, principals and terms, by the rules of rights (pure)
+//! granted_rights        what these two share: the grants, whose they are, and the terms
 //! grants                when upstream last let a principal read a repository
 //! principals            as whom a caller may read, and the credentials to ask with
 //! membership            which digests a repository may hand out
@@ -24,9 +26,11 @@
 //! [`authorize::Access`] is what the rest of `pull` uses. It asks registries for tags, manifests and blobs, and knows
 //! no bytes of them and no HTTP.
 
+mod asking;
 pub(crate) mod authorize;
 mod confirm;
 pub(crate) mod deleted;
+mod granted_rights;
 pub(crate) mod grants;
 pub(crate) mod known_rights;
 pub(crate) mod membership;

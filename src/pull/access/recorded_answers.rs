@@ -10,22 +10,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::grants::Grants;
+use super::granted_rights::GrantedRights;
 use super::negative_cache::{NegativeCache, Question, Subject};
 use super::outages::Outages;
-use super::principals::Principals;
 use super::refused_repositories::{AnonymousAccess, RefusedRepositories};
 use super::rights::Trouble;
-use super::shared_rights::SharedRights;
 use crate::credentials::PresentedCredential;
-use crate::pull::config::Config;
 use crate::pull::error::Error;
-use crate::pull::metrics::{Metrics, RightEvent};
+use crate::pull::metrics::RightEvent;
 use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Principal, Registry, Repository};
 use crate::store;
 use crate::support::clock::Timestamp;
-use crate::support::live::Live;
 use crate::upstream::{Allowed, Proof};
 
 /// What is known of a right that the content of an answer is still to prove.
@@ -37,29 +33,17 @@ pub(crate) struct UnprovedRight {
 
 /// What upstream's answers said.
 pub(crate) struct RecordedAnswers {
-    config: Live<Config>,
+    rights: GrantedRights,
     upstream: Arc<dyn RegistryClient>,
-    principals: Principals,
-    grants: Arc<Grants>,
     denials: NegativeCache,
     outages: Outages,
     refused: RefusedRepositories,
-    shared: Arc<SharedRights>,
-    metrics: Arc<Metrics>,
 }
 
 impl RecordedAnswers {
-    pub(crate) fn new(
-        config: Live<Config>,
-        upstream: Arc<dyn RegistryClient>,
-        principals: Principals,
-        grants: Arc<Grants>,
-        outages: Outages,
-        shared: Arc<SharedRights>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub(crate) fn new(rights: GrantedRights, upstream: Arc<dyn RegistryClient>, outages: Outages) -> Self {
         let (denials, refused) = (NegativeCache::default(), RefusedRepositories::default());
-        Self { config, upstream, principals, grants, denials, outages, refused, shared, metrics }
+        Self { rights, upstream, denials, outages, refused }
     }
 
     /// The denial that upstream gave to this question a moment ago.
@@ -73,10 +57,10 @@ impl RecordedAnswers {
     }
 
     fn negative_ttl(&self) -> Duration {
-        self.config.current().negative_ttl
+        self.rights.config.current().negative_ttl
     }
 
-    /// Records what an answer says about rights. `proves` is what [`Grants::revocations`] was before the question, if
+    /// Records what an answer says about rights. `proves` is what [`Self::revocations`] was before the question, if
     /// the answer is a proof.
     pub(crate) async fn record<T>(
         &self,
@@ -99,19 +83,19 @@ impl RecordedAnswers {
             Err(error) if error.is_denied() => {
                 if error.revokes_access() && question.subject != Subject::List {
                     if error.is_public() || presented.credential.is_none() {
-                        self.shared.close(&question.repository);
+                        self.rights.shared.close(&question.repository);
                     }
                     let (repository, source) = (&question.repository, &presented.source);
                     // Where no credential was shown, everyone's right ends, and not that of the credential.
                     let concerned = if error.is_public() {
-                        self.principals.anonymous()
+                        self.rights.principals.anonymous()
                     } else {
                         tracing::info!(%repository, %source, %error, "upstream refused a credential");
-                        self.principals.refused(repository, presented);
+                        self.rights.principals.refused(repository, presented);
                         question.principal
                     };
-                    if proves.is_some() && self.grants.end(repository, concerned).await {
-                        self.metrics.count_right(concerned, RightEvent::Ended);
+                    if proves.is_some() && self.rights.grants.end(repository, concerned).await {
+                        self.rights.metrics.count_right(concerned, RightEvent::Ended);
                     }
                 }
                 // After that: it may wait for the disk, and a client that leaves meanwhile keeps no right that has ended.
@@ -140,17 +124,17 @@ impl RecordedAnswers {
     ) {
         // What upstream gives without a credential is every caller's right, whatever was shown.
         let (principal, age) = match proof {
-            Proof::Public => (self.principals.anonymous(), Duration::ZERO),
+            Proof::Public => (self.rights.principals.anonymous(), Duration::ZERO),
             Proof::Principal { token_age } => (presented, token_age),
             Proof::Nothing => return,
         };
-        self.metrics.count_right(principal, RightEvent::Proved);
+        self.rights.metrics.count_right(principal, RightEvent::Proved);
         self.grant(repository, principal, age, revocations).await;
     }
 
     /// What an answer will prove when its content was verified; to be made before upstream is asked.
     pub(crate) fn unproved(&self) -> UnprovedRight {
-        UnprovedRight { revocations: self.grants.revocations(), asked: Instant::now() }
+        UnprovedRight { revocations: self.rights.grants.revocations(), asked: Instant::now() }
     }
 
     /// Records the right that `proof` is of, now that the content that came with it was verified.
@@ -174,7 +158,7 @@ impl RecordedAnswers {
     /// Records that the owner of the store lets `principal` read `repository`.
     pub(crate) async fn record_grant(&self, repository: &Repository, principal: Principal) {
         self.answered(repository.registry()).await;
-        self.grant(repository, principal, Duration::ZERO, self.grants.revocations()).await;
+        self.grant(repository, principal, Duration::ZERO, self.rights.grants.revocations()).await;
     }
 
     /// Records that a registry can be asked, unless what answered was only a mirror or a token server.
@@ -186,12 +170,12 @@ impl RecordedAnswers {
 
     /// Records that a registry can be asked: what other nodes shared for its outage ends.
     async fn answered(&self, registry: &Registry) {
-        self.shared.answered(registry);
+        self.rights.shared.answered(registry);
         self.outages.end(registry).await;
     }
 
     async fn grant(&self, repository: &Repository, principal: Principal, age: Duration, revocations: u64) {
-        self.grants.record(repository, principal, age, revocations).await;
+        self.rights.grants.record(repository, principal, age, revocations).await;
         if principal.kind.is_shared() {
             self.refused.forget(repository);
         }
@@ -199,7 +183,7 @@ impl RecordedAnswers {
 
     /// What [`Self::record`] is to be given for a question that is asked now.
     pub(crate) fn revocations(&self) -> u64 {
-        self.grants.revocations()
+        self.rights.grants.revocations()
     }
 
     /// Ends every grant of a repository, or of all; returns how many there were.
@@ -210,7 +194,7 @@ impl RecordedAnswers {
         // Both, whatever the disk says to the first: a revocation that it does not take is reported to the operator as
         // one that failed, and holds in memory.
         let (shared, own) =
-            futures_util::join!(self.shared.revoke(repository), self.grants.revoke(repository));
+            futures_util::join!(self.rights.shared.revoke(repository), self.rights.grants.revoke(repository));
         shared.and(own)
     }
 

@@ -31,7 +31,7 @@ const DOWNLOADS_MAX: usize = 256;
 const PASSED_MAX: usize = WINDOWS_MAX - DOWNLOADS_MAX;
 
 /// How a blob can be had.
-pub(crate) enum Download {
+pub(crate) enum StoredOrFollowed {
     /// From the store: it was completed in the meantime.
     Stored(Box<StoredBlob>),
     /// By following a flight.
@@ -90,18 +90,18 @@ impl Downloads {
         digest: Digest,
         looked_up_at: Option<u64>,
         sharing: Sharing,
-    ) -> Result<Download, Error> {
+    ) -> Result<StoredOrFollowed, Error> {
         match self.flights.join_or_lead(context, digest, sharing) {
             Role::Lead(leader) => {
                 // The flight before this one may have completed after the look into the store.
                 if looked_up_at != Some(self.ended())
                     && let Some(stored) = self.stored.find(context, digest).await?
                 {
-                    return Ok(Download::Stored(Box::new(stored)));
+                    return Ok(StoredOrFollowed::Stored(Box::new(stored)));
                 }
                 context.reads_download_of(context);
                 let (source, progress) = (AnswerSource::Fill, self.lead(leader)?);
-                Ok(Download::Following(Followed { source, is_own_answer: true, progress }))
+                Ok(StoredOrFollowed::Following(Followed { source, is_own_answer: true, progress }))
             }
             Role::Follow(flight) => {
                 let progress = flight.follow();
@@ -122,7 +122,7 @@ impl Downloads {
                 flight.add_alternate(context);
                 context.reads_download_of(flight.context());
                 tracing::debug!(download = %flight.context().request_id(), %digest, "joins a download");
-                Ok(Download::Following(Followed { source, is_own_answer, progress }))
+                Ok(StoredOrFollowed::Following(Followed { source, is_own_answer, progress }))
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::ATTEMPTS_MAX;
 use super::Blobs;
 use super::concerns_leader_only;
-use super::download::{Download, Followed};
+use super::download::{Followed, StoredOrFollowed};
 use super::flight::Sharing;
 use super::flight::progress::Progress;
 use crate::pull::answer::AnswerSource;
@@ -55,7 +55,7 @@ impl Blobs {
                 Fetched::Passed => {
                     // Not as one of its followers, for whom it would go on. It ends with its last client.
                     let registry = context.repository().registry();
-                    let end = self.flights.wait_while(|| self.flights.has(registry, digest));
+                    let end = self.0.flights.wait_while(|| self.0.flights.has(registry, digest));
                     if tokio::time::timeout(PASSED_WAIT_MAX, end).await.is_err() {
                         sharing = Sharing::SameQuestion;
                     }
@@ -73,14 +73,14 @@ impl Blobs {
         sharing: Sharing,
     ) -> Result<Fetched, Error> {
         let stored = |size, downloaded| Ok(Fetched::Stored { size, downloaded });
-        let looked_up_at = Some(self.downloads.ended());
-        if let Some(found) = self.stored.find(context, digest).await? {
+        let looked_up_at = Some(self.0.downloads.ended());
+        if let Some(found) = self.0.stored.find(context, digest).await? {
             return stored(found.blob.size(), false);
         }
-        let joined = self.downloads.join_or_lead(context, digest, looked_up_at, sharing).await?;
+        let joined = self.0.downloads.join_or_lead(context, digest, looked_up_at, sharing).await?;
         let Followed { source, is_own_answer, mut progress } = match joined {
-            Download::Stored(found) => return stored(found.blob.size(), false),
-            Download::Following(followed) => followed,
+            StoredOrFollowed::Stored(found) => return stored(found.blob.size(), false),
+            StoredOrFollowed::Following(followed) => followed,
         };
         loop {
             let now = progress.borrow_and_update().clone();
@@ -98,7 +98,7 @@ impl Blobs {
                 Progress::Detached { size, .. } if source == AnswerSource::Join => {
                     drop(progress);
                     let registry = context.repository().registry();
-                    let checked = self.room.check(registry, size).await;
+                    let checked = self.0.room.check(registry, size).await;
                     return checked.map(|()| Fetched::Passed).map_err(|_| Error::NotStored);
                 }
                 Progress::Detached { .. } => return Err(Error::NotStored),
@@ -118,12 +118,12 @@ impl Blobs {
 
     /// Whether the store would take a blob of `size` bytes from a registry now.
     pub(crate) async fn would_take(&self, registry: &Registry, digest: Digest, size: u64) -> bool {
-        self.room.check(registry, Some(size)).await.is_ok() && !self.room.is_passed_by(digest, size).await
+        self.0.room.check(registry, Some(size)).await.is_ok() && !self.0.room.is_passed_by(digest, size).await
     }
 
     /// Whether the store takes anything from a registry now.
     pub(crate) async fn has_room(&self, registry: &Registry) -> bool {
-        self.room.check(registry, None).await.is_ok()
+        self.0.room.check(registry, None).await.is_ok()
     }
 
     /// Downloads a blob into the store ahead of its request, and waits until that is over. A failure is only logged:
@@ -137,13 +137,13 @@ impl Blobs {
         if !self.would_take(registry, digest, size).await {
             return;
         }
-        match self.downloads.join_or_lead(context, digest, None, Sharing::All).await {
+        match self.0.downloads.join_or_lead(context, digest, None, Sharing::All).await {
             // Not by following it: a download that only this waits for ends if it is too slow.
-            Ok(Download::Following(followed)) => {
+            Ok(StoredOrFollowed::Following(followed)) => {
                 drop(followed);
-                self.flights.wait_while(|| self.flights.has(registry, digest)).await;
+                self.0.flights.wait_while(|| self.0.flights.has(registry, digest)).await;
             }
-            Ok(Download::Stored(_)) => {}
+            Ok(StoredOrFollowed::Stored(_)) => {}
             Err(error) => {
                 let repository = context.repository();
                 tracing::debug!(%repository, %digest, %error, "a blob was not prefetched");

@@ -179,7 +179,7 @@ async fn who_joins_a_download_as_it_ends_because_no_client_waits_gets_the_whole_
     for received in [0, 150_000] {
         let Scene { parts, good, digest, .. } = scene();
         let context = for_tests::pull(&good);
-        let role = parts.blobs.flights.join_or_lead(
+        let role = parts.blobs.0.flights.join_or_lead(
             &context.clone().with_priority(Priority::Background),
             digest,
             Sharing::All,

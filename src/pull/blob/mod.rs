@@ -17,7 +17,7 @@
 //!   writer         the thread that writes, publishes and hashes
 //!   shared_copy    what the shared tier lacks is copied there
 //! source/        asks for the blob (request): the shared tier where its registry confirms it (tiered), else that
-//!   upstream_body  the bytes, resumed where they break off (resume)
+//!   upstream_body  the bytes, resumed where they break off (resume, asked_blob)
 //!   delivery       after wrong content: another endpoint, or one connection instead of several
 //! past_the_disk/ what the disk does not take (rest): to its clients all the same, in a bounded memory (memory)
 //!   window         one body that several clients share (window_state)
@@ -28,6 +28,7 @@
 //!   follow         every client reads up to the readable offset
 //!   refetch        what the disk gives no more when it is sent (refetch_places)
 //! into_store     downloads that no client waits for
+//! components     these, put together
 //! ```
 //!
 //! Several of them use: `places` (how many downloads there may be, for one registry and in all), `room` (whether
@@ -39,6 +40,7 @@
 
 pub(crate) mod begun;
 pub(crate) mod body;
+mod components;
 pub(crate) mod download;
 pub(crate) mod fill;
 pub(crate) mod flight;
@@ -70,26 +72,18 @@ use crate::store::Store;
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use crate::upstream::AuthContext;
-use begun::Begun;
 use body::BlobBody;
 pub use body::answer::{BlobAnswer, BlobSize};
 use body::first_bytes::{concerns_leader_only, first_bytes, has_answer_soon, was_for_store_alone};
 use body::reader::Reader;
-use body::refetch_places::RefetchPlaces;
-use download::{Download, Downloads, Followed};
-use fill::Filler;
-use fill::segments::Segments;
-use fill::transfer::Transfers;
-use flight::{Flights, Sharing};
-use parts::byte_range::SingleRanges;
-use parts::partial::Partials;
+use components::Components;
+use download::{Followed, StoredOrFollowed};
+use flight::Sharing;
+use parts::FoundPart;
 pub use parts::wanted::BlobRange;
-use parts::{Found, Parts};
-use past_the_disk::memory::WindowMemory;
 use priority::Foreground;
-use room::Room;
-use source::UpstreamBlobs;
-use stored::{StoredBlob, StoredBlobs};
+use source::tiered::WholeBlob;
+use stored::StoredBlob;
 use withheld_tail::TAIL;
 
 /// Times that a blob is looked for anew because the download that was joined ended in a way that says nothing about
@@ -98,21 +92,7 @@ const ATTEMPTS_MAX: usize = 3;
 
 /// Blobs. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Blobs {
-    access: Access,
-    registries: Arc<dyn RegistryClient>,
-    stored: StoredBlobs,
-    upstream: UpstreamBlobs,
-    parts: Parts,
-    flights: Flights,
-    downloads: Downloads,
-    room: Room,
-    foreground: Foreground,
-    begun: Begun,
-    memory: WindowMemory,
-    refetches: RefetchPlaces,
-    metrics: Arc<Metrics>,
-}
+pub(crate) struct Blobs(Arc<Components>);
 
 impl Blobs {
     /// Blobs of `store`, and of `registries` where they are not there.
@@ -125,44 +105,7 @@ impl Blobs {
         tasks: Tasks,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let flights = Flights::new(metrics.flights.clone());
-        let foreground = Foreground::new(flights.clone());
-        let stored = StoredBlobs::new(store.clone(), access.clone());
-        let upstream = UpstreamBlobs::new(access.clone(), Arc::clone(&registries), names);
-        let room = Room::new(config, store.clone());
-        let segments = Segments::new(upstream.clone(), room.clone(), tasks.clone(), Arc::clone(&metrics));
-        let transfers = Transfers::new(upstream.clone(), segments, foreground.clone());
-        let partials = Partials::new(store, tasks.clone(), Arc::clone(&metrics));
-        let memory = WindowMemory::default();
-        let filler = Filler::new(
-            room.clone(),
-            partials.clone(),
-            upstream.clone(),
-            transfers,
-            memory.clone(),
-            tasks.clone(),
-            Arc::clone(&metrics),
-        );
-        let downloads =
-            Downloads::new(access.clone(), stored.clone(), flights.clone(), filler, room.clone(), tasks);
-        let ranges = SingleRanges::new(upstream.clone(), flights.clone());
-        let parts = Parts::new(upstream.clone(), ranges, partials, room.clone());
-        let begun = Begun::default();
-        Self {
-            access,
-            registries,
-            stored,
-            upstream,
-            parts,
-            flights,
-            downloads,
-            room,
-            foreground,
-            begun,
-            memory,
-            refetches: RefetchPlaces::default(),
-            metrics,
-        }
+        Self(Arc::new(Components::new(config, access, registries, store, names, tasks, metrics)))
     }
 
     /// A blob, whole whatever range is wanted; a small part of a blob that is not being downloaded may come alone. For
@@ -181,11 +124,11 @@ impl Blobs {
             match self.find_now(context, digest, wanted).await {
                 Ok(answer) => {
                     if answer.source != AnswerSource::Hit {
-                        self.begun.record(context, digest);
+                        self.0.begun.record(context, digest);
                     }
                     return Ok(answer);
                 }
-                Err(error) if self.begun.waits_through(context, digest, &error).await => {}
+                Err(error) if self.0.begun.waits_through(context, digest, &error).await => {}
                 Err(error) => return Err(error),
             }
         }
@@ -202,35 +145,36 @@ impl Blobs {
         // waited for.
         let declared = match wanted {
             BlobRange::Whole => None,
-            _ => self.access.membership().declared_size(context.repository(), digest),
+            _ => self.0.access.membership().declared_size(context.repository(), digest),
         };
         let announced = declared.filter(|size| *size > TAIL);
         let size_needed = wanted != BlobRange::Whole && announced.is_none();
+        let whole = WholeBlob { blobs: &self.0.upstream, context, digest };
         let mut last = Error::LeaderGone;
         let mut sharing = Sharing::All;
         for attempt in 1..=ATTEMPTS_MAX {
             if attempt == ATTEMPTS_MAX {
                 sharing = Sharing::SameQuestion;
             }
-            let looked_up_at = Some(self.downloads.ended());
-            if let Some(stored) = self.stored.find(context, digest).await? {
+            let looked_up_at = Some(self.0.downloads.ended());
+            if let Some(stored) = self.0.stored.find(context, digest).await? {
                 return Ok(self.stored_answer(context, stored));
             }
             match self.range_alone(context, digest, wanted).await {
                 Ok(None) => {}
                 Ok(Some(answer)) => return Ok(answer),
                 // The whole may come from the shared tier.
-                Err(error) if self.upstream.has_tier_in_outage(context, digest, &error).await => {}
+                Err(error) if whole.may_come_from_tier_in_outage(&error).await => {}
                 Err(error) => return Err(error),
             }
             if context.priority() == Priority::Foreground {
-                self.foreground.record();
+                self.0.foreground.record();
             }
-            let downloads = &self.downloads;
+            let downloads = &self.0.downloads;
             let Followed { source, is_own_answer, mut progress } =
                 match downloads.join_or_lead(context, digest, looked_up_at, sharing).await? {
-                    Download::Stored(stored) => return Ok(self.stored_answer(context, *stored)),
-                    Download::Following(followed) => followed,
+                    StoredOrFollowed::Stored(stored) => return Ok(self.stored_answer(context, *stored)),
+                    StoredOrFollowed::Following(followed) => followed,
                 };
             if !is_own_answer && !has_answer_soon(&mut progress).await {
                 // Upstream does not answer the leader; it has answered this caller.
@@ -262,21 +206,21 @@ impl Blobs {
         digest: Digest,
         range: BlobRange,
     ) -> Result<Option<BlobAnswer>, Error> {
-        let declared = self.access.membership().declared_size(context.repository(), digest);
-        let mut found = self.parts.find(context, digest, range, declared).await?;
-        if let Some(Found::SizeUnknown) = found {
+        let declared = self.0.access.membership().declared_size(context.repository(), digest);
+        let mut found = self.0.parts.find(context, digest, range, declared).await?;
+        if let Some(FoundPart::SizeUnknown) = found {
             let Some(size) = self.upstream_size(context, digest).await? else { return Ok(None) };
-            found = self.parts.find(context, digest, range, Some(size)).await?;
+            found = self.0.parts.find(context, digest, range, Some(size)).await?;
         }
         let reader = self.reader(context, digest);
         let (body, size, is_hit) = match found {
-            None | Some(Found::SizeUnknown) => return Ok(None),
-            Some(Found::Kept { partial, is_all }) => {
+            None | Some(FoundPart::SizeUnknown) => return Ok(None),
+            Some(FoundPart::Kept { partial, is_all }) => {
                 let size = partial.size;
                 (BlobBody::partial(reader, partial), size, is_all)
             }
-            Some(Found::Alone(body, size)) => (BlobBody::single_range(reader, *body, size)?, size, false),
-            Some(Found::Beyond(size)) => (BlobBody::unstored(reader, size), size, false),
+            Some(FoundPart::Alone(body, size)) => (BlobBody::single_range(reader, *body, size)?, size, false),
+            Some(FoundPart::Beyond(size)) => (BlobBody::unstored(reader, size), size, false),
         };
         let source = if is_hit { AnswerSource::Hit } else { AnswerSource::Passthrough };
         Ok(Some(BlobAnswer { size: Some(size), media_type: None, body, source, stale: None }))
@@ -288,7 +232,7 @@ impl Blobs {
     /// Any of [`Error`].
     pub(crate) async fn size(&self, context: &PullContext, digest: Digest) -> Result<BlobSize, Error> {
         if let Some(StoredBlob { blob, media_type, source, stale }) =
-            self.stored.find(context, digest).await?
+            self.0.stored.find(context, digest).await?
         {
             return Ok(BlobSize { size: blob.size(), media_type, source, stale });
         }
@@ -309,50 +253,50 @@ impl Blobs {
     }
 
     async fn upstream_size(&self, context: &PullContext, digest: Digest) -> Result<Option<u64>, Error> {
-        let (registries, repository) = (&self.registries, context.repository());
-        let declared = self.access.membership().declared_size(repository, digest);
+        let (registries, repository) = (&self.0.registries, context.repository());
+        let declared = self.0.access.membership().declared_size(repository, digest);
         let request = |auth: AuthContext| async move {
             let allowed = registries.confirm_blob(repository, digest, &auth).await?;
             Ok(proved_by(allowed, declared))
         };
-        let (head, _) = self.access.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await?;
+        let (head, _) = self.0.access.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await?;
         // What a registry says to HEAD counts only where no manifest says it.
         Ok(declared.or(head.size))
     }
 
     /// Whether a blob is on disk; says nothing about who may read it.
     pub(crate) async fn has(&self, digest: Digest) -> bool {
-        self.stored.open(digest).await.is_some()
+        self.0.stored.open(digest).await.is_some()
     }
 
     /// Waits until what was to be written after its answer is on disk, a few seconds at most.
     pub(crate) async fn flush(&self) {
-        self.stored.flush().await;
+        self.0.stored.flush().await;
     }
 
     /// Blob downloads under way.
     pub(crate) fn downloads(&self) -> usize {
-        self.flights.count()
+        self.0.flights.count()
     }
 
     /// When runtimes pull.
     pub(crate) fn foreground(&self) -> &Foreground {
-        &self.foreground
+        &self.0.foreground
     }
 
     /// Waits until no download is under way, but no longer than `wait`.
     pub(crate) async fn settle(&self, wait: Duration) {
-        self.downloads.settle(wait).await;
+        self.0.downloads.settle(wait).await;
     }
 
     fn reader(&self, context: &PullContext, digest: Digest) -> Reader {
         Reader {
-            stored: self.stored.clone(),
-            downloads: self.downloads.clone(),
-            upstream: self.upstream.clone(),
-            metrics: Arc::clone(&self.metrics),
-            memory: self.memory.clone(),
-            refetches: self.refetches.clone(),
+            stored: self.0.stored.clone(),
+            downloads: self.0.downloads.clone(),
+            upstream: self.0.upstream.clone(),
+            metrics: Arc::clone(&self.0.metrics),
+            memory: self.0.memory.clone(),
+            refetches: self.0.refetches.clone(),
             context: context.clone(),
             digest,
         }

@@ -2,12 +2,12 @@
 //! gave to others is not given to that one.
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 
 use super::tests::{downloads, pull, read, refuse_downloads};
 use super::*;
-use crate::pull::for_tests::{MirrorBody, Parts};
+use crate::pull::for_tests::{self, Asks, Before, MirrorBody, Parts};
 use crate::reference::Repository;
-use crate::upstream;
 
 /// Larger than the tail that is withheld.
 static LAYER: [u8; 300_000] = [7; 300_000];
@@ -71,12 +71,7 @@ impl Scene {
 
     /// Once the owner follows, the registry says that it has nothing for the tenant.
     async fn registry_has_nothing_once_followed(&self) {
-        let error = upstream::Error::NotFound {
-            host: "reg.test".to_owned(),
-            unknown: upstream::Unknown::Unsaid,
-            public: false,
-        };
-        let gate = self.parts.registry.fail_download(self.tenant.repository(), error);
+        let gate = self.parts.registry.fail_download(self.tenant.repository(), for_tests::not_found());
         let (membership, private) = (self.parts.access.membership(), self.owner.repository());
         while !membership.is_confirmed(private, self.digest).await {
             tokio::task::yield_now().await;
@@ -91,8 +86,11 @@ impl Scene {
     /// the owner got first, and what came after that.
     async fn ends_for_its_leader_in_the_middle(&self) -> (usize, Result<Vec<u8>, Error>) {
         let (parts, own) = (&self.parts, self.tenant.repository());
+        parts.registry.change_bodies(|asked, body| {
+            let end = stream::iter([Err(for_tests::broken_off("reg.test"))]);
+            if asked.is_whole() { Box::pin(body.take(100).chain(end)) } else { body }
+        });
         let gate = parts.registry.hold_after(500_000);
-        parts.registry.break_off_after(1_000_000);
         let follow = async {
             self.is_led().await;
             let mut answer = parts.blobs.find(&self.owner, self.digest, BlobRange::Whole).await.unwrap();
@@ -130,7 +128,13 @@ async fn a_mirrors_part_of_a_blob_opens_no_part_that_the_registry_gave_to_anothe
 async fn a_part_that_proves_no_right_opens_no_part_of_another_and_is_kept_for_none() {
     for owner_is_first in [true, false] {
         let scene = Scene::without_right(&LAYER, &OTHER);
-        scene.parts.registry.deny_head(scene.tenant.repository(), scene.digest);
+        let (repository, digest) = (scene.tenant.repository().clone(), scene.digest);
+        scene.parts.registry.before_answers(move |question| match question.asks {
+            Asks::IsBlobThere if (question.repository, question.digest) == (&repository, Some(digest)) => {
+                Before::Failure(for_tests::not_found())
+            }
+            _ => Before::Nothing,
+        });
         let owners = || async { scene.part(&scene.owner, 0, 4_096).await.unwrap() };
         if owner_is_first {
             assert_eq!(owners().await, LAYER[..4_096]);

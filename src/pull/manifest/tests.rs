@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::*;
-use crate::pull::for_tests::{self, MANIFEST, Parts};
+use crate::pull::for_tests::{self, Asks, Before, MANIFEST, Parts};
 use crate::tier::for_tests::{FakeObjects, Op};
 
 /// Another image manifest.
@@ -104,12 +104,15 @@ async fn a_moved_tag_whose_manifest_is_slow_is_served_as_it_was_before_the_clien
     let context = || for_tests::pull(&app).answered_within(Duration::from_secs(25));
     pull(&parts, &context()).await.unwrap();
     let after = parts.registry.push(&app, Some("v1"), MOVED);
-    parts.registry.delay(Duration::from_secs(60));
+    parts.registry.before_answers(|question| match question.asks {
+        Asks::Manifest => Before::Pause(Duration::from_secs(60)),
+        _ => Before::Nothing,
+    });
     let stale = pull(&parts, &context()).await.unwrap();
     assert_eq!((stale.digest, stale.source), (before, AnswerSource::Stale));
     assert!(parts.access.outages().is_empty(), "a slow manifest passed for an outage");
     tokio::time::sleep(Duration::from_secs(60)).await;
-    parts.registry.delay(Duration::ZERO);
+    parts.registry.answer_at_once();
     assert_eq!(pull(&parts, &context()).await.unwrap().digest, after);
 }
 
@@ -122,7 +125,10 @@ async fn what_is_asked_for_too_long_is_served_as_it_was_to_those_who_could_read_
     pull(&parts, &alice).await.unwrap();
     parts.clock.advance(Duration::from_secs(3_600));
     // Two principals that are asked one after the other take longer than each may.
-    parts.registry.delay_answers(Duration::from_secs(40));
+    parts.registry.before_answers(|question| match question.asks {
+        Asks::TagsDigest | Asks::IsManifestThere => Before::Pause(Duration::from_secs(40)),
+        _ => Before::Nothing,
+    });
     let within = |context: &PullContext| context.clone().answered_within(Duration::from_secs(25));
     for reference in ["v1".parse().unwrap(), digest.into()] {
         let begun = tokio::time::Instant::now();

@@ -1,22 +1,21 @@
 //! What is in the store of one image, platform by platform, for people: read from the files each time.
 //!
-//! Promises: however often an index names others, each of them is read once, and a bounded number of them ([`Walk`]).
+//! Promises: however often an index names others, each of them is read once, and a bounded number of them
+//! ([`ManifestWalk`]).
 //!
 //! Deliberately not here: who may read it.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 
-use crate::reference::{Child, Digest, Document, Kind};
+use crate::reference::{Child, Digest, IMAGE_BLOBS_MAX};
 use crate::store::disk::calls::Call;
-use crate::store::inventory::images::{DEPTH_MAX, Walk, manifest};
-use crate::store::layout::Layout;
+use crate::store::inventory::manifest_walk::{Found, ManifestKind, ManifestWalk, Met, bytes_of};
+use crate::store::layout::{self, Layout};
 use crate::support::clock::Timestamp;
 
 /// Platforms that are told of one image: indexes in use have a dozen.
 const PLATFORMS_MAX: usize = 64;
-/// Digests that are known to be of one image: as many blobs as a pre-pull fetches at the most.
-const DIGESTS_MAX: usize = 4_096;
 
 /// What is in the store of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,45 +69,35 @@ impl ImageContents {
             platforms: Vec::new(),
             digests: HashSet::new(),
         };
-        let mut reading = Reading { layout, call, walk: Walk::default(), known: HashMap::new() };
-        contents.is_index = contents.add(&mut reading, &root, "", DEPTH_MAX);
-        contents.is_here = contents.is_index || reading.known.get(&root).is_some_and(|known| known.is_here);
+        // Of each manifest that is no index: one may be named for several platforms.
+        let mut known: HashMap<Digest, PlatformContents> = HashMap::new();
+        let mut walk = ManifestWalk::from(root);
+        while let Some(Met { digest, platform, found }) = walk.meet(|digest| manifest(layout, digest, call)) {
+            contents.add_digest(&digest);
+            contents.is_here |= digest == root && matches!(found, Found::Here(..));
+            let blobs = match found {
+                Found::NotLookedFor => None,
+                Found::Here(_, ManifestKind::Index) => {
+                    contents.is_index |= digest == root;
+                    None
+                }
+                Found::Here(_, ManifestKind::Image(children, _)) => Some((true, children)),
+                Found::Here(_, ManifestKind::Other) => Some((true, Vec::new())),
+                Found::Absent => Some((false, Vec::new())),
+            };
+            if let Some((is_here, blobs)) = blobs {
+                blobs.iter().for_each(|blob| contents.add_digest(&blob.digest));
+                known.insert(digest, PlatformContents::look(layout, digest, is_here, &blobs, call));
+            }
+            if let Some(known) = known.get(&digest) {
+                contents.push(PlatformContents { platform, ..known.clone() });
+            }
+        }
         contents
     }
 
-    /// Adds a manifest, or what an index names; returns whether it is an index.
-    fn add(&mut self, reading: &mut Reading<'_, '_>, digest: &Digest, platform: &str, depth: usize) -> bool {
-        self.add_digest(digest);
-        if let Some(known) = reading.known.get(digest) {
-            self.push(PlatformContents { platform: platform.to_owned(), ..known.clone() });
-            return false;
-        }
-        if !reading.walk.may_look_for(digest) {
-            return false;
-        }
-        let read = reading.manifest(digest);
-        let is_here = read.is_some();
-        let document = read.and_then(|bytes| Document::parse(&bytes, None).ok());
-        let children = match document.map(|document| document.kind) {
-            Some(Kind::Index(children)) if depth > 0 => {
-                for child in children {
-                    let platform = child.platform.as_ref().map(ToString::to_string).unwrap_or_default();
-                    self.add(reading, &child.digest, &platform, depth - 1);
-                }
-                return true;
-            }
-            Some(Kind::Image(children)) => children,
-            _ => Vec::new(),
-        };
-        children.iter().for_each(|child| self.add_digest(&child.digest));
-        let contents = PlatformContents { is_here, ..reading.platform(digest, platform, &children) };
-        reading.known.insert(*digest, contents.clone());
-        self.push(contents);
-        false
-    }
-
     fn add_digest(&mut self, digest: &Digest) {
-        if self.digests.len() < DIGESTS_MAX {
+        if self.digests.len() < IMAGE_BLOBS_MAX {
             self.digests.insert(*digest);
         }
     }
@@ -125,44 +114,32 @@ impl PlatformContents {
     pub fn is_complete(&self) -> bool {
         self.is_here && self.blobs_here == self.blobs
     }
-}
 
-/// The reading of one image.
-struct Reading<'a, 'c> {
-    layout: &'a Layout,
-    call: &'a mut Call<'c>,
-    walk: Walk,
-    /// What was found of each manifest that is no index.
-    known: HashMap<Digest, PlatformContents>,
-}
-
-impl Reading<'_, '_> {
-    /// The bytes of a manifest or index that is here.
-    fn manifest(&mut self, digest: &Digest) -> Option<Vec<u8>> {
-        self.call.goes_on();
-        let (size, bytes) = manifest(self.layout, digest)?;
-        self.walk.has_read(size);
-        Some(bytes)
-    }
-
-    fn platform(&mut self, manifest: &Digest, platform: &str, children: &[Child]) -> PlatformContents {
-        let mut contents = PlatformContents {
-            platform: platform.to_owned(),
-            manifest: *manifest,
-            is_here: true,
-            blobs: children.len(),
+    /// Looks for the blobs of a manifest. Blocks.
+    fn look(layout: &Layout, manifest: Digest, is_here: bool, blobs: &[Child], call: &mut Call<'_>) -> Self {
+        let mut contents = Self {
+            platform: String::new(),
+            manifest,
+            is_here,
+            blobs: blobs.len(),
             blobs_here: 0,
             bytes: 0,
             bytes_here: 0,
         };
-        for child in children {
-            self.call.goes_on();
-            contents.bytes = contents.bytes.saturating_add(child.size);
-            if fs::metadata(self.layout.blob(&child.digest)).is_ok() {
+        for blob in blobs {
+            call.goes_on();
+            contents.bytes = contents.bytes.saturating_add(blob.size);
+            if fs::metadata(layout.blob(&blob.digest)).is_ok() {
                 contents.blobs_here += 1;
-                contents.bytes_here = contents.bytes_here.saturating_add(child.size);
+                contents.bytes_here = contents.bytes_here.saturating_add(blob.size);
             }
         }
         contents
     }
+}
+
+/// The bytes of a manifest or index that is here, and their number. Blocks.
+fn manifest(layout: &Layout, digest: &Digest, call: &mut Call<'_>) -> Option<(u64, Vec<u8>)> {
+    call.goes_on();
+    bytes_of(layout::open_sized(&layout.blob(digest)))
 }

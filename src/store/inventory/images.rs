@@ -3,27 +3,18 @@
 //! Promises: what is in memory is a batch of tags and the names of one repository, however many tags there are; of a
 //! batch the record of each tag is opened once, each manifest once by each thread that reads a part of the batch, and
 //! each blob once while it knows no more than 65,536; by their names in directories that are open. A damaged manifest
-//! counts as absent: the next pull finds and replaces it. What an image costs is bounded by [`Walk`], whatever its
-//! indexes name and how often.
+//! counts as absent: the next pull finds and replaces it. What an image costs is bounded by its
+//! [`ManifestWalk`], whatever its indexes name and how often.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::File;
-use std::io;
 use std::sync::Arc;
 use std::thread::{self, Scope, ScopedJoinHandle};
 
-use crate::reference::{Algorithm, Digest, Document, Kind, MANIFEST_BYTES_MAX, Repository};
-use crate::store::layout::{self, Directory, Layout};
+use crate::reference::{Algorithm, Child, Digest, Repository};
+use crate::store::inventory::manifest_walk::{Found, ManifestKind, ManifestWalk, Met, bytes_of};
+use crate::store::layout::{Directory, Layout};
 use crate::store::records::tags::{self, TagName, TagRecord};
 
-/// How deep indexes within indexes are followed.
-pub(in crate::store) const DEPTH_MAX: usize = 4;
-/// Manifests of one image that are read, as many as a pre-pull fetches at the most; real images have a few dozen.
-const MANIFESTS_MAX: usize = 256;
-/// Bytes of them together, the last one aside: those of real images take a megabyte.
-const IMAGE_MANIFESTS_BYTES_MAX: u64 = 32 * 1024 * 1024;
-/// Manifests of one image that are looked for, here or not: as many digests as are known of one image.
-const LOOKED_FOR_MAX: usize = 4_096;
 /// Blobs whose sizes a reader remembers: those of a batch of some hundred images.
 const KNOWN_BLOBS_MAX: usize = 65_536;
 /// Tags of a batch: enough to keep the threads busy, and a few megabytes of names and sizes.
@@ -49,31 +40,6 @@ pub(in crate::store) struct ImageContent {
     pub(in crate::store) platforms: BTreeSet<String>,
 }
 
-/// The manifests of one image, as they are looked for: each once, and no more than there may be. An index may name
-/// others as often as it likes, and they again.
-#[derive(Debug, Default)]
-pub(in crate::store) struct Walk {
-    looked_for: HashSet<Digest>,
-    read: usize,
-    bytes: u64,
-}
-
-impl Walk {
-    /// Whether this one may be looked for, which is then known.
-    pub(super) fn may_look_for(&mut self, manifest: &Digest) -> bool {
-        let may_go_on = self.read < MANIFESTS_MAX
-            && self.bytes < IMAGE_MANIFESTS_BYTES_MAX
-            && self.looked_for.len() < LOOKED_FOR_MAX;
-        may_go_on && self.looked_for.insert(*manifest)
-    }
-
-    /// One of so many bytes was read.
-    pub(super) fn has_read(&mut self, bytes: u64) {
-        self.read += 1;
-        self.bytes += bytes;
-    }
-}
-
 /// All tags, in the order of the repositories' names and then of their own: a batch at a time. Blocks.
 pub(in crate::store) fn batches(layout: &Layout) -> impl Iterator<Item = Vec<TaggedImage>> {
     let mut names = tags::names(layout);
@@ -85,7 +51,7 @@ pub(in crate::store) fn batches(layout: &Layout) -> impl Iterator<Item = Vec<Tag
 
 /// What is in the store of one image. Blocks.
 pub(in crate::store) fn content_of(layout: &Layout, root: Digest) -> Arc<ImageContent> {
-    Reader::new(layout).content_of(root)
+    ImageReader::new(layout).content_of(root)
 }
 
 /// Reads a batch in the order in which its records lie on the disk; the images are in the order of `names`.
@@ -93,7 +59,7 @@ fn read(layout: &Layout, names: Vec<TagName>) -> Vec<TaggedImage> {
     let mut order: Vec<usize> = (0..names.len()).collect();
     order.sort_unstable_by_key(|&at| names[at].inode);
     let mut found = read_all(&order, |part| {
-        let mut reader = Reader::new(layout);
+        let mut reader = ImageReader::new(layout);
         let read = part.iter().filter_map(|&at| {
             let record = reader.record_of(&names[at])?;
             Some((at, record, reader.content_of(record.digest)))
@@ -134,16 +100,8 @@ fn spawn<'scope, T: Send + 'scope>(
     thread::Builder::new().name("larder-list".to_owned()).spawn_scoped(scope, read).ok()
 }
 
-/// What was added of an image.
-#[derive(Default)]
-struct Adding {
-    walk: Walk,
-    /// The manifests of which all is here: an index may list one for several platforms.
-    complete: HashSet<Digest>,
-}
-
 /// Reads images, each once, and looks for their blobs.
-struct Reader<'a> {
+struct ImageReader<'a> {
     layout: &'a Layout,
     /// The directory of the tags of the repository that was read last, once a second tag of it is read.
     tags: Option<(&'a Repository, Option<Directory>)>,
@@ -154,7 +112,7 @@ struct Reader<'a> {
     blobs: HashMap<Digest, Option<u64>>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ImageReader<'a> {
     fn new(layout: &'a Layout) -> Self {
         Self { layout, tags: None, directories: Vec::new(), images: HashMap::new(), blobs: HashMap::new() }
     }
@@ -191,55 +149,49 @@ impl<'a> Reader<'a> {
         if let Some(known) = self.images.get(&root) {
             return Arc::clone(known);
         }
-        let mut content = ImageContent::default();
-        self.add(&mut content, &mut Adding::default(), (&root, ""), DEPTH_MAX);
-        let content = Arc::new(content);
+        let content = Arc::new(self.read_content(root));
         self.images.insert(root, Arc::clone(&content));
         content
     }
 
-    /// Adds a manifest or index and everything it names, under the platform that it is listed for.
-    fn add(
-        &mut self,
-        image: &mut ImageContent,
-        adding: &mut Adding,
-        (digest, platform): (&Digest, &str),
-        depth: usize,
-    ) {
-        if adding.complete.contains(digest) {
-            image.platforms.insert(platform.to_owned());
-        }
-        if !adding.walk.may_look_for(digest) {
-            return;
-        }
-        let opened = self.blobs_by(digest.algorithm()).map(|blobs| blobs.open_sized(&digest.hex()));
-        let Some((size, bytes)) = opened.and_then(content) else { return };
-        adding.walk.has_read(size);
-        image.sizes.insert(*digest, size);
-        let Ok(document) = Document::parse(&bytes, None) else { return };
-        match document.kind {
-            Kind::Index(children) if depth > 0 => {
-                for child in children {
-                    let platform = child.platform.as_ref().map(ToString::to_string).unwrap_or_default();
-                    self.add(image, adding, (&child.digest, &platform), depth - 1);
+    fn read_content(&mut self, root: Digest) -> ImageContent {
+        let mut image = ImageContent::default();
+        // The manifests of which all is here: an index may list one for several platforms.
+        let mut complete = HashSet::new();
+        let mut walk = ManifestWalk::from(root);
+        while let Some(Met { digest, platform, found }) = walk.meet(|digest| self.manifest(digest)) {
+            if let Found::Here(size, content) = found {
+                image.sizes.insert(digest, size);
+                if let ManifestKind::Image(children, omitted) = content
+                    && self.add_blobs(&mut image, children)
+                    && omitted == 0
+                {
+                    complete.insert(digest);
                 }
             }
-            Kind::Image(children) => {
-                let mut is_complete = document.omitted == 0;
-                for child in children {
-                    match self.size_of(child.digest) {
-                        Some(size) => drop(image.sizes.insert(child.digest, size)),
-                        // Runtimes fetch a foreign layer from elsewhere.
-                        None => is_complete &= child.is_foreign,
-                    }
-                }
-                if is_complete {
-                    adding.complete.insert(*digest);
-                    image.platforms.insert(platform.to_owned());
-                }
+            if complete.contains(&digest) {
+                image.platforms.insert(platform);
             }
-            _ => {}
         }
+        image
+    }
+
+    /// The bytes of a manifest or index that is here, and their number.
+    fn manifest(&mut self, digest: &Digest) -> Option<(u64, Vec<u8>)> {
+        bytes_of(self.blobs_by(digest.algorithm())?.open_sized(&digest.hex()))
+    }
+
+    /// Adds those that are here; returns whether all are that a runtime asks for.
+    fn add_blobs(&mut self, image: &mut ImageContent, children: Vec<Child>) -> bool {
+        let mut are_all_here = true;
+        for child in children {
+            match self.size_of(child.digest) {
+                Some(size) => drop(image.sizes.insert(child.digest, size)),
+                // Runtimes fetch a foreign layer from elsewhere.
+                None => are_all_here &= child.is_foreign,
+            }
+        }
+        are_all_here
     }
 
     fn size_of(&mut self, blob: Digest) -> Option<u64> {
@@ -253,17 +205,6 @@ impl<'a> Reader<'a> {
         self.blobs.insert(blob, size);
         size
     }
-}
-
-/// The bytes of a manifest or index, and how many there are. Blocks.
-pub(in crate::store) fn manifest(layout: &Layout, digest: &Digest) -> Option<(u64, Vec<u8>)> {
-    content(layout::open_sized(&layout.blob(digest)))
-}
-
-fn content(opened: io::Result<Option<(File, u64)>>) -> Option<(u64, Vec<u8>)> {
-    let (file, size) = opened.ok()??;
-    let bytes = layout::read_whole(&file, size, MANIFEST_BYTES_MAX as u64).ok()?;
-    Some((size, bytes))
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! The images in the store by name: listed for an operator, and removed.
 //!
-//! Read from the files each time (`images`); no request of a runtime waits for it.
+//! Read from the files each time (`images`, and of one image `contents`; both by a `manifest_walk`). No request of a
+//! runtime waits for it.
 
 pub(super) mod contents;
 pub(super) mod images;
+mod manifest_walk;
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;

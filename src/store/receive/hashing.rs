@@ -64,7 +64,7 @@ enum State {
     /// On the caller's thread, with the bytes so far.
     Inline(Hasher, u64),
     /// On a thread, which ends when the queue is dropped; and the pieces that go to it next.
-    Thread(SyncSender<Handed>, JoinHandle<Option<Hasher>>, Batch),
+    Thread(SyncSender<Handed>, JoinHandle<Option<Hasher>>, HashBatch),
     /// The thread ended without a result: the digest of the content is unknown.
     Lost,
 }
@@ -84,12 +84,12 @@ impl Handed {
 
 /// Pieces of content that are handed over together, without a copy of their bytes.
 #[derive(Default)]
-struct Batch {
+struct HashBatch {
     pieces: Vec<Bytes>,
     bytes: usize,
 }
 
-impl Batch {
+impl HashBatch {
     /// Adds the next piece; returns all once they are enough.
     fn add(&mut self, piece: Bytes) -> Option<Vec<Bytes>> {
         self.bytes += piece.len();
@@ -153,7 +153,7 @@ impl ContentHasher {
         self.0 = match thread {
             Ok(thread) => {
                 let _ = hand_over.send(running);
-                State::Thread(queue, thread, Batch::default())
+                State::Thread(queue, thread, HashBatch::default())
             }
             Err(error) => {
                 tracing::debug!(%error, "no thread for hashing; it goes on beside the write");
@@ -219,8 +219,8 @@ mod tests {
 
     #[test]
     fn pieces_are_handed_over_together_and_what_is_left_at_the_end_is_hashed_too() {
-        let mut batch = Batch::default();
-        let add = |batch: &mut Batch, len| batch.add(vec![0; len].into()).map(|pieces| pieces.len());
+        let mut batch = HashBatch::default();
+        let add = |batch: &mut HashBatch, len| batch.add(vec![0; len].into()).map(|pieces| pieces.len());
         assert!((1..BATCH_PIECES).all(|_| add(&mut batch, 1).is_none()));
         assert_eq!(add(&mut batch, 1), Some(BATCH_PIECES));
         assert_eq!([HASH_BATCH_BYTES / 2; 2].map(|len| add(&mut batch, len)), [None, Some(2)]);

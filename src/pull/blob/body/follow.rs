@@ -36,14 +36,14 @@ pub(super) enum Seen {
 
 /// The next bytes of a flight are not on disk, or damaged there.
 pub(super) struct Missing {
-    pub(super) received: Received,
+    pub(super) received: ReceivedSoFar,
     /// Why what was received cannot be read back.
     pub(super) error: Option<store::Error>,
 }
 
 /// What a download has received of a blob, for a client that gets no more from it.
 #[derive(Default)]
-pub(super) struct Received {
+pub(super) struct ReceivedSoFar {
     /// What is on disk of it.
     pub(super) growing: Option<FlightContent>,
     /// What was received for the disk, or taken from a window, of a download that goes on past the disk.
@@ -80,7 +80,7 @@ pub(super) async fn follow(
         _ => None,
     };
     let not_on_disk = |growing, error| {
-        let received = Received { growing, start, is_complete };
+        let received = ReceivedSoFar { growing, start, is_complete };
         Ok(Seen::NotOnDisk(Box::new(Missing { received, error })))
     };
     let (growing, up_to, size) = match now {

@@ -24,13 +24,13 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::pull::blob::body::first_bytes::is_leaders_own;
-use crate::pull::blob::body::follow::{Missing, Received, Seen, follow, until_over};
+use crate::pull::blob::body::follow::{Missing, ReceivedSoFar, Seen, follow, until_over};
 use crate::pull::blob::body::next::{BodySource, Next};
 use crate::pull::blob::body::out_of_order::{next_out_of_order, open_far_ahead};
 use crate::pull::blob::body::reader::Reader;
 use crate::pull::blob::body::refetch::{RefetchOfBody, RefetchOfPart};
 use crate::pull::blob::body::sent::Sent;
-use crate::pull::blob::download::{Download, Followed};
+use crate::pull::blob::download::{Followed, StoredOrFollowed};
 use crate::pull::blob::flight::progress::Progress;
 use crate::pull::blob::hashed_start::HashedStart;
 use crate::pull::blob::parts::partial::Partial;
@@ -189,7 +189,7 @@ impl BlobBody {
                 })
             }
             BodySource::Unopened => {
-                Ok(Next::ChangeTo(Box::pin(self.past_the_disk(Received::default())).await?))
+                Ok(Next::ChangeTo(Box::pin(self.past_the_disk(ReceivedSoFar::default())).await?))
             }
             BodySource::Shared(window) => match window.next().await {
                 Ok(Windowed::Bytes(bytes)) => {
@@ -274,7 +274,7 @@ impl BlobBody {
     async fn by_itself(&mut self, hasher: Option<Hasher>) -> Result<BodySource, Error> {
         let start = hasher.map(|hasher| HashedStart::new(self.sent.at(), hasher));
         let growing = self.sent.content().cloned();
-        self.past_the_disk(Received { growing, start, is_complete: false }).await
+        self.past_the_disk(ReceivedSoFar { growing, start, is_complete: false }).await
     }
 
     /// The disk does not give a stored blob: it is fetched anew, and this answer goes on from there. A blob that is
@@ -295,12 +295,12 @@ impl BlobBody {
             false => self.reader.download_anew(hangs, &reason, self.sent.at()).await?,
         };
         Ok(Next::ChangeTo(match anew {
-            Some(Download::Stored(stored)) => BodySource::Stored(stored.blob),
-            Some(Download::Following(followed)) => {
+            Some(StoredOrFollowed::Stored(stored)) => BodySource::Stored(stored.blob),
+            Some(StoredOrFollowed::Following(followed)) => {
                 self.is_own_answer = followed.is_own_answer;
                 BodySource::following(followed.progress)
             }
-            None => self.past_the_disk(Received::default()).await?,
+            None => self.past_the_disk(ReceivedSoFar::default()).await?,
         }))
     }
 
@@ -317,9 +317,9 @@ impl BlobBody {
     /// The rest from upstream, past the disk. That of a whole body is verified together with what the client has: by
     /// the hash of what a download received, if that is as far as this body is; else of what can be read back; else all
     /// of it is fetched again, and must begin with what the download received, unless that was verified.
-    async fn past_the_disk(&mut self, received: Received) -> Result<BodySource, Error> {
+    async fn past_the_disk(&mut self, received: ReceivedSoFar) -> Result<BodySource, Error> {
         let (at, end, digest) = (self.sent.at(), self.sent.end(), self.reader.digest);
-        let Received { growing, start, is_complete } = received;
+        let ReceivedSoFar { growing, start, is_complete } = received;
         let hasher = match &start {
             Some(start) if start.len() == at && self.sent.is_to_end() => Some(start.hasher()),
             _ if self.sent.is_whole() => self.sent.hash(digest, growing.as_ref()).await,

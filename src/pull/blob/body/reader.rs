@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::refetch_places::RefetchPlaces;
-use crate::pull::blob::download::{Download, Downloads};
+use crate::pull::blob::download::{Downloads, StoredOrFollowed};
 use crate::pull::blob::flight::Sharing;
 use crate::pull::blob::past_the_disk::memory::{MemoryShare, WindowMemory};
 use crate::pull::blob::source::UpstreamBlobs;
@@ -49,7 +49,7 @@ impl Reader {
         hangs: bool,
         reason: &str,
         at: u64,
-    ) -> Result<Option<Download>, Error> {
+    ) -> Result<Option<StoredOrFollowed>, Error> {
         let Self { downloads, context, digest, metrics, .. } = self;
         let repository = context.repository();
         let looked_up_at = hangs.then(|| downloads.ended());

@@ -37,11 +37,11 @@ pub(super) struct RefetchOfBody {
     /// Whether the end of the body was handed over.
     has_ended: AtomicBool,
     /// The whole, once some of it was asked for.
-    coming: Mutex<Option<Coming>>,
+    coming: Mutex<Option<RefetchedBlob>>,
 }
 
 /// A blob on its way in the place of a file.
-struct Coming {
+struct RefetchedBlob {
     body: Passthrough,
     /// The last bytes that came, and the offset of the first of them: what was handed over and is asked for again, and
     /// what follows, come in any order.
@@ -49,7 +49,7 @@ struct Coming {
     start: u64,
 }
 
-impl Coming {
+impl RefetchedBlob {
     fn end(&self) -> u64 {
         self.start + self.kept.len() as u64
     }
@@ -146,7 +146,11 @@ impl RefetchOfBody {
     }
 
     /// The whole blob from upstream, for a client that has the bytes before `at`; begun here if it is not yet.
-    async fn begun<'a>(&self, coming: &'a mut Option<Coming>, at: u64) -> Result<&'a mut Coming, Error> {
+    async fn begun<'a>(
+        &self,
+        coming: &'a mut Option<RefetchedBlob>,
+        at: u64,
+    ) -> Result<&'a mut RefetchedBlob, Error> {
         let begun = match coming.take() {
             Some(begun) => begun,
             None => {
@@ -156,7 +160,7 @@ impl RefetchOfBody {
                 let (digest, share) = (self.reader.digest, self.reader.own_memory()?);
                 let body = self.reader.upstream_from(0).await?;
                 let body = Passthrough::again(body, digest, at, None, self.size, share);
-                Coming { body, kept: BytesMut::new(), start: at }
+                RefetchedBlob { body, kept: BytesMut::new(), start: at }
             }
         };
         Ok(coming.insert(begun))

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use crate::pull::blob::places::Holder;
 use crate::store::HASH_BATCH_BYTES;
-use crate::support::byte_budget::{ByteBudget, Reservation, Share, held_with};
+use crate::support::byte_budget::{ByteBudget, ByteShare, Reservation, held_with};
 
 /// Bytes of all downloads: a second of a disk that writes 64 MB/s, an eighth of what a node's manifest lets the daemon
 /// have.
@@ -36,7 +36,7 @@ pub(crate) struct FillMemory(Arc<ByteBudget<Holder>>);
 /// What one download holds of it. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct MemoryOfFill {
-    share: Share,
+    share: ByteShare,
     held: Arc<Held>,
 }
 

@@ -6,11 +6,12 @@
 //! is open. The tail of the blob is withheld from readers until the digest is verified; no reader waits for durability.
 
 mod concurrency;
-mod memory;
+pub(super) mod memory;
 pub(super) mod piece_queue;
 mod prepared;
+mod segment;
 pub(super) mod segments;
-mod shared_copy;
+pub(super) mod shared_copy;
 pub(super) mod transfer;
 mod writer;
 
@@ -28,14 +29,13 @@ use crate::pull::blob::fill::writer::{Writing, Written, write};
 use crate::pull::blob::flight::{Flight, Leader};
 use crate::pull::blob::parts::partial::Partials;
 use crate::pull::blob::parts::wanted::is_much;
-use crate::pull::blob::past_the_disk::memory::WindowMemory;
 use crate::pull::blob::past_the_disk::{DetachedFills, past_the_disk};
 use crate::pull::blob::places::Holder;
 use crate::pull::blob::priority::Foreground;
 use crate::pull::blob::room::Room;
 use crate::pull::blob::source::UpstreamBlobs;
 use crate::pull::blob::source::delivery::{Trail, Tries, Way, fault_of};
-use crate::pull::blob::source::tiered::{Opened, Share};
+use crate::pull::blob::source::tiered::{Opened, TierCopy, WholeBlob};
 use crate::pull::blob::source::upstream_body::UpstreamBody;
 use crate::pull::blob::vouched::Vouched;
 use crate::pull::blob::withheld_tail::Withheld;
@@ -50,17 +50,17 @@ use crate::support::tasks::Tasks;
 /// Fills flights. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Filler {
-    room: Room,
-    store: Store,
-    blobs: UpstreamBlobs,
-    transfers: Transfers,
-    foreground: Foreground,
-    partials: Partials,
-    copies: SharedCopies,
-    detached: DetachedFills,
-    memory: FillMemory,
-    tasks: Tasks,
-    metrics: Arc<Metrics>,
+    pub(super) room: Room,
+    pub(super) store: Store,
+    pub(super) blobs: UpstreamBlobs,
+    pub(super) transfers: Transfers,
+    pub(super) foreground: Foreground,
+    pub(super) partials: Partials,
+    pub(super) copies: SharedCopies,
+    pub(super) detached: DetachedFills,
+    pub(super) memory: FillMemory,
+    pub(super) tasks: Tasks,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// How a fill that did not fail ended.
@@ -71,22 +71,6 @@ enum Filled {
 }
 
 impl Filler {
-    pub(crate) fn new(
-        room: Room,
-        partials: Partials,
-        blobs: UpstreamBlobs,
-        transfers: Transfers,
-        memory: WindowMemory,
-        tasks: Tasks,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let (store, foreground) = (partials.store().clone(), transfers.foreground().clone());
-        let copies = SharedCopies::new(blobs.tier().clone(), room.clone(), foreground.clone(), tasks.clone());
-        let detached = DetachedFills::new(store.clone(), blobs.clone(), memory);
-        let memory = FillMemory::default();
-        Self { room, store, blobs, transfers, foreground, partials, copies, detached, memory, tasks, metrics }
-    }
-
     /// Fills the flight of `leader` to its end, whatever that is.
     pub(crate) async fn fill(&self, leader: Leader) {
         let leader = Arc::new(leader);
@@ -100,8 +84,9 @@ impl Filler {
     /// Passes the blob of a flight on to its followers, past the disk.
     pub(crate) async fn pass_through(&self, leader: Leader) {
         let passed = async {
-            let body = self.blobs.open_whole(leader.flight().context(), leader.digest()).await?.body;
-            let detached = past_the_disk(body, leader.digest().hasher(), None);
+            let (context, digest) = (leader.flight().context(), leader.digest());
+            let body = WholeBlob { blobs: &self.blobs, context, digest }.open().await?.body;
+            let detached = past_the_disk(body, digest.hasher(), None);
             self.detached.pass_on(&leader, detached).await
         };
         let passed = passed.await;
@@ -183,13 +168,13 @@ impl Filler {
         let mut wrong = None;
         loop {
             let prepared = self.prepare(leader);
-            let Opened { body, share } = self.blobs.open_whole(context, digest).await?;
+            let Opened { body, tier_copy } = WholeBlob { blobs: &self.blobs, context, digest }.open().await?;
             if let Some(error) = wrong.take_if(|_| tries.is_repeated_by(body.endpoint())) {
                 return Err(error);
             }
             let (trail, unproved) = (body.trail().clone(), body.unproved());
             let vouched = self.vouched(context, digest, &body).await;
-            let received = self.receive_body(leader, body, vouched, tries.way(), share, prepared).await;
+            let received = self.receive_body(leader, body, vouched, tries.way(), tier_copy, prepared).await;
             let error = match received {
                 Ok(filled) => {
                     if let (Filled::Verified(..), Some(source)) = (&filled, &unproved) {
@@ -227,7 +212,7 @@ impl Filler {
         body: UpstreamBody,
         vouched: Option<Vouched>,
         way: Way,
-        share: Share,
+        tier_copy: TierCopy,
         prepared: Option<Prepared>,
     ) -> Result<Filled, Error> {
         let (context, digest) = (leader.flight().context(), leader.digest());
@@ -254,13 +239,13 @@ impl Filler {
             Ok(ingest) => ingest,
             Err(error) if error.is_local() => {
                 // No other node waits for what this one does not store.
-                drop(share);
+                drop(tier_copy);
                 let detached = past_the_disk(body, leader.digest().hasher(), Some(error));
                 return Ok(Filled::PassedOn(self.detached.pass_on(leader, detached).await));
             }
             Err(error) => return Err(error.into()),
         };
-        self.store_body(leader, body, vouched, ingest, way, share).await
+        self.store_body(leader, body, vouched, ingest, way, tier_copy).await
     }
 
     /// Has the file of a blob made while its registry is asked, unless parts of it are kept in one.
@@ -295,14 +280,14 @@ impl Filler {
         vouched: Option<Vouched>,
         ingest: Ingest,
         way: Way,
-        share: Share,
+        tier_copy: TierCopy,
     ) -> Result<Filled, Error> {
         let (flight, digest, size) = (leader.flight(), leader.digest(), body.size());
         let withheld = Withheld::of(size, body.trail());
         let (growing, trail) = (ingest.growing(), body.trail().clone());
         let trail_of_body = trail.clone();
         let content = leader.publish_filling(growing.clone(), size, withheld.is_mirrored(), vouched);
-        let copy = self.copies.begin(flight, digest, &content, size, share);
+        let copy = self.copies.begin(flight, digest, &content, size, tier_copy);
         let registry = flight.context().repository().registry();
         let memory = self.memory.of_fill(&Holder::of(registry, self.room.is_named(registry)));
         let (mut queue, received) = piece_queue(memory);

@@ -1,23 +1,22 @@
 //! A segmented download: several upstream connections for one blob, each with a segment of it.
 //!
-//! What arrives early waits in memory, and everything is handed on in order, so that storing, hashing and following
-//! know nothing of segments. What arrives of the first segment is handed on by the task that reads it. How many
-//! connections there are is decided in [`super::concurrency`].
+//! What arrives early waits in memory (`segment`), and everything is handed on in order, so that storing, hashing and
+//! following know nothing of segments. What arrives of the first segment is handed on by the task that reads it. How
+//! many connections there are is decided in [`super::concurrency`].
 //!
 //! Promises: at most [`EXTRA_MAX`] connections more than one for all blobs together, with a share for each registry; at
-//! most [`SEGMENT`] bytes of memory for each of these, in at most [`CHUNKS_MAX`] chunks; no byte is asked for twice,
+//! most [`SEGMENT`] bytes of memory for each of these, in a bounded number of chunks; no byte is asked for twice,
 //! except what is on its way when the first connection is given up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::concurrency::{Concurrency, PERIOD, SEGMENT};
 use super::piece_queue::{PieceSender, Received};
+use super::segment::{Connection, Segment};
 use crate::pull::blob::flight::Flight;
 use crate::pull::blob::places::{Place, Places, Shares};
 use crate::pull::blob::priority::Foreground;
@@ -30,13 +29,10 @@ use crate::pull::error::Error;
 use crate::pull::metrics::Metrics;
 use crate::reference::{Digest, Registry};
 use crate::store::GrowingBlob;
-use crate::support::tasks::{AbortOnDropHandle, Tasks};
+use crate::support::tasks::Tasks;
 
 /// Connections beside the first, for all blobs together.
 const EXTRA_MAX: usize = 16;
-/// Chunks of a segment that wait in memory: those of a usual connection are larger than this expects, and a stranger
-/// may send them with a byte each.
-const CHUNKS_MAX: usize = SEGMENT as usize / 4096;
 /// Bytes that readers have fetched out of order must be this many: skipping them costs a new connection.
 const SKIP_MIN: u64 = 1024 * 1024;
 
@@ -89,136 +85,8 @@ pub(crate) fn worth_skipping(growing: &GrowingBlob, at: u64, size: Option<u64>) 
     (until - at >= SKIP_MIN || Some(until) == size).then_some(until)
 }
 
-/// One connection with its segment, or a range that needs none.
-struct Segment {
-    source: Source,
-    /// The first byte after it.
-    until: u64,
-    /// That of an extra connection, also once it is the first.
-    _place: Option<Place>,
-}
-
-/// Where the bytes of a segment come from.
-enum Source {
-    /// They come later than those of the segments before it, and wait until these are there.
-    Ahead(Ahead),
-    /// It is the first of those that are not complete: its body is read by the task that hands it on, and nothing
-    /// waits.
-    Front(Box<UpstreamBody>),
-    /// They are in the file already.
-    InFile,
-    /// All were returned.
-    Ended,
-}
-
-/// The task of a segment that is not the first.
-struct Ahead {
-    received: mpsc::Receiver<Bytes>,
-    /// Its body, once it is the first; `None` if it has come whole.
-    task: AbortOnDropHandle<Result<Option<UpstreamBody>, Error>>,
-    is_front: Arc<AtomicBool>,
-}
-
-/// Which of its blob's connections a segment is asked for over.
-enum Connection {
-    /// The first: it waits for nothing, nothing of it waits in memory, and it needs no place.
-    First,
-    /// One more.
-    Extra(Place),
-}
-
-impl Segment {
-    /// What `body` brings up to `until`. What waits in memory is bounded by the segment.
-    fn download(
-        body: impl Future<Output = Result<UpstreamBody, Error>> + Send + 'static,
-        until: u64,
-        count: &Arc<AtomicU64>,
-        connection: Connection,
-        tasks: &Tasks,
-    ) -> Self {
-        let (out, received) = mpsc::channel(CHUNKS_MAX);
-        let (is_first, place) = match connection {
-            Connection::First => (true, None),
-            Connection::Extra(place) => (false, Some(place)),
-        };
-        let (is_front, count) = (Arc::new(AtomicBool::new(is_first)), Arc::clone(count));
-        let is_now_front = Arc::clone(&is_front);
-        let task = AbortOnDropHandle::new(tasks.spawn(async move {
-            let mut body = body.await?;
-            while !is_now_front.load(Ordering::Acquire) {
-                let Some(bytes) = next_of(&mut body, until, &count).await? else {
-                    // Its connection is for the next segment.
-                    body.finish().await;
-                    return Ok(None);
-                };
-                if out.send(bytes).await.is_err() {
-                    break;
-                }
-            }
-            Ok(Some(body))
-        }));
-        Self { source: Source::Ahead(Ahead { received, task, is_front }), until, _place: place }
-    }
-
-    /// The rest of a body up to `until`, which is the first.
-    fn front(body: UpstreamBody, until: u64) -> Self {
-        Self { source: Source::Front(Box::new(body)), until, _place: None }
-    }
-
-    /// Bytes that are in the file already.
-    fn in_file(until: u64) -> Self {
-        Self { source: Source::InFile, until, _place: None }
-    }
-
-    /// What comes next of the first segment; `None` at its end.
-    async fn next(&mut self, count: &AtomicU64) -> Option<Result<Received, Error>> {
-        loop {
-            match &mut self.source {
-                Source::Ahead(ahead) => {
-                    ahead.is_front.store(true, Ordering::Release);
-                    if let Some(bytes) = ahead.received.recv().await {
-                        return Some(Ok(Received::Bytes(bytes)));
-                    }
-                    self.source = match (&mut ahead.task).await {
-                        Ok(Ok(Some(body))) => Source::Front(Box::new(body)),
-                        Ok(Ok(None)) => Source::Ended,
-                        Ok(Err(error)) => return Some(Err(error)),
-                        Err(ended) => return Some(Err(Error::task_ended("fetched a segment", &ended))),
-                    };
-                }
-                Source::Front(body) => match next_of(body, self.until, count).await {
-                    Ok(Some(bytes)) => return Some(Ok(Received::Bytes(bytes))),
-                    Ok(None) => {
-                        if let Source::Front(body) = std::mem::replace(&mut self.source, Source::Ended) {
-                            body.finish().await;
-                        }
-                    }
-                    Err(error) => return Some(Err(error)),
-                },
-                Source::InFile => {
-                    self.source = Source::Ended;
-                    return Some(Ok(Received::InFile(self.until)));
-                }
-                Source::Ended => return None,
-            }
-        }
-    }
-}
-
-/// The next bytes of a body up to `until`; `None` if all of them have come.
-async fn next_of(body: &mut UpstreamBody, until: u64, count: &AtomicU64) -> Result<Option<Bytes>, Error> {
-    let at = body.at();
-    if at >= until {
-        return Ok(None);
-    }
-    let mut bytes = body.next().await.ok_or(Error::ShortBody { missing: until - at })??;
-    bytes.truncate(usize::try_from(until - at).unwrap_or(usize::MAX));
-    count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-    Ok(Some(bytes))
-}
-
 /// The two bodies that a segmented download begins with.
-pub(crate) struct Begun {
+pub(crate) struct TwoConnections {
     /// The connection that was there, and the rate in bytes a second that it brought.
     pub(crate) first: UpstreamBody,
     pub(crate) rate: f64,
@@ -270,9 +138,9 @@ impl<'a> SegmentedDownload<'a> {
         context: &'a PullContext,
         digest: Digest,
         growing: &'a GrowingBlob,
-        begun: Begun,
+        begun: TwoConnections,
     ) -> Self {
-        let Begun { first, rate, second, place } = begun;
+        let TwoConnections { first, rate, second, place } = begun;
         let received = Arc::new(AtomicU64::new(0));
         let trail = first.trail().clone();
         trail.record_ranges();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::pull::blob::fill::memory::FillMemory;
 use crate::pull::blob::fill::piece_queue::piece_queue;
+use crate::pull::blob::fill::segment::SegmentSource;
 use crate::pull::blob::flight::{Flights, Role, Sharing};
 use crate::pull::blob::places::Holder;
 use crate::pull::for_tests::{self, Parts};
@@ -28,14 +29,15 @@ impl Scene {
         let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
         let content: &[u8] = (0..SIZE).map(|n| (n % 251) as u8).collect::<Vec<_>>().leak();
         let digest = parts.registry.push(&app, None, content);
-        let blobs = parts.blobs.upstream.clone();
-        let segments = Segments::new(blobs, parts.blobs.room.clone(), Tasks::default(), for_tests::metrics());
+        let blobs = parts.blobs.0.upstream.clone();
+        let segments =
+            Segments::new(blobs, parts.blobs.0.room.clone(), Tasks::default(), for_tests::metrics());
         Self { parts, app, digest, content, segments }
     }
 
     async fn body(&self, from: u64, until: Option<u64>) -> UpstreamBody {
         let context = for_tests::pull(&self.app);
-        self.parts.blobs.upstream.open(&context, self.digest, from, until).await.unwrap()
+        self.parts.blobs.0.upstream.open(&context, self.digest, from, until).await.unwrap()
     }
 }
 
@@ -47,9 +49,11 @@ async fn a_segment_whose_task_ends_is_fetched_again_from_where_it_ended() {
     let growing = scene.parts.store.begin(scene.digest, Some(SIZE), owner).await.unwrap().growing();
     let (first, second) = (scene.body(0, None).await, scene.body(MIDDLE, Some(MIDDLE + SEGMENT)).await);
     let place = scene.segments.extra_place(scene.app.registry()).unwrap();
-    let begun = Begun { first, rate: 1e6, second, place };
+    let begun = TwoConnections { first, rate: 1e6, second, place };
     let download = SegmentedDownload::new(&scene.segments, &context, scene.digest, &growing, begun);
-    let Source::Ahead(second) = &download.running[1].source else { panic!("the second is read ahead") };
+    let SegmentSource::Ahead(second) = &download.running[1].source else {
+        panic!("the second is read ahead")
+    };
     second.task.abort();
     let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
     let Role::Lead(leader) = flights.join_or_lead(&context, scene.digest, Sharing::All) else { panic!() };

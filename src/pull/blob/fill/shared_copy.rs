@@ -18,7 +18,7 @@ use crate::pull::blob::flight::content::FlightContent;
 use crate::pull::blob::places::{Places, Shares};
 use crate::pull::blob::priority::Foreground;
 use crate::pull::blob::room::Room;
-use crate::pull::blob::source::tiered::Share;
+use crate::pull::blob::source::tiered::TierCopy;
 use crate::reference::{Digest, Registry};
 use crate::support::tasks::Tasks;
 use crate::tier::{ClaimSlot, Progress, Tier, Upload};
@@ -68,7 +68,7 @@ impl Drop for SharedCopy {
 }
 
 /// What is copied.
-struct Source {
+struct CopiedBlob {
     content: FlightContent,
     registry: Registry,
     digest: Digest,
@@ -91,12 +91,12 @@ impl SharedCopies {
         digest: Digest,
         content: &FlightContent,
         size: Option<u64>,
-        share: Share,
+        tier_copy: TierCopy,
     ) -> Option<SharedCopy> {
-        let (claim, needs_claim) = match share {
-            Share::No => return None,
-            Share::Yes(claim) => (claim, false),
-            Share::OnceClaimed(claim) => (claim, true),
+        let (claim, needs_claim) = match tier_copy {
+            TierCopy::No => return None,
+            TierCopy::Yes(claim) => (claim, false),
+            TierCopy::OnceClaimed(claim) => (claim, true),
         };
         let registry = flight.context().repository().registry().clone();
         if !self.tier.wants(&registry, digest, size.unwrap_or(0)) {
@@ -114,7 +114,7 @@ impl SharedCopies {
         });
         let (sender, verified) = oneshot::channel();
         let copy = SharedCopy { verified: Some(sender), claim: claim.clone() };
-        let source = Source { content: content.clone(), registry, digest, claim, needs_claim };
+        let source = CopiedBlob { content: content.clone(), registry, digest, claim, needs_claim };
         let tier = self.tier.clone();
         self.tasks.spawn_detached(async move {
             source.copy(&tier, size, verified).await;
@@ -125,7 +125,7 @@ impl SharedCopies {
     }
 }
 
-impl Source {
+impl CopiedBlob {
     async fn copy(&self, tier: &Tier, size: Option<u64>, mut verified: oneshot::Receiver<u64>) {
         let mut end = None;
         while self.needs_claim && !self.claim.is_held() {

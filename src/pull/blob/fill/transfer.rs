@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::concurrency::{SEGMENT, is_slow};
 use super::piece_queue::{PieceSender, Received};
-use super::segments::{Begun, SegmentedDownload, Segments, Yielding, worth_skipping};
+use super::segments::{SegmentedDownload, Segments, TwoConnections, Yielding, worth_skipping};
 use crate::pull::blob::flight::Leader;
 use crate::pull::blob::places::Place;
 use crate::pull::blob::priority::Foreground;
@@ -101,11 +101,6 @@ impl Measured {
 impl Transfers {
     pub(crate) fn new(blobs: UpstreamBlobs, segments: Segments, foreground: Foreground) -> Self {
         Self { blobs, segments, foreground }
-    }
-
-    /// When runtimes pull.
-    pub(crate) fn foreground(&self) -> &Foreground {
-        &self.foreground
     }
 
     /// Moves the whole body of a flight into `queue`, the end included; returns early if the queue is closed. How many
@@ -295,7 +290,7 @@ impl Transfer<'_> {
     async fn run_segmented(self, second: UpstreamBody, place: Place) -> Result<(), Error> {
         let Self { of, leader, growing, queue, body: first, measured, .. } = self;
         let (flight, rate) = (leader.flight(), measured.rate(first.at()));
-        let (context, begun) = (flight.context(), Begun { first, rate, second, place });
+        let (context, begun) = (flight.context(), TwoConnections { first, rate, second, place });
         let download = SegmentedDownload::new(&of.segments, context, leader.digest(), growing, begun);
         let begun_at = Instant::now();
         let received = download.run(queue, Yielding { foreground: &of.foreground, flight }).await?;

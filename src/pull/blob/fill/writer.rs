@@ -1,7 +1,7 @@
 //! The blocking side of a fill: what was received is written, published, hashed. And what becomes of it where the disk
 //! takes no more, or hangs: the rest goes past the disk.
 //!
-//! A call to a disk that hangs does not return, and its thread with it. So what the writer has in hand, and the queue
+//! A call to a disk that hangs does not return, and its thread with it. So what the writer is writing, and the queue
 //! behind it, are where they can be taken from it; a writer that returns after that ends, and what it wrote is dropped.
 
 use std::time::Duration;
@@ -40,42 +40,42 @@ pub(super) struct Writing {
     pub(super) withheld: Withheld,
     pub(super) trail: Trail,
     hash: ContentHash,
-    in_hand: Mutex<InHand>,
+    state: Mutex<WriterState>,
 }
 
 /// What the writer does.
-enum InHand {
+enum WriterState {
     /// It waits for the next piece, and has the queue.
-    Nothing,
+    Waits,
     /// It writes this one, since then.
-    Piece { piece: Piece, rest: mpsc::Receiver<Piece>, since: Instant },
+    Writes { piece: Piece, rest: mpsc::Receiver<Piece>, since: Instant },
     /// Nothing any more.
     TakenOver,
 }
 
 impl Writing {
     pub(super) fn new(ingest: &Ingest, content: FlightContent, withheld: Withheld, trail: Trail) -> Self {
-        Self { content, withheld, trail, hash: ingest.running_hash(), in_hand: Mutex::new(InHand::Nothing) }
+        Self { content, withheld, trail, hash: ingest.running_hash(), state: Mutex::new(WriterState::Waits) }
     }
 
-    fn take_in_hand(&self, piece: Piece, rest: mpsc::Receiver<Piece>) {
-        *self.in_hand.lock() = InHand::Piece { piece, rest, since: Instant::now() };
+    fn begin_piece(&self, piece: Piece, rest: mpsc::Receiver<Piece>) {
+        *self.state.lock() = WriterState::Writes { piece, rest, since: Instant::now() };
     }
 
     /// Some of the piece is done.
-    fn goes_on(&self) {
-        if let InHand::Piece { since, .. } = &mut *self.in_hand.lock() {
+    fn made_progress(&self) {
+        if let WriterState::Writes { since, .. } = &mut *self.state.lock() {
             *since = Instant::now();
         }
     }
 
     /// The piece is written, or cannot be; `None` if it was taken over meanwhile.
-    fn put_down(&self) -> Option<(Piece, mpsc::Receiver<Piece>)> {
-        let mut in_hand = self.in_hand.lock();
-        match std::mem::replace(&mut *in_hand, InHand::Nothing) {
-            InHand::Piece { piece, rest, .. } => Some((piece, rest)),
-            InHand::Nothing | InHand::TakenOver => {
-                *in_hand = InHand::TakenOver;
+    fn end_piece(&self) -> Option<(Piece, mpsc::Receiver<Piece>)> {
+        let mut state = self.state.lock();
+        match std::mem::replace(&mut *state, WriterState::Waits) {
+            WriterState::Writes { piece, rest, .. } => Some((piece, rest)),
+            WriterState::Waits | WriterState::TakenOver => {
+                *state = WriterState::TakenOver;
                 None
             }
         }
@@ -85,22 +85,23 @@ impl Writing {
     pub(super) async fn hangs(&self) {
         loop {
             tokio::time::sleep(LOOK).await;
-            if matches!(&*self.in_hand.lock(), InHand::Piece { since, .. } if since.elapsed() >= HANGS_AFTER)
+            if matches!(&*self.state.lock(), WriterState::Writes { since, .. } if since.elapsed() >= HANGS_AFTER)
             {
                 return;
             }
         }
     }
 
-    /// Takes from a writer that hangs what it has in hand and what comes after it; `None` if it hangs no more, or if it
+    /// Takes from a writer that hangs what it is writing and what comes after it; `None` if it hangs no more, or if it
     /// is not known what was hashed. Blocks until what was written is hashed, for milliseconds.
     pub(super) fn take_over(&self) -> Option<Detached> {
-        let mut in_hand = self.in_hand.lock();
-        if !matches!(&*in_hand, InHand::Piece { since, .. } if since.elapsed() >= HANGS_AFTER) {
+        let mut state = self.state.lock();
+        if !matches!(&*state, WriterState::Writes { since, .. } if since.elapsed() >= HANGS_AFTER) {
             return None;
         }
         let (hasher, written) = self.hash.take()?;
-        let InHand::Piece { piece, rest, .. } = std::mem::replace(&mut *in_hand, InHand::TakenOver) else {
+        let WriterState::Writes { piece, rest, .. } = std::mem::replace(&mut *state, WriterState::TakenOver)
+        else {
             return None;
         };
         let written = HashedStart::new(written, hasher);
@@ -130,9 +131,9 @@ pub(super) fn write(
         let taken = match &received {
             Received::End => {
                 // It waits for a reader that writes ahead of the download: also for one whose call hangs.
-                writing.take_in_hand(piece, pieces);
+                writing.begin_piece(piece, pieces);
                 let verified = ingest.verify();
-                let is_own = writing.put_down().is_some();
+                let is_own = writing.end_piece().is_some();
                 return if is_own {
                     Ok(Written::Verified(Box::new(verified?)))
                 } else {
@@ -140,32 +141,32 @@ pub(super) fn write(
                 };
             }
             Received::Bytes(bytes) => {
-                writing.take_in_hand(piece, pieces);
+                writing.begin_piece(piece, pieces);
                 let written = ingest.write(bytes);
                 written.inspect(|written| writing.content.compare(written - bytes.len() as u64, bytes))
             }
             Received::InFile(until) => {
-                writing.take_in_hand(piece, pieces);
+                writing.begin_piece(piece, pieces);
                 hash_in_file(&mut ingest, *until, |written| {
-                    writing.goes_on();
+                    writing.made_progress();
                     leader.publish_readable(writing.withheld.readable(written));
                 })
             }
         };
-        let Some((in_hand, rest)) = writing.put_down() else { return Ok(Written::TakenOver) };
+        let Some((piece, rest)) = writing.end_piece() else { return Ok(Written::TakenOver) };
         pieces = rest;
         match taken {
             Ok(written) => {
                 if let Received::Bytes(_) = &received {
                     leader.publish_readable(writing.withheld.readable(written));
-                    ingest.hash(&in_hand.into_held_bytes());
+                    ingest.hash(&piece.into_held_bytes());
                 }
             }
             Err(error) if error.is_local() => {
                 let (_, written, hasher) = ingest.detach();
                 // Without the hash no follower could verify the whole.
                 let Some(hasher) = hasher else { return Err(error) };
-                let (written, rest) = (HashedStart::new(written, hasher), Rest::Queue(Some(in_hand), pieces));
+                let (written, rest) = (HashedStart::new(written, hasher), Rest::Queue(Some(piece), pieces));
                 return Ok(Written::Detached(Box::new(writing.detached(error, written, rest))));
             }
             Err(error) => return Err(error),
@@ -194,7 +195,7 @@ mod tests {
     use crate::pull::blob::fill::memory::FillMemory;
     use crate::pull::blob::fill::piece_queue::piece_queue;
     use crate::pull::blob::flight::{Flights, Role, Sharing};
-    use crate::pull::blob::past_the_disk::rest::Next;
+    use crate::pull::blob::past_the_disk::rest::NextOfRest;
     use crate::pull::blob::places::Holder;
     use crate::pull::for_tests;
     use crate::reference::Digest;
@@ -229,7 +230,8 @@ mod tests {
         let held = growing.hold_writes_ahead();
         queue.send(Received::End).await.unwrap();
         let is_end = |piece: &Piece| matches!(piece.received, Received::End);
-        let is_at_end = || matches!(&*writing.in_hand.lock(), InHand::Piece { piece, .. } if is_end(piece));
+        let is_at_end =
+            || matches!(&*writing.state.lock(), WriterState::Writes { piece, .. } if is_end(piece));
         // In real time: that of the test goes on as soon as it waits.
         for _ in 0..2_000 {
             if is_at_end() {
@@ -240,7 +242,7 @@ mod tests {
         let noticed = tokio::time::timeout(Duration::from_secs(60), writing.hangs()).await;
         noticed.expect("nothing notices that it hangs");
         let mut taken = writing.take_over().expect("what is left is taken from it");
-        assert!(matches!(taken.rest.next().await, Ok(Next::End)));
+        assert!(matches!(taken.rest.next().await, Ok(NextOfRest::End)));
         assert_eq!(taken.written.len(), 1_000);
         drop(held);
         assert!(matches!(writer.join().unwrap(), Ok(Written::TakenOver)));

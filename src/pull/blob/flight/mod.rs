@@ -165,7 +165,7 @@ pub(crate) enum Sharing {
 type Key = (Registry, Digest, Option<(Repository, Option<Principal>)>);
 
 #[derive(Debug)]
-struct Shared {
+struct AllFlights {
     flights: Mutex<HashMap<Key, Arc<Flight>>>,
     ended: AtomicU64,
     /// A flight ended, or one was joined and may be more urgent.
@@ -175,7 +175,7 @@ struct Shared {
 
 /// All flights. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Flights(Arc<Shared>);
+pub(crate) struct Flights(Arc<AllFlights>);
 
 /// What a request for a blob becomes.
 pub(crate) enum Role {
@@ -189,7 +189,7 @@ impl Flights {
     /// No flights; `gauge` mirrors how many there are.
     pub(crate) fn new(gauge: IntGauge) -> Self {
         let (flights, ended, changed) = (Mutex::default(), AtomicU64::new(0), Notify::new());
-        Self(Arc::new(Shared { flights, ended, changed, gauge }))
+        Self(Arc::new(AllFlights { flights, ended, changed, gauge }))
     }
 
     /// Flights under way.
@@ -265,7 +265,7 @@ impl Flights {
     }
 }
 
-impl Shared {
+impl AllFlights {
     fn mirror(&self, count: usize) {
         self.gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
@@ -275,7 +275,7 @@ impl Shared {
 pub(crate) struct Leader {
     flight: Arc<Flight>,
     key: Key,
-    shared: Arc<Shared>,
+    shared: Arc<AllFlights>,
 }
 
 impl Leader {

@@ -35,7 +35,7 @@ use crate::reference::{Digest, Principal, Repository};
 const FIRST_PART_WAIT: Duration = Duration::from_secs(5);
 
 /// What a part is read from.
-pub(crate) enum Found {
+pub(crate) enum FoundPart {
     /// What is kept, and whether all of it is.
     Kept { partial: Arc<Partial>, is_all: bool },
     /// Upstream's body, past the store, and the size of the blob.
@@ -89,7 +89,7 @@ impl Parts {
         digest: Digest,
         range: BlobRange,
         size: Option<u64>,
-    ) -> Result<Option<Found>, Error> {
+    ) -> Result<Option<FoundPart>, Error> {
         if range.is_whole(size) {
             return Ok(None);
         }
@@ -143,14 +143,14 @@ impl Parts {
         digest: Digest,
         (start, end): (u64, u64),
         partial: Arc<Partial>,
-    ) -> Result<Option<Found>, Error> {
+    ) -> Result<Option<FoundPart>, Error> {
         let (size, registry) = (partial.size, context.repository().registry());
         if start >= size {
-            return Ok(Some(Found::Beyond(size)));
+            return Ok(Some(FoundPart::Beyond(size)));
         }
         let end = end.min(size);
         let Some(missing) = partial.parts.blob().first_missing(start, end) else {
-            return Ok(Some(Found::Kept { partial, is_all: true }));
+            return Ok(Some(FoundPart::Kept { partial, is_all: true }));
         };
         let wanted = BlobRange::Bytes { start: missing, end };
         let has_room = self.has_room(context, digest, wanted, Some(size)).await;
@@ -160,7 +160,9 @@ impl Parts {
             return Ok(None);
         }
         let part = match partial.parts.reserve(missing, end) {
-            Reserved::Coming(_) | Reserved::Kept => return Ok(Some(Found::Kept { partial, is_all: false })),
+            Reserved::Coming(_) | Reserved::Kept => {
+                return Ok(Some(FoundPart::Kept { partial, is_all: false }));
+            }
             Reserved::New(part) if has_room => part,
             // What cannot be kept is asked for from its first byte on.
             Reserved::New(_) | Reserved::Full => return self.open(context, digest, of(start, end)).await,
@@ -168,7 +170,7 @@ impl Parts {
         match self.ranges.open(context, digest, of(part.start(), part.end())).await? {
             Some(Alone::Body(body, now)) if now == size => {
                 part.receive(async { Ok(*body) });
-                Ok(Some(Found::Kept { partial, is_all: false }))
+                Ok(Some(FoundPart::Kept { partial, is_all: false }))
             }
             _ => Ok(None),
         }
@@ -181,24 +183,24 @@ impl Parts {
         digest: Digest,
         range: BlobRange,
         declared: Option<u64>,
-    ) -> Result<Option<Found>, Error> {
+    ) -> Result<Option<FoundPart>, Error> {
         let registry = context.repository().registry();
         let has_room = self.has_room(context, digest, range, declared).await;
         let (body, size) = match self.open(context, digest, Wanted { range, declared, has_room }).await? {
-            Some(Found::Alone(body, size)) => (body, size),
+            Some(FoundPart::Alone(body, size)) => (body, size),
             found => return Ok(found),
         };
         // One that turned out to be the whole is verified instead.
         let is_part = body.is_ranged() && !(body.begun_at() == 0 && body.is_to_end());
         if !has_room || !is_part {
-            return Ok(Some(Found::Alone(body, size)));
+            return Ok(Some(FoundPart::Alone(body, size)));
         }
         let Some(vouched) = self.upstream.vouched_if_asked(context, digest, &body).await else {
-            return Ok(Some(Found::Alone(body, size)));
+            return Ok(Some(FoundPart::Alone(body, size)));
         };
         let owner = self.room.owner(registry);
         let Some(partial) = self.partials.begin(context, digest, size, owner, vouched).await else {
-            return Ok(Some(Found::Alone(body, size)));
+            return Ok(Some(FoundPart::Alone(body, size)));
         };
         let (from, until) = (body.begun_at(), body.until().map_or(size, |until| until.min(size)));
         // What others had fetched, or are fetching, is not kept again.
@@ -206,10 +208,10 @@ impl Parts {
             match partial.parts.reserve(from, until) {
                 Reserved::New(part) if part.end() == until => drop(part.receive(async { Ok(*body) })),
                 Reserved::Coming(_) | Reserved::Kept => {}
-                Reserved::New(_) | Reserved::Full => return Ok(Some(Found::Alone(body, size))),
+                Reserved::New(_) | Reserved::Full => return Ok(Some(FoundPart::Alone(body, size))),
             }
         }
-        Ok(Some(Found::Kept { partial, is_all: false }))
+        Ok(Some(FoundPart::Kept { partial, is_all: false }))
     }
 
     /// Whether a part is asked for as one of a blob that is stored if more of it is wanted: a small part as long as
@@ -238,12 +240,12 @@ impl Parts {
         context: &PullContext,
         digest: Digest,
         wanted: Wanted,
-    ) -> Result<Option<Found>, Error> {
+    ) -> Result<Option<FoundPart>, Error> {
         Ok(match self.ranges.open(context, digest, wanted).await? {
             None => None,
-            Some(Alone::Body(body, size)) => Some(Found::Alone(body, size)),
-            Some(Alone::Beyond(size)) => Some(Found::Beyond(size)),
-            Some(Alone::SizeUnknown) => Some(Found::SizeUnknown),
+            Some(Alone::Body(body, size)) => Some(FoundPart::Alone(body, size)),
+            Some(Alone::Beyond(size)) => Some(FoundPart::Beyond(size)),
+            Some(Alone::SizeUnknown) => Some(FoundPart::SizeUnknown),
         })
     }
 }

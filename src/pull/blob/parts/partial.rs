@@ -70,11 +70,6 @@ impl Partials {
         Self { store, tasks, metrics, blobs: Arc::new(Mutex::new(blobs)) }
     }
 
-    /// Where they are kept.
-    pub(crate) fn store(&self) -> &Store {
-        &self.store
-    }
-
     /// The parts of a blob, if the registry vouched for the caller. Whether its right is fresh is for the user of this
     /// to see to.
     pub(crate) fn find(&self, context: &PullContext, digest: Digest) -> Option<Arc<Partial>> {

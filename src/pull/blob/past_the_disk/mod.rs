@@ -16,7 +16,7 @@ use crate::pull::blob::flight::progress::Progress;
 use crate::pull::blob::flight::{Flight, Leader};
 use crate::pull::blob::hashed_start::HashedStart;
 use crate::pull::blob::past_the_disk::memory::WindowMemory;
-use crate::pull::blob::past_the_disk::rest::{Next, Rest};
+use crate::pull::blob::past_the_disk::rest::{NextOfRest, Rest};
 use crate::pull::blob::past_the_disk::window::Window;
 use crate::pull::blob::source::UpstreamBlobs;
 use crate::pull::blob::source::delivery::{Trail, fault_of};
@@ -75,9 +75,9 @@ impl DetachedFills {
         let pass = async {
             loop {
                 match rest.next().await? {
-                    Next::Bytes(bytes) => window.append(bytes, || flight.followers()).await,
-                    Next::End => return Ok(true),
-                    Next::Interrupted => return Ok(false),
+                    NextOfRest::Bytes(bytes) => window.append(bytes, || flight.followers()).await,
+                    NextOfRest::End => return Ok(true),
+                    NextOfRest::Interrupted => return Ok(false),
                 }
             }
         };

@@ -12,12 +12,12 @@ use crate::pull::error::Error;
 pub(crate) enum Rest {
     /// Everything: upstream's body, which is open already.
     Body(Box<UpstreamBody>),
-    /// What the writer had in hand when the disk refused it, then what its queue brings.
+    /// What the writer was writing when the disk refused it, then what its queue brings.
     Queue(Option<Piece>, mpsc::Receiver<Piece>),
 }
 
 /// What one look at the rest brought.
-pub(crate) enum Next {
+pub(crate) enum NextOfRest {
     /// The next bytes.
     Bytes(Bytes),
     /// The proper end.
@@ -32,24 +32,24 @@ impl Rest {
     ///
     /// # Errors
     /// Upstream.
-    pub(crate) async fn next(&mut self) -> Result<Next, Error> {
+    pub(crate) async fn next(&mut self) -> Result<NextOfRest, Error> {
         let piece = match self {
             Self::Body(body) => {
                 return match body.next().await {
-                    Some(bytes) => Ok(Next::Bytes(bytes?)),
-                    None => Ok(Next::End),
+                    Some(bytes) => Ok(NextOfRest::Bytes(bytes?)),
+                    None => Ok(NextOfRest::End),
                 };
             }
-            Self::Queue(in_hand, queue) => match in_hand.take() {
+            Self::Queue(first, queue) => match first.take() {
                 Some(piece) => Some(piece),
                 None => queue.recv().await,
             },
         };
         // What the window keeps of it counts as memory of the windows.
         Ok(match piece.map(|piece| piece.received) {
-            Some(Received::Bytes(bytes)) => Next::Bytes(bytes),
-            Some(Received::End) => Next::End,
-            Some(Received::InFile(_)) | None => Next::Interrupted,
+            Some(Received::Bytes(bytes)) => NextOfRest::Bytes(bytes),
+            Some(Received::End) => NextOfRest::End,
+            Some(Received::InFile(_)) | None => NextOfRest::Interrupted,
         })
     }
 }

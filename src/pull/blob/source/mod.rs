@@ -3,6 +3,7 @@
 //!
 //! Promises: a right or a membership is recorded only of what an authoritative endpoint delivered or confirmed.
 
+mod asked_blob;
 pub(super) mod delivery;
 mod request;
 mod resume;

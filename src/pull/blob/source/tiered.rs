@@ -11,22 +11,22 @@
 
 use super::UpstreamBlobs;
 use super::upstream_body::UpstreamBody;
-use crate::pull::access::{CONFIRM_WAIT, Purpose};
+use crate::pull::access::{Access, CONFIRM_WAIT, Purpose};
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
-use crate::reference::Digest;
-use crate::tier::{self, ClaimSlot, Lookup, Prospect, Role};
+use crate::reference::{Digest, Repository};
+use crate::tier::{self, ClaimSlot, Found, Lookup, Prospect, Role, Tier};
 use crate::upstream::BlobHead;
 
 /// A whole body, and what the shared tier gets of it.
 pub(crate) struct Opened {
     pub(crate) body: UpstreamBody,
-    pub(crate) share: Share,
+    pub(crate) tier_copy: TierCopy,
 }
 
 /// Whether a blob is written to the shared tier while it is downloaded.
 #[derive(Clone)]
-pub(crate) enum Share {
+pub(crate) enum TierCopy {
     /// It is there, or nothing is known of it.
     No,
     /// It is not there; the place of this node's lease, if it has one.
@@ -73,167 +73,153 @@ fn is_usable(head: BlobHead, declared: Option<u64>, size: u64) -> Usable {
     }
 }
 
-impl UpstreamBlobs {
-    /// Asks for a whole blob: the shared tier, else the registry.
+/// A blob that the caller of a pull wants as a whole.
+pub(crate) struct WholeBlob<'a> {
+    pub(crate) blobs: &'a UpstreamBlobs,
+    pub(crate) context: &'a PullContext,
+    pub(crate) digest: Digest,
+}
+
+impl WholeBlob<'_> {
+    /// Asks the shared tier for it, else the registry.
     ///
     /// # Errors
     /// Any of [`Error`].
-    pub(crate) async fn open_whole(&self, context: &PullContext, digest: Digest) -> Result<Opened, Error> {
-        let (registry, membership) = (context.repository().registry(), self.access().membership());
-        let alone = Share::Yes(ClaimSlot::default());
+    pub(crate) async fn open(&self) -> Result<Opened, Error> {
+        let (registry, digest) = (self.repository().registry(), self.digest);
+        let alone = TierCopy::Yes(ClaimSlot::default());
         if !self.tier().shares(registry) {
-            return self.open_sharing(context, digest, Share::No).await;
+            return self.open_at_registry(TierCopy::No).await;
         }
-        if membership.has_ended(context.repository(), digest) {
-            return self.open_sharing(context, digest, alone).await;
+        if self.access().membership().has_ended(self.repository(), digest) {
+            return self.open_at_registry(alone).await;
         }
         match self.tier().prospect(registry, digest) {
             Prospect::Look => {}
-            Prospect::WriteOnly => return self.open_sharing(context, digest, alone).await,
-            Prospect::LeftAlone => return self.open_sharing(context, digest, Share::No).await,
+            Prospect::WriteOnly => return self.open_at_registry(alone).await,
+            Prospect::LeftAlone => return self.open_at_registry(TierCopy::No).await,
         }
-        if self.slow().has(registry) && !self.is_proved(context, digest).await {
+        if self.blobs.slow().has(registry) && !self.is_proved().await {
             self.tier().record_unconfirmed();
-            return self.open_sharing(context, digest, alone).await;
+            return self.open_at_registry(alone).await;
         }
-        let known = match self.access().purpose(context).await {
+        let known = match self.access().purpose(self.context).await {
             Purpose::Deliver(_) => None,
             // The tier is asked nothing for a caller without a right.
-            _ => match self.confirm(context, digest).await {
-                Confirmation::Denied => return self.open_sharing(context, digest, alone).await,
-                Confirmation::Late => return self.open_after_silence(context, digest).await,
+            _ => match self.confirm().await {
+                Confirmation::Denied => return self.open_at_registry(alone).await,
+                Confirmation::Late => return self.open_after_silence().await,
                 confirmation => Some(confirmation),
             },
         };
         let found = match self.tier().blob(registry, digest).await {
             Lookup::Found(found) => found,
-            Lookup::Absent => return self.open_leased(context, digest, known).await,
-            Lookup::Unavailable => return self.open_sharing(context, digest, Share::No).await,
+            Lookup::Absent => return self.open_leased(known).await,
+            Lookup::Unavailable => return self.open_at_registry(TierCopy::No).await,
         };
         let confirmation = match known {
             Some(confirmation) => confirmation,
-            None => self.confirm(context, digest).await,
+            None => self.confirm().await,
         };
-        match self.usable(context, digest, &confirmation, found.size) {
+        match self.usable(&confirmation, found.size) {
             Usable::Yes => {
-                self.record_confirmed(context, digest, &confirmation).await;
+                self.record_confirmed(&confirmation).await;
                 self.tier().record_use(registry, digest, found.modified);
-                Ok(Opened { body: self.body_from_tier(context, digest, found), share: Share::No })
+                Ok(Opened { body: self.body_from_tier(found), tier_copy: TierCopy::No })
             }
             Usable::OtherSize => {
                 self.tier().record_fault(registry, digest, tier::Fault::Wrong);
-                self.open_sharing(context, digest, alone).await
+                self.open_at_registry(alone).await
             }
             Usable::Doubtful => {
                 self.tier().forget_present(registry, digest);
-                self.open_sharing(context, digest, alone).await
+                self.open_at_registry(alone).await
             }
-            Usable::No if matches!(confirmation, Confirmation::Late) => {
-                self.open_after_silence(context, digest).await
-            }
-            Usable::No => self.open_sharing(context, digest, Share::No).await,
+            Usable::No if matches!(confirmation, Confirmation::Late) => self.open_after_silence().await,
+            Usable::No => self.open_at_registry(TierCopy::No).await,
         }
     }
 
-    async fn open_sharing(
-        &self,
-        context: &PullContext,
-        digest: Digest,
-        share: Share,
-    ) -> Result<Opened, Error> {
-        Ok(Opened { body: self.open(context, digest, 0, None).await?, share })
+    async fn open_at_registry(&self, tier_copy: TierCopy) -> Result<Opened, Error> {
+        Ok(Opened { body: self.blobs.open(self.context, self.digest, 0, None).await?, tier_copy })
     }
 
     /// Asks the registry for a blob that it did not confirm in time. If it delivers, it is only slow to confirm.
-    async fn open_after_silence(&self, context: &PullContext, digest: Digest) -> Result<Opened, Error> {
-        let opened = self.open_sharing(context, digest, Share::Yes(ClaimSlot::default())).await?;
-        self.slow().record(context.repository().registry());
+    async fn open_after_silence(&self) -> Result<Opened, Error> {
+        let opened = self.open_at_registry(TierCopy::Yes(ClaimSlot::default())).await?;
+        self.blobs.slow().record(self.repository().registry());
         Ok(opened)
     }
 
-    /// Asks for a whole blob that the tier lacks: of a large one one node is to ask the registry, and the others wait
+    /// Asks for one that the tier lacks: of a large one one node is to ask the registry, and the others wait
     /// for what that one writes. A digest that the registry does not confirm is no reason for a lease: anyone can
     /// publish an index that lists it.
-    async fn open_leased(
-        &self,
-        context: &PullContext,
-        digest: Digest,
-        known: Option<Confirmation>,
-    ) -> Result<Opened, Error> {
-        let registry = context.repository().registry();
-        let alone = Share::Yes(ClaimSlot::default());
-        let declared = self.access().membership().declared_size(context.repository(), digest);
-        if !self.tier().is_leased(registry, declared.unwrap_or(u64::MAX)) {
-            return self.open_sharing(context, digest, alone).await;
+    async fn open_leased(&self, known: Option<Confirmation>) -> Result<Opened, Error> {
+        let (registry, digest) = (self.repository().registry(), self.digest);
+        let alone = TierCopy::Yes(ClaimSlot::default());
+        if !self.tier().is_leased(registry, self.declared_size().unwrap_or(u64::MAX)) {
+            return self.open_at_registry(alone).await;
         }
         let confirmation = match known {
             Some(confirmation) => confirmation,
-            None => self.confirm(context, digest).await,
+            None => self.confirm().await,
         };
         // A manifest may state any size, and others join this download, or wait for this node: the registry's own
         // counts.
         let confirmation = match confirmation {
-            Confirmation::Proved => self.ask(context, digest).await,
+            Confirmation::Proved => self.ask().await,
             other => other,
         };
         let size = match &confirmation {
             Confirmation::Answered(head) => head.size,
-            Confirmation::Late => return self.open_after_silence(context, digest).await,
+            Confirmation::Late => return self.open_after_silence().await,
             Confirmation::Proved | Confirmation::Denied => None,
         };
         let size = match size {
             Some(size) if self.tier().is_leased(registry, size) => size,
-            _ => return self.open_sharing(context, digest, alone).await,
+            _ => return self.open_at_registry(alone).await,
         };
         match self.tier().role(registry, digest, size).await {
-            Role::Alone => self.open_sharing(context, digest, alone).await,
-            Role::Writer(slot) => self.open_sharing(context, digest, Share::Yes(slot)).await,
-            Role::Waiter(found, slot) => match self.usable(context, digest, &confirmation, size) {
+            Role::Alone => self.open_at_registry(alone).await,
+            Role::Writer(slot) => self.open_at_registry(TierCopy::Yes(slot)).await,
+            Role::Waiter(found, slot) => match self.usable(&confirmation, size) {
                 Usable::Yes => {
-                    self.record_confirmed(context, digest, &confirmation).await;
-                    let body = self.body_from_tier(context, digest, found);
-                    Ok(Opened { body, share: Share::OnceClaimed(slot) })
+                    self.record_confirmed(&confirmation).await;
+                    let body = self.body_from_tier(found);
+                    Ok(Opened { body, tier_copy: TierCopy::OnceClaimed(slot) })
                 }
-                _ => self.open_sharing(context, digest, Share::No).await,
+                _ => self.open_at_registry(TierCopy::No).await,
             },
         }
     }
 
     /// What is known of the caller's right and the membership; the registry is asked where that is not enough.
-    async fn confirm(&self, context: &PullContext, digest: Digest) -> Confirmation {
-        if self.is_proved(context, digest).await {
-            Confirmation::Proved
-        } else {
-            self.ask(context, digest).await
-        }
+    async fn confirm(&self) -> Confirmation {
+        if self.is_proved().await { Confirmation::Proved } else { self.ask().await }
     }
 
     /// Whether the caller's right and the membership are proved, and a manifest states the size.
-    async fn is_proved(&self, context: &PullContext, digest: Digest) -> bool {
-        let (access, repository) = (self.access(), context.repository());
-        let membership = access.membership();
-        membership.declared_size(repository, digest).is_some()
-            && membership.is_confirmed(repository, digest).await
-            && matches!(access.purpose(context).await, Purpose::Deliver(_))
+    async fn is_proved(&self) -> bool {
+        self.declared_size().is_some()
+            && self.access().membership().is_confirmed(self.repository(), self.digest).await
+            && matches!(self.access().purpose(self.context).await, Purpose::Deliver(_))
     }
 
     /// What the registry says of the caller's right and of the membership, unless it was slow to say that a while ago.
-    async fn ask(&self, context: &PullContext, digest: Digest) -> Confirmation {
-        let (access, repository) = (self.access(), context.repository());
-        let declared = access.membership().declared_size(repository, digest);
-        if self.slow().has(repository.registry()) {
+    async fn ask(&self) -> Confirmation {
+        let (registry, declared) = (self.repository().registry(), self.declared_size());
+        if self.blobs.slow().has(registry) {
             return Confirmation::Denied;
         }
-        let confirming = access.confirm_blob(context, digest, declared);
+        let confirming = self.access().confirm_blob(self.context, self.digest, declared);
         match tokio::time::timeout(CONFIRM_WAIT, confirming).await {
             Ok(Ok(head)) => {
-                self.slow().forget(repository.registry());
+                self.blobs.slow().forget(registry);
                 Confirmation::Answered(head)
             }
-            Ok(Err(error)) if declared.is_some() && self.holds(context, digest, &error).await => {
-                Confirmation::Proved
-            }
+            Ok(Err(error)) if declared.is_some() && self.holds(&error).await => Confirmation::Proved,
             Ok(Err(error)) => {
+                let (repository, digest) = (self.repository(), self.digest);
                 tracing::debug!(%repository, %digest, %error, "the registry does not confirm a blob for the shared tier");
                 Confirmation::Denied
             }
@@ -242,21 +228,15 @@ impl UpstreamBlobs {
     }
 
     /// Records the membership of a blob that the registry confirmed by its size, which only the tier knew.
-    async fn record_confirmed(&self, context: &PullContext, digest: Digest, confirmation: &Confirmation) {
+    async fn record_confirmed(&self, confirmation: &Confirmation) {
         if matches!(confirmation, Confirmation::Answered(_)) {
-            self.access().membership().confirm_blob(context.repository(), digest).await;
+            self.access().membership().confirm_blob(self.repository(), self.digest).await;
         }
     }
 
     /// Whether an object of `size` bytes may be used.
-    fn usable(
-        &self,
-        context: &PullContext,
-        digest: Digest,
-        confirmation: &Confirmation,
-        size: u64,
-    ) -> Usable {
-        let declared = self.access().membership().declared_size(context.repository(), digest);
+    fn usable(&self, confirmation: &Confirmation, size: u64) -> Usable {
+        let declared = self.declared_size();
         match confirmation {
             Confirmation::Proved if declared == Some(size) => Usable::Yes,
             Confirmation::Answered(head) => is_usable(*head, declared, size),
@@ -264,20 +244,16 @@ impl UpstreamBlobs {
         }
     }
 
-    /// Whether a blob may come from the shared tier although its registry cannot be asked, which failed with `error`.
-    pub(crate) async fn has_tier_in_outage(
-        &self,
-        context: &PullContext,
-        digest: Digest,
-        error: &Error,
-    ) -> bool {
-        self.tier().shares(context.repository().registry()) && self.holds(context, digest, error).await
+    /// Whether it may come from the shared tier although its registry cannot be asked, which failed with `error`.
+    pub(crate) async fn may_come_from_tier_in_outage(&self, error: &Error) -> bool {
+        self.tier().shares(self.repository().registry()) && self.holds(error).await
     }
 
     /// Whether the caller's right and the membership hold although the registry cannot be asked, which failed with
     /// `error`: they were proved before, or another node shared that everyone may read the blob.
-    async fn holds(&self, context: &PullContext, digest: Digest, error: &Error) -> bool {
-        let (access, repository, names) = (self.access(), context.repository(), self.names());
+    async fn holds(&self, error: &Error) -> bool {
+        let (access, names) = (self.access(), self.blobs.names());
+        let (context, repository, digest) = (self.context, self.repository(), self.digest);
         if error.fault() != Fault::Outage || access.membership().has_ended(repository, digest) {
             return false;
         }
@@ -296,6 +272,27 @@ impl UpstreamBlobs {
             access.shared().hold_member(repository, digest);
         }
         is_held
+    }
+
+    fn body_from_tier(&self, found: Found) -> UpstreamBody {
+        self.blobs.body_from_tier(self.context, self.digest, found)
+    }
+
+    fn access(&self) -> &Access {
+        self.blobs.access()
+    }
+
+    fn tier(&self) -> &Tier {
+        self.blobs.tier()
+    }
+
+    fn repository(&self) -> &Repository {
+        self.context.repository()
+    }
+
+    /// Its bytes, as a manifest says.
+    fn declared_size(&self) -> Option<u64> {
+        self.access().membership().declared_size(self.repository(), self.digest)
     }
 }
 

@@ -1,12 +1,13 @@
 //! The body of a blob from upstream: it survives being broken off, by resuming where it stopped.
 //!
 //! Promises: bytes come in order and once, and none beyond the size that was declared; a body that upstream cuts off is
-//! resumed at the next endpoint, or at the same one where there is no other (`resume`). A registry that does not answer
-//! the rest as a range is asked for a closed range, then for the whole, of which the bytes that are here are skipped.
-//! What comes is unverified: `fill` and `passthrough` hash it.
+//! resumed at the next endpoint, or at the same one where there is no other (`resume`, `asked_blob`). Of a registry
+//! that answers with the whole in place of the rest, the bytes that are here are skipped. What comes is unverified:
+//! `fill` and `passthrough` hash it.
 
 use bytes::Bytes;
 
+use super::asked_blob::{AskedBlob, DeliveredBy};
 use super::delivery::Trail;
 use super::request::{Answered, BlobRequests, UnprovedSource};
 use super::resume::Breaks;
@@ -14,17 +15,14 @@ use crate::pull::access::UnprovedRight;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::reference::{Digest, Repository};
-use crate::upstream::{self, AuthContext, ConnectStage, DeliveryFault, Download, EndpointId};
+use crate::upstream::{self, ConnectStage, DeliveryFault, Download, EndpointId};
 
 /// Times that the bytes before the offset are received once more, because a registry does not answer ranges.
 const SKIPS_MAX: u32 = 3;
 
 /// The bytes of a blob from some offset on.
 pub(crate) struct UpstreamBody {
-    requests: BlobRequests,
-    repository: Repository,
-    digest: Digest,
-    delivered_by: DeliveredBy,
+    blob: AskedBlob,
     /// Set if its content proves a right that its head did not.
     unproved: Option<UnprovedRight>,
     download: Download,
@@ -41,14 +39,6 @@ pub(crate) struct UpstreamBody {
     trail: Trail,
 }
 
-/// Who delivers a body.
-enum DeliveredBy {
-    /// An endpoint of the registry: as whom the blob was asked for, and is asked for again.
-    Registry(AuthContext),
-    /// The shared tier; the pull for which the registry is asked for the rest.
-    Tier(PullContext),
-}
-
 impl UpstreamBody {
     /// The body of a request for the bytes from `from` on, up to `until` or the end.
     pub(super) fn answered(
@@ -60,7 +50,9 @@ impl UpstreamBody {
     ) -> Self {
         let Answered { download, auth, unproved } = answered;
         let skip_first = download.offset != from;
-        let body = Self::new(requests, repository, digest, DeliveredBy::Registry(auth), download);
+        let (requests, repository) = (requests.clone(), repository.clone());
+        let delivered_by = DeliveredBy::Registry(auth);
+        let body = Self::new(AskedBlob { requests, repository, digest, delivered_by }, download);
         let breaks = Breaks::none(from);
         Self { unproved, skip_first, from, at: from, until, breaks, ..body }.recorded_in(&Trail::default())
     }
@@ -73,22 +65,15 @@ impl UpstreamBody {
         digest: Digest,
         download: Download,
     ) -> Self {
-        Self::new(requests, context.repository(), digest, DeliveredBy::Tier(context.clone()), download)
+        let (requests, repository) = (requests.clone(), context.repository().clone());
+        let delivered_by = DeliveredBy::Tier(context.clone());
+        Self::new(AskedBlob { requests, repository, digest, delivered_by }, download)
     }
 
     /// A whole body from its first byte on, whose head proved what there was to prove.
-    fn new(
-        requests: &BlobRequests,
-        repository: &Repository,
-        digest: Digest,
-        delivered_by: DeliveredBy,
-        download: Download,
-    ) -> Self {
+    fn new(blob: AskedBlob, download: Download) -> Self {
         Self {
-            requests: requests.clone(),
-            repository: repository.clone(),
-            digest,
-            delivered_by,
+            blob,
             unproved: None,
             download,
             skip_first: false,
@@ -103,7 +88,7 @@ impl UpstreamBody {
 
     /// Whether the shared tier delivers it.
     pub(crate) fn is_from_tier(&self) -> bool {
-        matches!(self.delivered_by, DeliveredBy::Tier(_))
+        self.blob.is_from_tier()
     }
 
     /// Whether upstream began at the requested byte; otherwise the bytes before it are read and thrown away.
@@ -134,7 +119,7 @@ impl UpstreamBody {
 
     /// What its content proves when all of it was verified; `None` if its head proved it, or nothing is to be proved.
     pub(crate) fn unproved(&self) -> Option<UnprovedSource> {
-        let DeliveredBy::Registry(auth) = &self.delivered_by else { return None };
+        let auth = self.blob.asked_as()?;
         let (principal, proof) = (auth.presented.principal, self.download.proof);
         let endpoint = self.endpoint().clone();
         self.unproved.map(|right| UnprovedSource { right, principal, proof, endpoint })
@@ -160,17 +145,15 @@ impl UpstreamBody {
     /// # Errors
     /// Any of [`upstream::Error`].
     pub(crate) async fn begin_anew(&self) -> Result<Self, upstream::Error> {
-        let (download, auth) = self.ask(0, None).await?;
-        let body =
-            Self::new(&self.requests, &self.repository, self.digest, DeliveredBy::Registry(auth), download);
-        Ok(body.recorded_in(&Trail::default()))
+        let (download, auth) = self.blob.ask(0, None).await?;
+        let blob = AskedBlob { delivered_by: DeliveredBy::Registry(auth), ..self.blob.clone() };
+        Ok(Self::new(blob, download).recorded_in(&Trail::default()))
     }
 
     /// Records that what was delivered is wrong; returns whether an endpoint is left that has not delivered wrong
     /// content.
     pub(crate) fn record_wrong_content(&self, fault: DeliveryFault) -> bool {
-        let registry = self.repository.registry();
-        self.requests.record_wrong(registry, self.digest, &self.trail, fault)
+        self.blob.record_wrong(&self.trail, fault)
     }
 
     /// Which endpoints have delivered it.
@@ -188,7 +171,7 @@ impl UpstreamBody {
     }
 
     fn record_endpoint(&self) {
-        self.trail.record(self.endpoint(), &self.repository);
+        self.trail.record(self.endpoint(), &self.blob.repository);
     }
 
     /// Bytes between here and the declared end; zero where upstream declared none.
@@ -258,10 +241,10 @@ impl UpstreamBody {
     async fn recover(&mut self, error: upstream::Error) -> Result<Recovered, upstream::Error> {
         let mut another = match self.is_from_tier() && is_not_there_yet(&error) {
             true => true,
-            false => self.record(DeliveryFault::BrokenOff),
+            false => self.blob.record_fault(self.endpoint(), DeliveryFault::BrokenOff),
         };
         let mut pause = self.breaks.count(self.at);
-        tracing::info!(digest = %self.digest, at = self.at, %error, "upstream broke off a body; it is resumed");
+        tracing::info!(digest = %self.blob.digest, at = self.at, %error, "upstream broke off a body; it is resumed");
         if self.breaks.are_too_many() {
             return Err(error);
         }
@@ -274,7 +257,7 @@ impl UpstreamBody {
                 Ok(recovered) => return Ok(recovered),
                 Err(again) => again,
             };
-            tracing::info!(digest = %self.digest, %again, "a body could not be resumed");
+            tracing::info!(digest = %self.blob.digest, %again, "a body could not be resumed");
             if matches!(again, upstream::Error::Invalid { .. }) {
                 // What came before is of another blob, or this is.
                 return Err(again);
@@ -288,31 +271,15 @@ impl UpstreamBody {
 
     async fn resume(&mut self) -> Result<Recovered, upstream::Error> {
         let (at, size) = (self.at, self.size());
-        let (download, auth) = match self.ask(at, self.until).await {
-            // A body without a declared length broke off after its last byte.
-            Err(upstream::Error::RangeNotSatisfiable { size: Some(whole), .. })
-                if whole == at && size.is_none_or(|size| size == at) =>
-            {
-                return Ok(Recovered::WasComplete);
-            }
-            Err(error @ upstream::Error::RangeNotSatisfiable { .. }) => {
-                let closed = match size.filter(|size| self.until.is_none() && *size > at) {
-                    Some(size) => self.ask(at, Some(size)).await,
-                    None => Err(error),
-                };
-                match closed {
-                    Err(upstream::Error::RangeNotSatisfiable { .. }) => self.ask(0, None).await?,
-                    closed => closed?,
-                }
-            }
-            answered => answered?,
+        let Some((download, auth)) = self.blob.ask_for_rest(at, self.until, size).await? else {
+            return Ok(Recovered::WasComplete);
         };
         if let (Some(before), Some(now)) = (size, download.size)
             && before != now
         {
             return Err(self.invalid(format!("a size of {now} after one of {before}")));
         }
-        self.delivered_by = DeliveredBy::Registry(auth);
+        self.blob.delivered_by = DeliveredBy::Registry(auth);
         self.download = download;
         self.download.size = self.download.size.or(size);
         self.record_endpoint();
@@ -320,24 +287,6 @@ impl UpstreamBody {
             self.trail.record_ranges();
         }
         self.skip_to_offset().await.map(|()| Recovered::Resumed)
-    }
-
-    /// Asks the registry for the blob, or for a part of it; returns as whom, too.
-    async fn ask(&self, from: u64, until: Option<u64>) -> Result<(Download, AuthContext), upstream::Error> {
-        let Self { requests, repository, digest, delivered_by, .. } = self;
-        match delivered_by {
-            DeliveredBy::Registry(auth) => {
-                let download = requests.ask_again(repository, *digest, from, until, auth).await?;
-                Ok((download, auth.clone()))
-            }
-            DeliveredBy::Tier(context) => match Box::pin(requests.ask(context, *digest, from, until)).await {
-                Ok(Answered { download, auth, .. }) => Ok((download, auth)),
-                Err(Error::Upstream(error)) => Err(error),
-                Err(error) => {
-                    Err(upstream::Error::Unauthenticated { host: self.host(), why: error.to_string() })
-                }
-            },
-        }
     }
 
     /// Skips the bytes before the offset, if upstream ignored the range; the digest decides in the end whether they
@@ -365,22 +314,20 @@ impl UpstreamBody {
         Ok(())
     }
 
-    /// Records that the endpoint did not deliver; returns whether another one is left.
-    fn record(&self, fault: DeliveryFault) -> bool {
-        let registry = self.repository.registry();
-        self.requests.record_fault(registry, self.digest, self.endpoint(), fault)
-    }
-
-    fn host(&self) -> String {
+    fn endpoint_host(&self) -> String {
         self.endpoint().host().to_owned()
     }
 
     fn invalid(&self, why: String) -> upstream::Error {
-        upstream::Error::Invalid { host: self.host(), why }
+        upstream::Error::Invalid { host: self.endpoint_host(), why }
     }
 
     fn interrupted(&self, why: &str) -> upstream::Error {
-        upstream::Error::Unreachable { host: self.host(), stage: ConnectStage::Body, why: why.to_owned() }
+        upstream::Error::Unreachable {
+            host: self.endpoint_host(),
+            stage: ConnectStage::Body,
+            why: why.to_owned(),
+        }
     }
 }
 
