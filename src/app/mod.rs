@@ -6,6 +6,7 @@ mod addresses;
 mod check;
 mod descriptors;
 mod error;
+mod named_files;
 mod observed_metrics;
 mod pods;
 mod pulling;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-pub use check::{check, files, tier};
+pub use check::{check, files, in_vain, tier};
 pub use error::Error;
 
 use crate::admin::control::{Control, EffectiveConfig, Explainer};
