@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Subcommand;
 
 use super::context::{Context, GOES_ON};
-use super::daemon::InEffect;
+use super::daemon::{InEffect, NoAnswer};
 use super::failure::Failure;
 use super::output::{print, print_line, warn};
 use super::unit::{self, Unit};
@@ -176,7 +176,7 @@ fn show(from_files: bool, context: &Context) -> Result<(), Failure> {
             );
             (head, said.text.clone())
         }
-        Err(why) => (
+        Err(NoAnswer { why, .. }) => (
             vec![format!("no daemon answered ({why}); what follows is from {}", asked.from)],
             config::print_with_sources(&asked.settings),
         ),
