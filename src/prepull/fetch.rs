@@ -1,6 +1,6 @@
 //! Fetching an order: each image resolved, its manifests chosen, its blobs fetched, its pin set.
 
-use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -8,6 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::event::{BlobState, Event, Summary};
+use super::failures::{FailedFetch, Failures};
+use super::fetched::{Fetched, Totals};
 use super::order::{Order, PinOwner, RequestedImage};
 use super::pins::{self, PinChange};
 use super::plan::Platforms;
@@ -78,12 +80,13 @@ pub struct Fetcher {
     puller: Puller,
     store: Store,
     keychain: Keychain,
+    failures: Arc<Failures>,
 }
 
 impl Fetcher {
     /// A fetcher that pulls with `puller`, pins in `store`, and finds credentials in `keychain`.
     pub fn new(puller: Puller, store: Store, keychain: Keychain) -> Self {
-        Self { puller, store, keychain }
+        Self { puller, store, keychain, failures: Arc::default() }
     }
 
     /// Fetches what is ordered; `events` end with a summary. When no one receives them any more, it ends after the
@@ -99,14 +102,15 @@ impl Fetcher {
                 let (run, totals) = (&run, &totals);
                 async move {
                     if !run.events.is_closed() {
-                        let fetched = run.fetch_and_pin(&requested).await;
+                        let fetched = run.fetch_and_pin(&requested).await.map_err(|error| error.to_string());
                         let event = totals.lock().add(&requested.image, fetched, pin.is_some());
+                        self.failures.note(&event, self.store.clock().now());
                         let _ = run.events.send(event).await;
                     }
                 }
             })
             .await;
-        let summary = totals.into_inner().summary;
+        let summary = totals.into_inner().summary();
         let _ = events.send(Event::Summary(summary)).await;
         summary
     }
@@ -129,62 +133,13 @@ impl Fetcher {
         run.fetch(requested).await
     }
 
+    /// How the last fetch of `image` by an order failed, if it did.
+    pub fn failure_of(&self, image: &Image) -> Option<FailedFetch> {
+        self.failures.of(&image.to_string())
+    }
+
     pub(super) fn store(&self) -> &Store {
         &self.store
-    }
-}
-
-/// An image that is in the store.
-#[derive(Debug)]
-pub struct Fetched {
-    root: Digest,
-    /// Bytes of each manifest and blob.
-    sizes: HashMap<Digest, u64>,
-    fetched_bytes: u64,
-    is_whole: bool,
-}
-
-impl Fetched {
-    /// Whether all of it is in the store. What is fetched ahead leaves out what the store passes by: a layer too large
-    /// to take the place of others at its first pull.
-    pub fn is_whole(&self) -> bool {
-        self.is_whole
-    }
-
-    /// Bytes that were not in the store before.
-    pub fn fetched_bytes(&self) -> u64 {
-        self.fetched_bytes
-    }
-}
-
-/// The sums over an order.
-#[derive(Default)]
-struct Totals {
-    summary: Summary,
-    seen: HashSet<Digest>,
-}
-
-impl Totals {
-    /// Counts the result of one image, and says it.
-    fn add(&mut self, image: &Image, result: Result<Fetched, Error>, pinned: bool) -> Event {
-        let image = image.to_string();
-        let Fetched { root, sizes, fetched_bytes, .. } = match result {
-            Ok(fetched) => fetched,
-            Err(error) => {
-                self.summary.failed += 1;
-                return Event::Failed { image, error: error.to_string() };
-            }
-        };
-        let bytes = sizes.values().sum();
-        self.summary.pulled += 1;
-        self.summary.bytes += bytes;
-        self.summary.fetched_bytes += fetched_bytes;
-        for (digest, size) in sizes {
-            if !self.seen.insert(digest) {
-                self.summary.shared_bytes += size;
-            }
-        }
-        Event::Pulled { image, digest: root.to_string(), bytes, fetched_bytes, pinned }
     }
 }
 
@@ -371,28 +326,4 @@ impl Run<'_> {
 /// Whether the next credential is tried after this.
 fn is_next_asked(fault: Fault) -> bool {
     matches!(fault, Fault::Refused(_) | Fault::NotFound | Fault::AuthenticationRequired)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_that_images_share_are_counted_as_shared_once_less_than_they_occur() {
-        let image: Image = "nginx".parse().unwrap();
-        let fetched = |blobs: &[(&[u8], u64)], fetched_bytes| Fetched {
-            root: Digest::of(b"root"),
-            sizes: blobs.iter().map(|(blob, size)| (Digest::of(blob), *size)).collect(),
-            fetched_bytes,
-            is_whole: true,
-        };
-        let mut totals = Totals::default();
-        totals.add(&image, Ok(fetched(&[(b"base", 100), (b"a", 1)], 101)), false);
-        totals.add(&image, Ok(fetched(&[(b"base", 100), (b"b", 2)], 2)), false);
-        totals.add(&image, Ok(fetched(&[(b"base", 100)], 0)), false);
-        let event = totals.add(&image, Err(Error::RateLimit), true);
-        assert!(matches!(event, Event::Failed { .. }));
-        let expected = Summary { pulled: 3, failed: 1, bytes: 303, shared_bytes: 200, fetched_bytes: 103 };
-        assert_eq!(totals.summary, expected);
-    }
 }

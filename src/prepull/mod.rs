@@ -10,7 +10,9 @@
 
 mod config;
 mod event;
+mod failures;
 mod fetch;
+mod fetched;
 mod list;
 mod manifests;
 mod metrics;
@@ -22,7 +24,9 @@ mod tree;
 
 pub use config::Config;
 pub use event::{BlobState, Event, Summary};
-pub use fetch::{Error as FetchError, Fetched, Fetcher};
+pub use failures::FailedFetch;
+pub use fetch::{Error as FetchError, Fetcher};
+pub use fetched::Fetched;
 pub use list::{List, ListStatus};
 pub use manifests::{Found, FoundSecret, ManifestsError, read_each};
 pub use metrics::Metrics;
