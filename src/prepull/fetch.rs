@@ -70,7 +70,7 @@ impl Error {
     /// Whether the store does not take it: asking again a moment later costs the registry the same and leads to the
     /// same.
     pub fn is_not_stored(&self) -> bool {
-        matches!(self, Self::NotStored { .. } | Self::NoRoom | Self::Pull(pull::Error::NotStored))
+        matches!(self, Self::NotStored { .. } | Self::NoRoom | Self::Pull(pull::Error::NotStored(_)))
     }
 }
 
@@ -275,7 +275,7 @@ impl Run<'_> {
             return Ok(None);
         }
         match self.blob(context, image, digest, size_bytes).await {
-            Err(Error::Pull(pull::Error::NotStored)) if self.priority == Priority::Ahead => Ok(None),
+            Err(Error::Pull(pull::Error::NotStored(_))) if self.priority == Priority::Ahead => Ok(None),
             done => done.map(Some),
         }
     }
