@@ -22,6 +22,7 @@ pub(crate) mod model_channel;
 pub mod network;
 pub(crate) mod open_file;
 pub mod process;
+pub mod rounded;
 pub mod secret_file;
 pub mod short_text;
 pub mod shutdown;
