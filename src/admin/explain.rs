@@ -48,8 +48,22 @@ pub struct Explanation {
     /// The pods of this node that have it, and how far it is for each.
     #[serde(default)]
     pub pods: Vec<PodOutlook>,
+    /// How the last fetch by `larder pull` or for `[prepull]` failed; absent if it did not.
+    #[serde(default)]
+    pub failed_fetch: Option<FailedFetchOutlook>,
     /// The last requests for content of the repository, the last first.
     pub recent: Vec<RecentRequest>,
+}
+
+/// A fetch ahead of any pod that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedFetchOutlook {
+    /// When it failed.
+    pub at: Timestamp,
+    /// Why.
+    pub error: String,
+    /// Whether `[prepull]` tries it again.
+    pub of_list: bool,
 }
 
 /// The shared tier, for content that is not in the store.

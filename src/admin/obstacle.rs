@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::explain::{CredentialOutlook, EndpointOutlook, Explanation};
+use super::explain::{CredentialOutlook, EndpointOutlook, Explanation, FailedFetchOutlook};
 use crate::serve::RecentRequest;
 use crate::support::clock::Timestamp;
 use crate::support::size;
@@ -152,7 +152,7 @@ impl Explanation {
         ))
     }
 
-    /// The last request of this image failed.
+    /// The last request of this image failed, or the last fetch ahead of one.
     fn failed(&self, now: Timestamp, names: &HashSet<String>) -> Option<String> {
         // The repository has other images, whose failures say nothing of this one.
         let is_of_image = |request: &RecentRequest| {
@@ -167,7 +167,16 @@ impl Explanation {
             "client left" => false,
             _ => true,
         };
-        let last = self.recent.iter().find(|request| is_of_image(request) && is_said(request))?;
+        let last = self.recent.iter().find(|request| is_of_image(request) && is_said(request));
+        let since = |fetch: &&FailedFetchOutlook| last.is_none_or(|last| last.at <= fetch.at);
+        if let Some(FailedFetchOutlook { at, error, of_list }) = self.failed_fetch.as_ref().filter(since)
+            && (*of_list || at.age_at(now) <= LATELY)
+        {
+            let ago = humantime::format_duration(at.age_at(now));
+            let what = if *of_list { "pre-pull" } else { "larder pull" };
+            return Some(format!("{what} of it failed {ago} ago: {error}"));
+        }
+        let last = last?;
         if last.ended == "served" || last.at.age_at(now) > LATELY {
             return None;
         }

@@ -250,3 +250,24 @@ fn the_steps_say_what_is_asked_of_whom_and_what_comes_from_where() {
     assert_eq!(still.next_steps()[0], "the tag means what it last named, without a question");
     assert_eq!(still.next_steps().len(), 2);
 }
+
+#[test]
+fn a_pull_or_pre_pull_that_failed_is_not_passed_over() {
+    let after = |at: u64, of_list: bool, recent: Vec<RecentRequest>| {
+        obstacle(|explanation| {
+            let error = "reg.test refused access (401): it refuses the node's credential".to_owned();
+            explanation.failed_fetch = Some(FailedFetchOutlook { at: Timestamp(at), error, of_list });
+            explanation.recent = recent;
+        })
+    };
+    let said = after(9_990, false, Vec::new()).unwrap();
+    assert_eq!(
+        said,
+        "larder pull of it failed 10s ago: reg.test refused access (401): it refuses the node's credential"
+    );
+    assert!(after(9_990, true, Vec::new()).unwrap().starts_with("pre-pull of it failed 10s ago: "));
+    assert!(after(9_990, false, vec![request("served", 9_980, "")]).is_some(), "what was served before");
+    assert_eq!(after(9_990, false, vec![request("served", 9_991, "")]), None, "it was served since");
+    assert_eq!(after(1_000, false, Vec::new()), None, "that was long ago");
+    assert!(after(1_000, true, Vec::new()).is_some(), "it stands until it is tried again");
+}

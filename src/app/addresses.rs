@@ -8,6 +8,9 @@ use super::error::Error;
 use crate::config::Settings;
 use crate::listener::{Inherited, Listen, ListenError, Listener};
 
+/// The key of the data plane's addresses.
+const LISTEN: &str = "[server] listen";
+
 /// The bound sockets of the daemon.
 pub(super) struct Addresses {
     pub(super) data: Vec<Listener>,
@@ -50,7 +53,7 @@ pub(super) fn bind(settings: &Settings, inherited: Vec<Inherited>) -> Result<Wit
     let mut metrics = None;
     for socket in inherited {
         let at = socket.address();
-        let listener = Listener::adopt(socket)?;
+        let listener = Listener::adopt(socket).map_err(Error::Adopt)?;
         if at == Listen::Tcp(settings.admin.listen) {
             admin = Some(listener);
         } else if at == Listen::Unix(settings.admin.socket.clone()) {
@@ -62,6 +65,7 @@ pub(super) fn bind(settings: &Settings, inherited: Vec<Inherited>) -> Result<Wit
             data.push(listener);
         }
     }
+    make_homes(settings)?;
     // Addresses first: a second daemon should fail on what the operator sees first.
     for at in missing(&settings.listen, &held, settings.says_where_to_listen()) {
         if let Some(held) = held.iter().find(|held| held.blocks(at)) {
@@ -75,17 +79,18 @@ pub(super) fn bind(settings: &Settings, inherited: Vec<Inherited>) -> Result<Wit
         if !held.is_empty() {
             tracing::info!(%at, "no socket was handed to us for this address of [server] listen: it is bound too");
         }
-        data.push(Listener::bind(at)?);
+        data.push(bound(LISTEN, at)?);
     }
     if let Some(uids) = &settings.uids {
         data.iter_mut().for_each(|listener| listener.admit_only(uids));
     }
     let admin = match admin {
         Some(held) => held,
-        None => Listener::bind(&Listen::Tcp(settings.admin.listen))?,
+        None => bound("[admin] listen", &Listen::Tcp(settings.admin.listen))?,
     };
     if metrics.is_none() {
-        metrics = settings.admin.metrics_listen.map(|at| Listener::bind(&Listen::Tcp(at))).transpose()?;
+        let at = settings.admin.metrics_listen.map(Listen::Tcp);
+        metrics = at.map(|at| bound("[admin] metrics_listen", &at)).transpose()?;
     }
     Ok(WithoutControl { data, admin, control, metrics })
 }
@@ -102,15 +107,53 @@ fn missing<'l>(listen: &'l [Listen], held: &[Listen], written: bool) -> Vec<&'l 
 /// # Errors
 /// The directory or the socket cannot be made.
 fn control_socket(path: &Path) -> Result<Listener, Error> {
+    const KEY: &str = "[admin] socket";
     let at = Listen::Unix(path.to_owned());
-    let failed = |source| ListenError { at: at.clone(), source };
     if let Some(directory) = path.parent() {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(failed)?;
+        make(directory)?;
     }
-    let listener = Listener::bind(&at)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    let listener = bound(KEY, &at)?;
+    let closed = fs::set_permissions(path, fs::Permissions::from_mode(0o600));
+    closed.map_err(|source| Error::Listen { key: KEY, error: ListenError { at, source } })?;
     Ok(listener)
+}
+
+fn bound(key: &'static str, at: &Listen) -> Result<Listener, Error> {
+    Listener::bind(at).map_err(|error| Error::Listen { key, error })
+}
+
+/// Those of the directories that the daemon makes in which a socket of `[server] listen` is to be.
+fn make_homes(settings: &Settings) -> Result<(), Error> {
+    let wanted = |home: &&Path| directories(settings).any(|directory| directory.starts_with(home));
+    homes(settings).into_iter().flatten().filter(wanted).try_for_each(make)
+}
+
+/// The directories that each start makes: of what outlives the process, and of the control socket.
+fn homes(settings: &Settings) -> [Option<&Path>; 2] {
+    [settings.keys.parent(), settings.admin.socket.parent()]
+}
+
+/// The directories of the unix sockets of `[server] listen`.
+fn directories(settings: &Settings) -> impl Iterator<Item = &Path> {
+    settings.listen.iter().filter_map(|at| match at {
+        Listen::Unix(path) => path.parent(),
+        Listen::Tcp(_) => None,
+    })
+}
+
+/// The directories of sockets that are not there, where no start makes them.
+pub(super) fn without_directory(settings: &Settings) -> impl Iterator<Item = (String, Error)> {
+    let is_made =
+        |directory: &Path| homes(settings).into_iter().flatten().any(|home| home.starts_with(directory));
+    directories(settings).filter(move |at| !is_made(at)).filter_map(|at| {
+        let source = fs::metadata(at).err()?;
+        Some((LISTEN.to_owned(), Error::File { path: at.to_owned(), source }))
+    })
+}
+
+fn make(directory: &Path) -> Result<(), Error> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|source| Error::Directory { path: directory.to_owned(), source })
 }
 
 /// The TCP ports among the addresses.
@@ -143,6 +186,37 @@ mod tests {
             let (listen, held) = (at(&listen), at(&held));
             let found: Vec<Listen> = missing(&listen, &held, written).into_iter().cloned().collect();
             assert_eq!(found, at(&expected), "{listen:?} {held:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_start_of_a_node_makes_the_state_directory_before_the_sockets_below_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("none/state");
+        let settings = |socket: &str| {
+            let text = format!(
+                "[server]\nstate = {state:?}\nlisten = [\"unix:{}\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n",
+                state.join(socket).display()
+            );
+            config::resolve(&text, &Environment { home: Some("/h".into()), ..Environment::default() })
+                .unwrap()
+        };
+        let error = bind(&settings("below/r.sock"), Vec::new()).err().unwrap().to_string();
+        let expected = format!("there is no directory {}", state.join("below").display());
+        assert!(error.starts_with("[server] listen: ") && error.ends_with(&expected), "{error}");
+        assert_eq!(bind(&settings("r.sock"), Vec::new()).unwrap().data.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_told_with_its_key() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = taken.local_addr().unwrap();
+        for key in ["listen", "metrics_listen"] {
+            let listen = if key == "listen" { "" } else { "listen = \"127.0.0.1:0\"\n" };
+            let text = format!("[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\n{listen}{key} = \"{at}\"\n");
+            let environment = Environment { home: Some("/h".into()), ..Environment::default() };
+            let error = bind(&config::resolve(&text, &environment).unwrap(), Vec::new()).err().unwrap();
+            assert!(error.to_string().starts_with(&format!("[admin] {key}: cannot listen on")), "{error}");
         }
     }
 

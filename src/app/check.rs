@@ -2,63 +2,99 @@
 //!
 //! Changes nothing and binds nothing. A command that checks a configuration refuses what the daemon refuses.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::addresses;
 use super::error::Error;
+use super::named_files::{NamedFile, named_files};
 use crate::config::Settings;
-use crate::credentials::{Keychain, Keys, NodeFiles};
-use crate::kubernetes::Identity;
+use crate::credentials::{Keychain, Keys};
 use crate::serve::Gate;
 use crate::support::clock::Clock;
 use crate::support::metrics::Registry;
+use crate::support::open_file::{Links, open_at_once};
 use crate::tier::Tier;
 use crate::tier::metrics::Metrics;
-use crate::upstream;
+use crate::upstream::{self, BuildError, ClientCertificate, RegistryConfig};
 
 /// What the daemon would not start with, each with its key. Blocks while files are read.
-pub fn check(settings: &Settings) -> Vec<(&'static str, Error)> {
-    let mut found: Vec<(&'static str, Error)> = Vec::new();
-    if let Err(error) = gate(settings) {
-        found.push(("[server] gate_file", error));
-    }
-    if let Err(error) = configured(settings) {
-        found.push(("[[registry]]", error));
-    }
-    if let Err(error) = tier(settings) {
-        found.push(("[tier]", error));
-    }
+pub fn check(settings: &Settings) -> Vec<(String, Error)> {
+    let gate = gate(settings).err().map(|error| ("[server] gate_file".to_owned(), error));
+    let mut found: Vec<(String, Error)> = gate.into_iter().chain(registries(settings)).collect();
+    let mut add = |key: &str, error: Option<Error>| found.extend(error.map(|error| (key.to_owned(), error)));
+    add("[tier]", tier(settings).err());
     let keychain = Keys::ephemeral().map_err(Error::from).and_then(|keys| keychain(settings, keys));
-    if let Err(error) = keychain {
-        found.push(("[credentials]", error));
+    add("[credentials]", keychain.err());
+    // What a part would have read after the file at which it stopped.
+    for NamedFile { key, path, .. } in named_files(settings).into_iter().filter(|file| file.is_needed) {
+        let name = path.display().to_string();
+        if let Err(source) = open(&path)
+            && !found.iter().any(|(_, error)| error.to_string().contains(&name))
+        {
+            found.push((key, Error::File { path, source }));
+        }
     }
     found
 }
 
+/// What would not end the daemon's start, but is named in vain, each with its key. Blocks while files are looked at.
+pub fn in_vain(settings: &Settings) -> Vec<(String, Error)> {
+    let files = named_files(settings).into_iter().filter(|file| !file.is_needed);
+    let unreadable = files.filter_map(|NamedFile { key, path, .. }| {
+        let source = open(&path).err()?;
+        Some((key, Error::File { path, source }))
+    });
+    unreadable.chain(addresses::without_directory(settings)).collect()
+}
+
 /// The files and directories that settings name for the daemon to read.
 pub fn files(settings: &Settings) -> Vec<PathBuf> {
-    let Settings { serve, upstream, credentials, kubernetes, tier, prepull, .. } = settings;
-    let of_registries = upstream.registries.values().flat_map(|registry| {
-        let client = registry.client.iter().flat_map(|client| [&client.certificate, &client.key]);
-        registry.ca.iter().chain(client)
-    });
-    let of_tier = tier.iter().flat_map(|tier| [&tier.ca, &tier.key_file, &tier.cluster_key]).flatten();
-    let of_node = match &credentials.node {
-        NodeFiles::Named(files) => files.as_slice(),
-        NodeFiles::Kubelet(_) => &[],
-    };
-    let plugins = credentials.providers.iter().flat_map(|plugins| [&plugins.config, &plugins.bin_dir]);
-    let kubeconfig = match &kubernetes.identity {
-        Some(Identity::Kubeconfig(file)) => Some(file),
-        Some(Identity::InCluster) | None => None,
-    };
-    let gate = serve.gate.iter().map(|gate| &gate.file);
-    let secrets = credentials.pull_secrets.iter().chain(&prepull.pull_secrets).chain(&prepull.manifests);
-    let all = gate.chain(of_registries).chain(of_tier).chain(of_node).chain(plugins).chain(kubeconfig);
-    let mut all: Vec<PathBuf> = all.chain(secrets).cloned().collect();
-    all.sort();
+    let mut all: Vec<PathBuf> = named_files(settings).into_iter().map(|file| file.path).collect();
     all.dedup();
     all
+}
+
+/// Of each registry the first file that cannot be used.
+fn registries(settings: &Settings) -> Vec<(String, Error)> {
+    let mut left = settings.clone();
+    let mut found = Vec::new();
+    while let Err(error) = configured(&left) {
+        let goes_on = left_out(&mut left.upstream, &error);
+        found.push(("[[registry]]".to_owned(), error));
+        if !goes_on {
+            break;
+        }
+    }
+    found
+}
+
+/// Takes from the configuration what was refused. Whether there was something.
+fn left_out(config: &mut upstream::Config, refused: &Error) -> bool {
+    let Error::Upstream(refused) = refused else { return false };
+    let mut each = |left_out: &dyn Fn(&mut RegistryConfig) -> bool| {
+        config.registries.values_mut().map(left_out).fold(false, |any, this| any | this)
+    };
+    match refused {
+        BuildError::Authorities { path, .. } => {
+            each(&|registry| registry.ca.take_if(|ca| ca == path).is_some())
+        }
+        BuildError::Certificate { path, .. } => each(&|registry| {
+            let names = |client: &mut ClientCertificate| client.certificate == *path || client.key == *path;
+            registry.client.take_if(names).is_some()
+        }),
+        BuildError::Proxy { .. } => {
+            config.proxy = upstream::Proxy::default();
+            true
+        }
+        BuildError::Tls(_) => false,
+    }
+}
+
+/// Opens a file as the daemon does before it reads.
+fn open(path: &Path) -> io::Result<()> {
+    open_at_once(path, Links::Followed).map(drop)
 }
 
 /// The gate, with the value of its file.

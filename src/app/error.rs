@@ -1,5 +1,7 @@
 //! Why the daemon cannot be built.
 
+use std::path::PathBuf;
+
 use crate::credentials::{KeysError, ProviderConfigError};
 use crate::listener::ListenError;
 use crate::serve::GateError;
@@ -19,8 +21,32 @@ pub enum Error {
     #[error(transparent)]
     Tier(#[from] tier::BuildError),
     /// Listen on an address.
+    #[error("{key}: {error}")]
+    Listen {
+        /// Section and key that name it.
+        key: &'static str,
+        /// Why not.
+        error: ListenError,
+    },
+    /// Listen on a socket that was handed to it.
     #[error(transparent)]
-    Listen(#[from] ListenError),
+    Adopt(ListenError),
+    /// Make a directory.
+    #[error("cannot make the directory {}: {source}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Read a file or directory that the configuration names.
+    #[error("cannot read {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// Read the address of a socket that was bound.
     #[error("a bound socket has no address: {0}")]
     Address(#[from] std::io::Error),

@@ -6,6 +6,7 @@ mod addresses;
 mod check;
 mod descriptors;
 mod error;
+mod named_files;
 mod observed_metrics;
 mod pods;
 mod pulling;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-pub use check::{check, files, tier};
+pub use check::{check, files, in_vain, tier};
 pub use error::Error;
 
 use crate::admin::control::{Control, EffectiveConfig, Explainer};
@@ -63,6 +64,7 @@ pub struct App {
     reload: Reload,
     store: Store,
     puller: Puller,
+    fetcher: Fetcher,
     tier: Tier,
     pods: Pods,
     pod_metrics: kubernetes::Metrics,
@@ -98,7 +100,8 @@ impl App {
         let list = List::new(settings.prepull.clone(), prepull::Metrics::register(&registry)?);
         let pod_metrics = kubernetes::Metrics::register(&registry)?;
         let fetcher = Fetcher::new(puller.clone(), store.clone(), keychain.clone());
-        let pods = pods::build(&settings.kubernetes, fetcher, &keychain, store.clone(), pod_metrics.clone());
+        let pods =
+            pods::build(&settings.kubernetes, fetcher.clone(), &keychain, store.clone(), pod_metrics.clone());
         let observer = Arc::new(serve::Observer::new(
             serve::Metrics::register(&registry)?,
             Arc::clone(&labels),
@@ -124,6 +127,7 @@ impl App {
             reload,
             store,
             puller,
+            fetcher,
             tier,
             pods,
             pod_metrics,
@@ -144,7 +148,7 @@ impl App {
             secrets,
             accounts: None,
             presence: Vec::new(),
-            images: Arc::new(self.fetcher()),
+            images: Arc::new(self.fetcher.clone()),
             store: self.store.clone(),
             ahead: self.settings.kubernetes.ahead,
         };
@@ -212,7 +216,7 @@ impl App {
         let commands = Tasks::default();
         let (control_trigger, control_shutdown) = shutdown::channel();
         let control = self.control(&status, commands.clone(), control_shutdown.clone());
-        let fetcher = self.fetcher();
+        let fetcher = self.fetcher.clone();
         // Commands end when the data plane has; the store is maintained until then, and probes and metrics are answered
         // until the end.
         let (store_trigger, store_shutdown) = shutdown::channel();
@@ -315,9 +319,11 @@ impl App {
                 tier: self.tier.clone(),
                 recent: self.log.recent().clone(),
                 pods: self.pods.clone(),
+                fetcher: self.fetcher.clone(),
+                list: self.reload.list.clone(),
             },
             tier: self.tier.clone(),
-            fetcher: self.fetcher(),
+            fetcher: self.fetcher.clone(),
             report: Arc::new(move || {
                 let status = status.clone();
                 Box::pin(async move { status.report().await })
@@ -325,10 +331,6 @@ impl App {
             tasks,
             shutdown,
         }
-    }
-
-    fn fetcher(&self) -> Fetcher {
-        Fetcher::new(self.puller.clone(), self.store.clone(), self.reload.keychain.clone())
     }
 
     fn data_service(&self) -> Result<serve::Service, Error> {

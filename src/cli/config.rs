@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Subcommand;
 
 use super::context::{Context, GOES_ON};
-use super::daemon::InEffect;
+use super::daemon::{InEffect, NoAnswer};
 use super::failure::Failure;
 use super::output::{print, print_line, warn};
 use super::unit::{self, Unit};
@@ -38,40 +38,75 @@ pub(super) fn run(command: &ConfigCommand, context: &Context) -> Result<(), Fail
 }
 
 fn check(json: bool, context: &Context) -> Result<(), Failure> {
-    let said = |mistakes: &[serde_json::Value], warnings: &[String]| match json {
-        true => print_line(
-            &serde_json::json!({"ok": mistakes.is_empty(), "mistakes": mistakes, "warnings": warnings})
-                .to_string(),
-        ),
-        false => Ok(()),
-    };
     // A file that is named is not the one that the unit starts with.
     let is_the_units = context.file.is_none() && context.environment.config.is_none();
     let unit = if is_the_units { unit::installed() } else { None };
-    let loaded = config::load(context.file.as_deref(), &environment(context, unit.as_ref()))
-        .map_err(|error| said(&problems_of(&error), &[]).err().unwrap_or_else(|| Failure::usage(error)))?;
-    let (mut refused, mut warnings) = (Vec::new(), Vec::new());
-    for (key, error) in app::check(&loaded.settings) {
-        match unit.as_ref().and_then(|_| doubt(&error, &loaded.settings)) {
-            Some(doubt) => warnings.push(format!("{key}: {doubt}: {error}")),
-            None => refused.push((key, error.to_string())),
+    let (mistakes, loaded) = match config::load(context.file.as_deref(), &environment(context, unit.as_ref()))
+    {
+        Ok(loaded) => (Vec::new(), loaded),
+        Err(config::Error::Mistaken { mistakes, rest }) => (mistakes, *rest),
+        Err(error @ config::Error::Unreadable { .. }) => {
+            said(json, &[json_of_unreadable(&error)], &[])?;
+            return Err(Failure::usage(error));
         }
-    }
+    };
+    let Checked { refused, mut warnings } =
+        Checked::of(&loaded.settings, unit.is_some(), mistakes.is_empty());
     warnings.extend(unit.iter().flat_map(|unit| differences(unit, &loaded)));
-    let problems = refused
+    let of_files = refused
         .iter()
         .map(|(key, problem)| serde_json::json!({"key": key, "problem": problem, "source": null}));
-    said(&problems.collect::<Vec<_>>(), &warnings)?;
+    said(json, &mistakes.iter().map(json_of).chain(of_files).collect::<Vec<_>>(), &warnings)?;
     if !json {
         warnings.iter().for_each(|warning| warn(&format!("warning: {warning}")));
     }
     let of_unit = if unit.is_some() { ", with the variables of larder.service" } else { "" };
     let from = format!("{}{of_unit}", loaded.from);
-    if !refused.is_empty() {
-        let all: Vec<String> = refused.iter().map(|(key, error)| format!("\n  {key}: {error}")).collect();
-        return Err(Failure::usage(format!("the daemon does not start with {from}:{}", all.concat())));
+    let of_files = refused.iter().map(|(key, error)| format!("{key}: {error}"));
+    let all: Vec<String> = mistakes.iter().map(Mistake::to_string).chain(of_files).collect();
+    let lines: String = all.iter().map(|line| format!("\n  {line}")).collect();
+    match (all.is_empty(), mistakes.is_empty()) {
+        (true, _) if json => Ok(()),
+        (true, _) => print_line(&format!("ok: {from}")),
+        (false, true) => Err(Failure::usage(format!("the daemon does not start with {from}:{lines}"))),
+        (false, false) => Err(Failure::usage(format!("{from} has {} mistake(s):{lines}", all.len()))),
     }
-    if json { Ok(()) } else { print_line(&format!("ok: {from}")) }
+}
+
+/// What a check found, as JSON where that is asked for.
+fn said(json: bool, mistakes: &[serde_json::Value], warnings: &[String]) -> Result<(), Failure> {
+    let found = serde_json::json!({"ok": mistakes.is_empty(), "mistakes": mistakes, "warnings": warnings});
+    if json { print_line(&found.to_string()) } else { Ok(()) }
+}
+
+/// What is found beyond the text of a configuration, each with its key.
+struct Checked {
+    /// What the daemon does not start with.
+    refused: Vec<(String, String)>,
+    warnings: Vec<String>,
+}
+
+impl Checked {
+    /// Of the daemon of the installed unit, where that `is_units`; `is_whole`: no key has a mistake.
+    fn of(settings: &Settings, is_units: bool, is_whole: bool) -> Self {
+        let (mut refused, mut warnings) = (Vec::new(), Vec::new());
+        let found = app::check(settings).into_iter();
+        for (key, error) in found.filter(|(_, error)| is_whole || !may_be_of_a_mistake(error)) {
+            match doubt(&error, settings).filter(|_| is_units) {
+                Some(doubt) => warnings.push(format!("{key}: {doubt}: {error}")),
+                None => refused.push((key, error.to_string())),
+            }
+        }
+        let in_vain = app::in_vain(settings).into_iter().map(|(key, error)| (key, error.to_string()));
+        let certain = in_vain.filter(|(_, error)| !(is_units && is_a_credential_of_a_unit_at_rest(error)));
+        warnings.extend(certain.map(|(key, error)| format!("{key}: {error}")));
+        Self { refused, warnings }
+    }
+}
+
+/// Whether a part may lack only what a key with a mistake would have said.
+fn may_be_of_a_mistake(error: &app::Error) -> bool {
+    matches!(error, app::Error::Tier(BuildError::Settings(_) | BuildError::NotCompiledIn))
 }
 
 /// That of the installed unit, else of this process.
@@ -141,7 +176,7 @@ fn show(from_files: bool, context: &Context) -> Result<(), Failure> {
             );
             (head, said.text.clone())
         }
-        Err(why) => (
+        Err(NoAnswer { why, .. }) => (
             vec![format!("no daemon answered ({why}); what follows is from {}", asked.from)],
             config::print_with_sources(&asked.settings),
         ),
@@ -150,15 +185,13 @@ fn show(from_files: bool, context: &Context) -> Result<(), Failure> {
     print(&format!("{head}{text}"))
 }
 
-/// The mistakes as JSON; of a file that cannot be read that one thing.
-fn problems_of(error: &config::Error) -> Vec<serde_json::Value> {
-    match error {
-        config::Error::Mistaken { mistakes, .. } => mistakes.iter().map(json_of).collect(),
-        config::Error::Unreadable { path, .. } => {
-            let source = path.display().to_string();
-            vec![serde_json::json!({"key": null, "problem": error.to_string(), "source": source})]
-        }
-    }
+/// A file that cannot be read, as the one mistake.
+fn json_of_unreadable(error: &config::Error) -> serde_json::Value {
+    let source = match error {
+        config::Error::Unreadable { path, .. } => Some(path.display().to_string()),
+        config::Error::Mistaken { .. } => None,
+    };
+    serde_json::json!({"key": null, "problem": error.to_string(), "source": source})
 }
 
 fn json_of(mistake: &Mistake) -> serde_json::Value {
@@ -227,10 +260,54 @@ mod tests {
     }
 
     #[test]
+    fn a_mistake_of_the_text_hides_no_file_that_is_missing() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, none) = (directory.path().join("larder.toml"), directory.path().join("none"));
+        let text = format!(
+            "[server]\nlisen = \"127.0.0.1:1\"\ngate_header = \"x-k\"\ngate_file = \"{0}-gate\"\n\
+            [credentials]\nprovider_config = \"{0}.yaml\"\nprovider_bin_dir = \"/\"\nhelper_dir = \"{0}-helpers\"\n\
+            node = [\"{0}-node\"]\n[prepull]\nmanifests = \"{0}-manifests\"\n\
+            [[registry]]\nhost = \"https://r.corp/\"\nca = \"{0}-a.pem\"\n\
+            [[registry]]\nhost = \"r.corp\"\nca = \"{0}-b.pem\"\nclient_cert = \"{0}-c.pem\"\nclient_key = \"{0}-d.pem\"\n",
+            none.display()
+        );
+        std::fs::write(&file, text).unwrap();
+        let environment = Environment { home: Some("/h".into()), ..Environment::default() };
+        let config::Error::Mistaken { mistakes, rest } = config::load(Some(&file), &environment).unwrap_err()
+        else {
+            panic!("it has mistakes")
+        };
+        assert_eq!(mistakes.len(), 2, "one for the key and one for the host: {mistakes:?}");
+        let Checked { refused, warnings } = Checked::of(&rest.settings, false, false);
+        let (refused, warnings) = (format!("{refused:?}"), format!("{warnings:?}"));
+        for missing in ["gate", ".yaml", "a.pem", "b.pem", "c.pem", "d.pem"] {
+            let name = format!("{}-{missing}", none.display()).replace("-.", ".");
+            assert_eq!(refused.matches(&name).count(), 1, "{name}: {refused}");
+        }
+        for missing in ["helpers", "node", "manifests"] {
+            assert!(warnings.contains(&format!("none-{missing}: No such file")), "{missing}: {warnings}");
+        }
+    }
+
+    #[test]
+    fn a_check_is_not_content_with_a_socket_in_a_directory_that_nobody_makes() {
+        let environment = |home: &str| Environment { home: Some(home.into()), ..Environment::default() };
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        let warned = |at: &Path| {
+            let text = format!("[server]\nstate = {state:?}\nlisten = [\"unix:{}\"]\n", at.display());
+            Checked::of(&config::resolve(&text, &environment("/h")).unwrap(), false, true).warnings
+        };
+        assert_eq!(warned(&state.join("r.sock")), [""; 0], "the start makes it");
+        let warnings = warned(&state.join("below/r.sock"));
+        assert!(warnings.concat().contains("state/below: No such file"), "{warnings:?}");
+    }
+
+    #[test]
     fn a_file_that_cannot_be_read_is_told_in_json_too() {
         let missing = std::path::Path::new("/nowhere/larder.toml");
         let error = config::load(Some(missing), &Environment::default()).unwrap_err();
-        let [told] = &problems_of(&error)[..] else { panic!("{error:?}") };
+        let told = json_of_unreadable(&error);
         assert_eq!(
             (&told["key"], &told["source"]),
             (&serde_json::Value::Null, &"/nowhere/larder.toml".into())

@@ -21,7 +21,7 @@ pub(super) fn no_daemon() -> Failure {
 pub(super) fn socket_of(read: &Result<Loaded, config::Error>) -> Result<&Path, Failure> {
     match read {
         Ok(loaded) => Ok(&loaded.settings.admin.socket),
-        Err(config::Error::Mistaken { socket, .. }) => Ok(socket),
+        Err(config::Error::Mistaken { rest, .. }) => Ok(&rest.settings.admin.socket),
         Err(error @ config::Error::Unreadable { .. }) => Err(Failure::usage(error)),
     }
 }

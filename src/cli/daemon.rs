@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::context::{Context, socket_of};
 use super::failure::Failure;
 use super::run_async::run_async;
-use crate::admin::control::{self, EffectiveConfig, GetConfig};
+use crate::admin::control::{self, ControlError, EffectiveConfig, GetConfig};
 use crate::config::{self, Environment, Loaded, Settings};
 use crate::listener::Listen;
 
@@ -15,11 +15,32 @@ pub(super) struct InEffect {
     /// Those of the daemon; of the files and the environment of this command where no daemon answered.
     pub(super) settings: Settings,
     /// What the daemon said; else why it did not.
-    pub(super) daemon: Result<EffectiveConfig, String>,
+    pub(super) daemon: Result<EffectiveConfig, NoAnswer>,
     /// Where the files and the environment of this command have it from.
     pub(super) from: String,
     /// The mistakes of these files, while the daemon goes on with what it read before.
     pub(super) mistakes: Option<String>,
+}
+
+/// Why no daemon said what is in effect.
+#[derive(Debug)]
+pub(super) struct NoAnswer {
+    pub(super) why: String,
+    /// Whether one is there and does not answer.
+    pub(super) is_hanging: bool,
+}
+
+impl From<ControlError> for NoAnswer {
+    fn from(error: ControlError) -> Self {
+        Self { why: error.to_string(), is_hanging: error.is_of_a_hanging_daemon() }
+    }
+}
+
+#[cfg(test)]
+impl From<&str> for NoAnswer {
+    fn from(why: &str) -> Self {
+        Self { why: why.to_owned(), is_hanging: false }
+    }
 }
 
 impl InEffect {
@@ -41,7 +62,10 @@ impl InEffect {
                 Ok(Self { settings, daemon: Ok(said), from, mistakes })
             }
             (Err(error), Ok(Loaded { settings, from, .. })) => {
-                Ok(Self { settings, daemon: Err(error.to_string()), from, mistakes: None })
+                Ok(Self { settings, daemon: Err(error.into()), from, mistakes: None })
+            }
+            (Err(no_answer), Err(error)) if no_answer.is_of_a_hanging_daemon() => {
+                Err(Failure::usage(format!("{error}\n{no_answer}")))
             }
             (Err(_), Err(error)) => Err(Failure::usage(error)),
         }

@@ -105,11 +105,16 @@ fn shown_endpoint(endpoint: &EndpointOutlook) -> String {
 }
 
 fn shown_limit(limit: &RateLimitReport) -> String {
-    let number = |n: Option<u64>| n.map_or("?".to_owned(), |n| n.to_string());
+    let left = match (limit.remaining, limit.limit) {
+        (Some(remaining), Some(limit)) => format!("{remaining} of {limit} requests left"),
+        (Some(remaining), None) => format!("{remaining} requests left"),
+        (None, Some(limit)) => format!("{limit} requests at most"),
+        (None, None) => "the registry limits them, and does not say to how many".to_owned(),
+    };
     let wait = limit.retry_after_seconds.map_or(String::new(), |wait| {
         format!("; asked again in {}", shown_duration(Duration::from_secs(wait)))
     });
-    format!("{}: {} of {} requests left{wait}", limit.principal, number(limit.remaining), number(limit.limit))
+    format!("{}: {left}{wait}", limit.principal)
 }
 
 fn shown_tier(tier: &TierOutlook) -> String {
@@ -170,7 +175,12 @@ fn shown_cached(cached: &CachedOutlook) -> Vec<String> {
     let here = if cached.here { "" } else { ", not in the store" };
     let mut lines = vec![format!("{kind} {}{here}", cached.digest)];
     lines.extend(cached.platforms.iter().map(|platform| {
-        let name = if platform.platform.is_empty() { "(no platform)" } else { &platform.platform };
+        let name = match platform.platform.as_str() {
+            "" if cached.index => "(no platform)",
+            // Its platform stands in its config alone.
+            "" => "(single image)",
+            name => name,
+        };
         let own = if platform.of_this_node { "  <- this node" } else { "" };
         if !platform.here {
             return format!("{name:<16} not in the store{own}");
@@ -205,4 +215,30 @@ fn shown_request(request: &RecentRequest, now: Timestamp) -> String {
     let reason = reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
     let (ago, bytes) = (shown_duration(request.at.age_at(now)), size::shown(*bytes));
     format!("{ago} ago  request {id}  {method} {what}{status} {ended}{source}, {bytes}{reason}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::PlatformOutlook;
+
+    #[test]
+    fn a_limit_of_which_no_number_is_known_is_no_question_to_the_reader() {
+        let said = |remaining, limit| {
+            let principal = "anonymous".to_owned();
+            shown_limit(&RateLimitReport { principal, remaining, limit, retry_after_seconds: Some(60) })
+        };
+        assert_eq!(said(Some(3), Some(100)), "anonymous: 3 of 100 requests left; asked again in 1m");
+        for (remaining, limit) in [(None, None), (Some(3), None), (None, Some(100))] {
+            assert!(!said(remaining, limit).contains('?'), "{}", said(remaining, limit));
+        }
+    }
+
+    #[test]
+    fn an_image_without_an_index_is_not_said_to_have_no_platform() {
+        let own = PlatformOutlook { here: true, of_this_node: true, ..PlatformOutlook::default() };
+        let cached = CachedOutlook { here: true, platforms: vec![own], ..CachedOutlook::default() };
+        let lines = shown_cached(&cached).concat();
+        assert!(lines.contains("(single image)") && !lines.contains("no platform"), "{lines}");
+    }
 }

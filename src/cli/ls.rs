@@ -39,9 +39,16 @@ fn table(rows: &[ImageRow], now: Timestamp) -> Vec<String> {
         vec![format!("{:<width$}  {:>10}  {:<12}  {:<7}  PLATFORMS", "IMAGE", "SIZE", "CONFIRMED", "PINNED")];
     for ImageRow { image, bytes, confirmed_at, platforms, pinned, .. } in rows {
         let confirmed = confirmed_at.map_or("-".to_owned(), |at| shown_duration(at.age_at(now)));
-        let names: Vec<&str> =
-            platforms.iter().map(|name| if name.is_empty() { "(unnamed)" } else { name.as_str() }).collect();
-        let platforms = if names.is_empty() { "(incomplete)".to_owned() } else { names.join(" ") };
+        let platforms = match &platforms[..] {
+            [] => "(incomplete)".to_owned(),
+            // Its platform stands in its config alone, which is not read for a list.
+            [single] if single.is_empty() => "(single image)".to_owned(),
+            names => {
+                let shown =
+                    |name: &String| if name.is_empty() { "(no platform)".to_owned() } else { name.clone() };
+                names.iter().map(shown).collect::<Vec<_>>().join(" ")
+            }
+        };
         let pinned = if *pinned { "yes" } else { "" };
         let size = size::shown(*bytes);
         lines.push(format!("{image:<width$}  {size:>10}  {confirmed:<12}  {pinned:<7}  {platforms}"));
@@ -66,7 +73,9 @@ mod tests {
         let rows = [row("a", &[], false), row("reg.test/b:1", &["linux/arm64", ""], true)];
         let lines = table(&rows, Timestamp(1_090));
         assert_eq!(lines[1], "a                2.0 KiB  1m 30s                 (incomplete)");
-        assert_eq!(lines[2], "reg.test/b:1     2.0 KiB  1m 30s        yes      linux/arm64 (unnamed)");
+        assert_eq!(lines[2], "reg.test/b:1     2.0 KiB  1m 30s        yes      linux/arm64 (no platform)");
+        let lines = table(&[row("a", &[""], false)], Timestamp(1_090));
+        assert!(lines[1].ends_with(" (single image)"), "{lines:?}");
         assert_eq!(table(&[], Timestamp(0)), ["no image is in the store"]);
     }
 }

@@ -197,19 +197,27 @@ impl Machine {
         Ok(())
     }
 
-    /// Removes a file, and its directory if that is empty now.
+    /// Removes a file.
     ///
     /// # Errors
     /// There is none, or it cannot be removed.
     pub(super) fn remove(&self, path: &str) -> io::Result<()> {
         let (directory, name) = split(path);
         let opened = self.open(directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        unlinkat(&opened, name, AtFlags::empty())?;
-        let (above, name) = split(directory);
-        if let Ok(above) = self.open(above, OFlags::RDONLY | OFlags::DIRECTORY) {
-            let _ = unlinkat(&above, name, AtFlags::REMOVEDIR);
+        Ok(unlinkat(&opened, name, AtFlags::empty())?)
+    }
+
+    /// Removes as many of the directories that lead to `path` as are empty, the last first.
+    pub(super) fn remove_directories_above(&self, path: &str, at_most: usize) {
+        let (mut directory, _) = split(path);
+        for _ in 0..at_most {
+            let (above, name) = split(directory);
+            let Ok(opened) = self.open(above, OFlags::RDONLY | OFlags::DIRECTORY) else { return };
+            if unlinkat(&opened, name, AtFlags::REMOVEDIR).is_err() {
+                return;
+            }
+            directory = above;
         }
-        Ok(())
     }
 
     /// Opens a directory, and makes it and those above it where they are missing.
@@ -324,6 +332,8 @@ mod tests {
         assert_eq!(machine.names("/etc"), ["x"], "nothing is left beside it");
         machine.replace("/new/deep/y", "", MODE).unwrap();
         machine.remove("/new/deep/y").unwrap();
+        assert!(machine.has_directory("/new/deep"), "whose directory it is says the caller");
+        machine.remove_directories_above("/new/deep/y", 1);
         assert!(machine.has_directory("/new") && !machine.has("/new/deep"));
     }
 }

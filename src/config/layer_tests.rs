@@ -174,7 +174,8 @@ fn the_files_beside_the_file_are_read_in_the_order_of_their_names() {
 
 #[test]
 fn where_a_running_daemon_listens_is_known_of_files_with_mistakes_too() {
-    let socket = |texts: &[&str]| resolve_layers(&layers(texts), &environment(&[])).unwrap_err().socket;
+    let socket =
+        |texts: &[&str]| resolve_layers(&layers(texts), &environment(&[])).unwrap_err().rest.admin.socket;
     let mistaken = "[admin]\nsocket = \"/srv/l.sock\"\n[store]\nmax_byte = \"1G\"";
     assert_eq!(socket(&[mistaken]), std::path::Path::new("/srv/l.sock"));
     let named = "[admin]\nsocket = \"/srv/l.sock\"";

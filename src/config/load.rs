@@ -31,14 +31,13 @@ pub enum Error {
         source: io::Error,
     },
     /// It has mistakes.
-    #[error("{from} has {} mistake(s):{}", mistakes.len(), shown(mistakes))]
+    #[error("{} has {} mistake(s):{}", rest.from, mistakes.len(), shown(mistakes))]
     Mistaken {
-        /// What was read.
-        from: String,
         /// All of them.
         mistakes: Vec<Mistake>,
-        /// Where a daemon that runs meanwhile listens for commands, as far as that was read.
-        socket: PathBuf,
+        /// What the keys without a mistake come to, with the defaults of all others: nothing to run a daemon with, but
+        /// it says where one that runs meanwhile listens for commands, and which files are named.
+        rest: Box<Loaded>,
     },
 }
 
@@ -61,10 +60,15 @@ pub struct Loaded {
 pub fn load(asked: Option<&Path>, environment: &Environment) -> Result<Loaded, Error> {
     let layers = layers(asked.or(environment.config.as_deref()))?;
     let from = described(&layers, environment);
-    let mistaken = |Rejected { mistakes, socket }| Error::Mistaken { from: from.clone(), mistakes, socket };
-    let settings = resolve_layers(&layers, environment).map_err(mistaken)?;
+    let resolved = resolve_layers(&layers, environment);
     let files = layers.into_iter().map(|layer| PathBuf::from(layer.name)).collect();
-    Ok(Loaded { settings, from, files })
+    match resolved {
+        Ok(settings) => Ok(Loaded { settings, from, files }),
+        Err(Rejected { mistakes, rest }) => {
+            let rest = Box::new(Loaded { settings: *rest, from, files });
+            Err(Error::Mistaken { mistakes, rest })
+        }
+    }
 }
 
 fn layers(named: Option<&Path>) -> Result<Vec<Layer>, Error> {

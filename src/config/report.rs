@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+/// How alike two names must be for one to be meant by the other, from 0 to 1.
+const LIKENESS_MIN: f64 = 0.6;
+
 /// One mistake: which key, what is wrong with it, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
@@ -104,6 +107,21 @@ impl<'a> Place<'a> {
         place
     }
 
+    /// A key of this section that was written nowhere; `None` if it was, which the mistake of its value speaks of.
+    pub(super) fn absent_key(&self, key: &str) -> Option<Self> {
+        Some(self.known_key(key)).filter(|place| place.source.is_none())
+    }
+
+    /// Notes that of two keys, each of no use without the other, one was written nowhere: its name, whether it holds
+    /// something, and what it is for.
+    pub(super) fn both(&self, one: (&str, bool, &str), other: (&str, bool, &str)) {
+        for ((written, holds, _), (missing, is_there, what)) in [(one, other), (other, one)] {
+            if let Some(place) = self.absent_key(missing).filter(|_| holds && !is_there) {
+                place.mistake(format!("needed with {written}: {what}"));
+            }
+        }
+    }
+
     /// An entry of this list, from 1.
     pub(super) fn numbered(&self, number: usize) -> Self {
         Self { number, ..self.clone() }
@@ -131,6 +149,13 @@ impl<'a> Place<'a> {
         let (key, source) = (self.name.clone(), self.source.clone());
         self.report.mistakes.borrow_mut().push(Mistake { key, problem: problem.into(), source });
     }
+}
+
+/// Of the `known` names the one that was probably meant by `name`, if one is like it.
+pub(super) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    let likeness = |known: &str| strsim::normalized_damerau_levenshtein(name, known);
+    let near = known.map(|known| (likeness(known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
+    near.filter(|(likeness, _)| *likeness >= LIKENESS_MIN).map(|(_, near)| near)
 }
 
 /// A text as a mistake quotes it. A text that may hold a password is not quoted.

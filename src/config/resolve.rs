@@ -4,7 +4,6 @@
 //! Pure: no file is read here and no environment variable; both come as text.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 
 use super::environment::Environment;
 use super::file::{self, Tree};
@@ -39,8 +38,8 @@ pub fn resolve(text: &str, environment: &Environment) -> Result<Settings, Vec<Mi
 pub(super) struct Rejected {
     /// All mistakes; of files that are no TOML, that alone.
     pub(super) mistakes: Vec<Mistake>,
-    /// Where the daemon listens for commands, as far as that was read; the default where it was not.
-    pub(super) socket: PathBuf,
+    /// What the keys without a mistake come to, with the defaults of all others. Of a file that is no TOML no key is.
+    pub(super) rest: Box<Settings>,
 }
 
 /// Reads several files, of which a later one stands in place of an earlier one, key by key.
@@ -59,11 +58,8 @@ pub(super) fn resolve_layers(layers: &[Layer], environment: &Environment) -> Res
     let sections = Sections::read(tree, environment, &report);
     check_together(&sections, &report);
     let mistakes = if broken.is_empty() { report.mistakes() } else { broken };
-    if mistakes.is_empty() {
-        Ok(settings(sections, environment, &report))
-    } else {
-        Err(Rejected { mistakes, socket: sections.admin.config().socket })
-    }
+    let settings = settings(sections, environment, &report);
+    if mistakes.is_empty() { Ok(settings) } else { Err(Rejected { mistakes, rest: Box::new(settings) }) }
 }
 
 /// What does not fit together across sections.

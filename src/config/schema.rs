@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::environment::Environment;
 use super::file::{Entry, Node, Tree, Value};
-use super::report::{Place, Report};
+use super::report::{Place, Report, nearest};
 use super::value::{Kind, Shape};
 
 /// Keys that are somewhere else than in an earlier version, with what stands in their place.
@@ -136,9 +136,12 @@ impl<'a> Reader<'a> {
     pub(super) fn finish(self) {
         for (key, entry) in self.tree {
             let place = self.place.key(&key, Some(entry.source));
-            match MOVED.iter().find(|(moved, _)| *moved == key) {
-                Some((_, to)) => place.mistake(format!("this key has moved: {to}")),
-                None => place.mistake(format!("unknown key; known here: {}", self.known.join(", "))),
+            if let Some((_, to)) = MOVED.iter().find(|(moved, _)| *moved == key) {
+                place.mistake(format!("this key has moved: {to}"));
+            } else if let Some(near) = nearest(&key, self.known.iter().copied()) {
+                place.mistake(format!("unknown key; did you mean {near}?"));
+            } else {
+                place.mistake(format!("unknown key; known here: {}", self.known.join(", ")));
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::report::Sources;
-use super::section::{Change, LogConfig, Sections};
+use super::section::{Change, LogConfig, Registry, Sections};
 use crate::listener::{ConnectionLimits, Listen};
 use crate::{admin, credentials, kubernetes, prepull, pull, serve, store, tier, traces, upstream};
 
@@ -53,6 +53,11 @@ impl Settings {
     /// Whether `[server] listen` was written somewhere, and is not the default.
     pub fn says_where_to_listen(&self) -> bool {
         self.sources.contains_key("[server] listen")
+    }
+
+    /// What sections [[registry]] say whose `host` is a mistake.
+    pub fn registries_without_host(&self) -> impl Iterator<Item = upstream::RegistryConfig> {
+        self.sections.registries.iter().filter(|registry| registry.host.is_none()).map(Registry::config)
     }
 
     /// What is not as in `before`, key by key; and what a key that a restart applies has by default from one that a

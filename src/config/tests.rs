@@ -181,6 +181,34 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
 }
 
 #[test]
+fn one_mistake_is_told_once() {
+    for (text, key) in [
+        ("[[registry]]\nhost = \"https://a.b/\"", "host"),
+        ("[[registry]]\nhost = \"a.b\"\nclient_cert = \"/c\"\nclient_key = \"k\"", "client_key"),
+        ("[[registry]]\nhost = \"a.b\"\nendpoints = [{ url = \"ftp://x\" }]", "url"),
+        ("[server]\ngate_header = \"x-k\"\ngate_file = \"g\"", "gate_file"),
+        ("[server]\nstate = 5", "state"),
+        ("[credentials]\nprovider_config = \"p\"\nprovider_bin_dir = \"/b\"", "provider_config"),
+        ("[[freshness.rule]]\nmatch = \"docker.io/**:*\"\ntag_ttl = \"soon\"", "tag_ttl"),
+    ] {
+        let found = mistakes(text);
+        assert!(found.len() == 1 && found[0].contains(key), "{text}: {found:#?}");
+    }
+    for absent in ["[[registry]]\nca = \"/c\"", "[[freshness.rule]]\nmatch = \"docker.io/**:*\""] {
+        assert_eq!(mistakes(absent).len(), 1, "what is absent is a mistake too");
+    }
+}
+
+#[test]
+fn a_slip_in_a_key_is_answered_with_the_key_that_was_meant_and_not_with_all_of_them() {
+    assert_eq!(
+        mistakes("[server]\nlisen = 1"),
+        ["[server] lisen: unknown key; did you mean listen? (larder.toml:2)"]
+    );
+    assert!(mistakes("[server]\nspeed = 1")[0].contains("known here: listen, "));
+}
+
+#[test]
 fn sections_of_a_wrong_shape_and_broken_syntax_are_named() {
     assert!(mistakes("server = 5")[0].contains("expected a section"));
     assert!(mistakes("registry = 5")[0].contains("[[registry]]"));

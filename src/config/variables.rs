@@ -10,12 +10,9 @@
 use std::collections::BTreeMap;
 
 use super::file::{Array, Entry, Node, Tree, Value, node_of};
-use super::report::{Report, Source};
+use super::report::{Report, Source, nearest};
 use super::section::{Block, Entries};
 use super::value::Shape;
-
-/// How alike two names must be for one to be meant by the other, from 0 to 1.
-const LIKENESS_MIN: f64 = 0.6;
 
 /// Where a variable puts its value.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,10 +103,8 @@ fn value(text: &str, shape: Option<&Shape>) -> Value {
 
 /// What to do about a variable that is no setting.
 fn remedy(name: &str, targets: &BTreeMap<String, Target>) -> String {
-    let likeness = |known: &String| strsim::normalized_damerau_levenshtein(name, known);
-    let near = targets.keys().map(|known| (likeness(known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
-    let near = near.filter(|(likeness, _)| *likeness >= LIKENESS_MIN);
-    near.map_or("unset it".to_owned(), |(_, near)| format!("did you mean {near}? If not, unset it"))
+    let near = nearest(name, targets.keys().map(String::as_str));
+    near.map_or("unset it".to_owned(), |near| format!("did you mean {near}? If not, unset it"))
 }
 
 /// Kubernetes describes the Services beside a pod to its containers (`enableServiceLinks`), in variables that begin

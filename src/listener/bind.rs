@@ -157,7 +157,13 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Bound> {
 
 fn bind_unix(path: &Path) -> io::Result<Bound> {
     remove_dead_socket(path)?;
-    Ok(Bound::Unix { socket: UnixListener::bind(path)?, path: path.to_owned(), ours: true })
+    let socket = UnixListener::bind(path).map_err(|error| match path.parent() {
+        Some(directory) if error.kind() == io::ErrorKind::NotFound => {
+            io::Error::new(error.kind(), format!("there is no directory {}", directory.display()))
+        }
+        _ => error,
+    })?;
+    Ok(Bound::Unix { socket, path: path.to_owned(), ours: true })
 }
 
 fn adopt_tcp(socket: std::net::TcpListener, address: SocketAddr) -> io::Result<Bound> {

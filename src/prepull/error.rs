@@ -55,6 +55,6 @@ impl Error {
     /// Whether the store does not take it: asking again a moment later costs the registry the same and leads to the
     /// same.
     pub fn is_not_stored(&self) -> bool {
-        matches!(self, Self::NotStored { .. } | Self::NoRoom | Self::Pull(pull::Error::NotStored))
+        matches!(self, Self::NotStored { .. } | Self::NoRoom | Self::Pull(pull::Error::NotStored(_)))
     }
 }

@@ -1,5 +1,6 @@
 //! Fetching an order: each image resolved, its manifests chosen, its blobs fetched, its pin set.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -8,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::error::Error;
 use super::event::{BlobState, Event, Summary};
+use super::failures::{FailedFetch, Failures};
 use super::fetched::{Fetched, Totals};
 use super::order::{Order, PinOwner, RequestedImage};
 use super::pins::{self, PinChange};
@@ -24,12 +26,13 @@ pub struct Fetcher {
     puller: Puller,
     store: Store,
     keychain: Keychain,
+    failures: Arc<Failures>,
 }
 
 impl Fetcher {
     /// A fetcher that pulls with `puller`, pins in `store`, and finds credentials in `keychain`.
     pub fn new(puller: Puller, store: Store, keychain: Keychain) -> Self {
-        Self { puller, store, keychain }
+        Self { puller, store, keychain, failures: Arc::default() }
     }
 
     /// Fetches what is ordered; `events` end with a summary. When no one receives them any more, it ends after the
@@ -45,14 +48,15 @@ impl Fetcher {
                 let (run, totals) = (&run, &totals);
                 async move {
                     if !run.events.is_closed() {
-                        let fetched = run.fetch_and_pin(&requested).await;
+                        let fetched = run.fetch_and_pin(&requested).await.map_err(|error| error.to_string());
                         let event = totals.lock().add(&requested.image, fetched, pin.is_some());
+                        self.failures.note(&event, self.store.clock().now());
                         let _ = run.events.send(event).await;
                     }
                 }
             })
             .await;
-        let summary = totals.into_inner().summary;
+        let summary = totals.into_inner().summary();
         let _ = events.send(Event::Summary(summary)).await;
         summary
     }
@@ -73,6 +77,11 @@ impl Fetcher {
         let priority = Priority::Ahead;
         let run = Run { fetcher: self, platforms, pin: None, priority, events: &events, arrived };
         run.fetch(requested).await
+    }
+
+    /// How the last fetch of `image` by an order failed, if it did.
+    pub fn failure_of(&self, image: &Image) -> Option<FailedFetch> {
+        self.failures.of(&image.to_string())
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -212,7 +221,7 @@ impl Run<'_> {
             return Ok(None);
         }
         match self.blob(context, image, digest, size_bytes).await {
-            Err(Error::Pull(pull::Error::NotStored)) if self.priority == Priority::Ahead => Ok(None),
+            Err(Error::Pull(pull::Error::NotStored(_))) if self.priority == Priority::Ahead => Ok(None),
             done => done.map(Some),
         }
     }

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::error::Error;
 use super::event::{Event, Summary};
 use crate::reference::{Digest, Image};
 
@@ -32,19 +31,23 @@ impl Fetched {
 /// The sums over an order.
 #[derive(Default)]
 pub(super) struct Totals {
-    pub(super) summary: Summary,
+    summary: Summary,
     seen: HashSet<Digest>,
 }
 
 impl Totals {
-    /// Counts the result of one image, and says it.
-    pub(super) fn add(&mut self, image: &Image, result: Result<Fetched, Error>, pinned: bool) -> Event {
+    pub(super) fn summary(self) -> Summary {
+        self.summary
+    }
+
+    /// Counts the result of one image, and says it; of one that failed, why.
+    pub(super) fn add(&mut self, image: &Image, result: Result<Fetched, String>, pinned: bool) -> Event {
         let image = image.to_string();
         let Fetched { root, sizes, fetched_bytes, .. } = match result {
             Ok(fetched) => fetched,
             Err(error) => {
                 self.summary.failed += 1;
-                return Event::Failed { image, error: error.to_string() };
+                return Event::Failed { image, error };
             }
         };
         let bytes = sizes.values().sum();
@@ -77,7 +80,7 @@ mod tests {
         totals.add(&image, Ok(fetched(&[(b"base", 100), (b"a", 1)], 101)), false);
         totals.add(&image, Ok(fetched(&[(b"base", 100), (b"b", 2)], 2)), false);
         totals.add(&image, Ok(fetched(&[(b"base", 100)], 0)), false);
-        let event = totals.add(&image, Err(Error::RateLimit), true);
+        let event = totals.add(&image, Err("refused".to_owned()), true);
         assert!(matches!(event, Event::Failed { .. }));
         let expected = Summary { pulled: 3, failed: 1, bytes: 303, shared_bytes: 200, fetched_bytes: 103 };
         assert_eq!(totals.summary, expected);

@@ -11,6 +11,7 @@
 mod config;
 mod error;
 mod event;
+mod failures;
 mod fetch;
 mod fetched;
 mod list;
@@ -25,6 +26,7 @@ mod tree;
 pub use config::Config;
 pub use error::Error as FetchError;
 pub use event::{BlobState, Event, Summary};
+pub use failures::FailedFetch;
 pub use fetch::Fetcher;
 pub use fetched::Fetched;
 pub use list::{List, ListStatus};

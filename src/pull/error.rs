@@ -94,8 +94,8 @@ pub enum Error {
     #[error("no client waits for the download, and it brings less than 32 KiB a second")]
     NoClient,
     /// The blob was fetched for the store alone, and the store had no room for it, or its disk did not take it.
-    #[error("the blob could not be stored; the daemon's log says why")]
-    NotStored,
+    #[error("the blob could not be stored: {}", not_stored(.0.as_ref()))]
+    NotStored(Option<store::Error>),
     /// The task that did the work ended in a panic or was stopped with the daemon.
     #[error("the task that {work} ended without a result")]
     TaskEnded {
@@ -126,6 +126,11 @@ pub enum Error {
     /// The stream of an import broke off.
     #[error("the import was cut off: {0}")]
     ImportCutOff(String),
+}
+
+/// Why the store did not take a blob.
+fn not_stored(error: Option<&store::Error>) -> String {
+    error.map_or("an earlier line of the daemon's log says why".to_owned(), store::Error::without_paths)
 }
 
 /// Whose fault a failure is, which decides what the client gets.
@@ -230,7 +235,7 @@ impl Error {
             Self::AuthenticationRequired { .. } => Fault::AuthenticationRequired,
             Self::RateLimitReserved { .. } | Self::OutOfTime { .. } => Fault::Outage,
             Self::Store(_)
-            | Self::NotStored
+            | Self::NotStored(_)
             | Self::TaskEnded { .. }
             | Self::LeaderGone
             | Self::ShortBody { .. }
@@ -277,7 +282,7 @@ impl Error {
             Self::OutOfTime { .. } => "upstream_timeout",
             Self::TooManyDownloads => "too_many_downloads",
             Self::NoClient => "no_client",
-            Self::NotStored => "not_stored",
+            Self::NotStored(_) => "not_stored",
             Self::TaskEnded { .. } => "task_ended",
             Self::LeaderGone => "leader_gone",
             Self::ShortBody { .. } => "short_body",

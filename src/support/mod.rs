@@ -23,6 +23,7 @@ pub mod network;
 pub(crate) mod open_file;
 pub mod process;
 pub mod proxies;
+pub mod rounded;
 pub mod secret_file;
 pub mod short_text;
 pub mod shutdown;

@@ -334,7 +334,7 @@ pub(crate) const USED_ONLY_IN: &[(&str, &str)] = &[
     ("sled", "store/index/database.rs"),
     ("sha2", "reference/digest.rs"),
     ("crc_fast", "store/integrity/crc32c.rs"),
-    ("strsim", "config/variables.rs"),
+    ("strsim", "config/report.rs"),
     ("prometheus", "support/metrics.rs"),
     ("procfs", "support/process.rs"),
     ("hyper_rustls", "upstream/transport/connector.rs"),

@@ -16,12 +16,15 @@ use tokio::net::UnixStream;
 
 use super::commands::{ControlCommand, Pull};
 use super::error::place;
+use super::signs_of_life;
 use crate::prepull::Event;
 
 /// Bytes of a reply at most: a list of a hundred thousand images.
 const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of a blob that are read and sent together.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// How long the head of an answer may take that comes before the work.
+const HEAD_WAIT: Duration = Duration::from_secs(60);
 /// Chunks of a blob that may wait to be sent.
 const CHUNKS_MAX: usize = 4;
 
@@ -55,14 +58,22 @@ pub enum ControlError {
     #[error("the daemon sent something unexpected ({0}): is it of another version?")]
     Unexpected(String),
     /// No reply within the time that the command may take.
-    #[error("the daemon did not answer within {0:?}")]
+    #[error("the daemon did not answer within {0:?}: it hangs, and its log may say why")]
     TimedOut(Duration),
+    /// Nothing more of a reply that was under way.
+    #[error("the daemon has said nothing for {0:?}: it hangs, and its log may say why")]
+    Silent(Duration),
     /// A stream of events without its summary.
     #[error("the daemon stopped before it was done")]
     Unfinished,
 }
 
 impl ControlError {
+    /// Whether a daemon is there that does not answer.
+    pub fn is_of_a_hanging_daemon(&self) -> bool {
+        matches!(self, Self::TimedOut(_) | Self::Silent(_))
+    }
+
     fn broke_off(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::BrokeOff(error.into())
     }
@@ -99,9 +110,14 @@ pub async fn pull(
     command: &Pull,
     mut on_event: impl FnMut(Event),
 ) -> Result<(), ControlError> {
-    let mut body = post(socket, Pull::PATH, command).await?.into_body();
+    let posted = tokio::time::timeout(HEAD_WAIT, post(socket, Pull::PATH, command)).await;
+    let response = posted.unwrap_or(Err(ControlError::TimedOut(HEAD_WAIT)))?;
+    let silence_max = signs_of_life::silence_max(response.headers());
+    let mut body = response.into_body();
     let (mut buffer, mut ended) = (BytesMut::new(), false);
-    while let Some(frame) = body.frame().await {
+    loop {
+        let frame = tokio::time::timeout(silence_max, body.frame()).await;
+        let Some(frame) = frame.map_err(|_| ControlError::Silent(silence_max))? else { break };
         let frame = frame.map_err(ControlError::broke_off)?;
         buffer.extend_from_slice(&frame.into_data().unwrap_or_default());
         while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
@@ -187,4 +203,47 @@ where
     let body = Limited::new(response.into_body(), REPLY_BYTES_MAX).collect().await;
     let text = body.map_err(ControlError::BrokeOff)?.to_bytes();
     Err(ControlError::Refused(String::from_utf8_lossy(&text).trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// What a pull comes to from a daemon that says `said` and then hangs.
+    async fn pulled(said: &'static str) -> Result<(), ControlError> {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("larder.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let hanging = async {
+            // The kernel accepts for a process that is stopped.
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await;
+            stream.write_all(said.as_bytes()).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let command = Pull {
+            images: Vec::new(),
+            secrets: Vec::new(),
+            platforms: Vec::new(),
+            all_platforms: false,
+            pin: false,
+        };
+        tokio::select! {
+            done = pull(&socket, &command, |_| {}) => done,
+            () = hanging => Ok(()),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pull_does_not_wait_for_ever_for_a_daemon_that_hangs() {
+        const HEAD: &str =
+            "HTTP/1.1 200 OK\r\nlarder-signs-of-life: yes\r\ntransfer-encoding: chunked\r\n\r\n1\r\n \r\n";
+        for said in ["", HEAD] {
+            let error = pulled(said).await.unwrap_err();
+            assert!(error.is_of_a_hanging_daemon() && error.to_string().contains("hangs"), "{error}");
+        }
+    }
 }

@@ -31,6 +31,8 @@ pub struct EffectiveConfig {
 
 impl ControlCommand for GetConfig {
     const PATH: &'static str = "/v1/config";
+    /// It is in memory: a daemon that takes longer is not well, and a command that asks first is not held up for long.
+    const WAIT: Duration = Duration::from_secs(20);
     type Reply = EffectiveConfig;
 }
 

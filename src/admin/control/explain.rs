@@ -4,12 +4,13 @@
 use super::commands::{Explain, PullSecret};
 use super::error::CommandError;
 use crate::admin::explain::{
-    AccessOutlook, CachedOutlook, CredentialOutlook, EndpointOutlook, Explanation, FreshnessOutlook,
-    PlatformOutlook, RightOutlook, TierOutlook,
+    AccessOutlook, CachedOutlook, CredentialOutlook, EndpointOutlook, Explanation, FailedFetchOutlook,
+    FreshnessOutlook, PlatformOutlook, RightOutlook, TierOutlook,
 };
 use crate::admin::registries::RateLimitReport;
 use crate::credentials::{CredentialMatch, Keychain, PullSecrets};
 use crate::kubernetes::Pods;
+use crate::prepull::{Fetcher, List};
 use crate::pull::{Caller, Outlook, Policy, PullContext, Puller, TagTtl};
 use crate::reference::{Digest, Image, Platform, Reference, Registry, Repository};
 use crate::serve::Recent;
@@ -34,6 +35,10 @@ pub struct Explainer {
     pub recent: Recent,
     /// This node's pods.
     pub pods: Pods,
+    /// What commands and the list fetched last.
+    pub fetcher: Fetcher,
+    /// The images of `[prepull]`.
+    pub list: List,
 }
 
 impl Explainer {
@@ -79,11 +84,20 @@ impl Explainer {
             cached: contents.map(cached),
             pins: pinned.map(|pin| pin.owner.unwrap_or_else(|| "a pull under way".to_owned())).collect(),
             pods: self.pods.outlook(&image),
+            failed_fetch: self.failed_fetch(&image),
             recent: self.recent.requests_for(repository),
         };
         explanation.obstacle = explanation.first_obstacle(self.store.clock().now(), &names);
         explanation.steps = explanation.next_steps();
         Ok(explanation)
+    }
+
+    /// How the last fetch by `larder pull` or for the list failed, if it did.
+    fn failed_fetch(&self, image: &Image) -> Option<FailedFetchOutlook> {
+        let failed = self.fetcher.failure_of(image)?;
+        let name = image.to_string();
+        let of_list = self.list.status().failed.iter().any(|(failed, _)| *failed == name);
+        Some(FailedFetchOutlook { at: failed.at, error: failed.error, of_list })
     }
 
     /// How the shared tier is, and whether it has the manifest: the one question that is asked.

@@ -3,10 +3,9 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde::Deserialize;
@@ -20,13 +19,13 @@ use super::commands::{
 use super::describe::{EffectiveConfig, GetConfig, MatchCredentials, ProbeTier};
 use super::error::{CommandError, place};
 use super::explain::Explainer;
-use super::{images, import};
+use super::{images, import, signs_of_life};
 use crate::admin::report::StatusReport;
 use crate::admin::respond::{json, text};
 use crate::admin::service::Service;
 use crate::credentials::Keychain;
 use crate::listener::Body;
-use crate::prepull::{Event, Fetcher};
+use crate::prepull::Fetcher;
 use crate::pull::Puller;
 use crate::reference::{Image, Repository};
 use crate::store::{self, Store};
@@ -172,13 +171,10 @@ impl Control {
                 () = shutdown.requested() => {}
             }
         });
-        let lines = stream::unfold(events, |mut events: mpsc::Receiver<Event>| async {
-            let event = events.recv().await?;
-            let mut line = serde_json::to_vec(&event).unwrap_or_default();
-            line.push(b'\n');
-            Some((Ok(BodyChunk::from(Bytes::from(line))), events))
-        });
-        Ok(Response::new(Body::stream(lines)))
+        let lines = signs_of_life::lines(events).map(|bytes| Ok(BodyChunk::from(bytes)));
+        let mut answer = Response::new(Body::stream(lines));
+        answer.headers_mut().insert(signs_of_life::FIELD, HeaderValue::from_static("yes"));
+        Ok(answer)
     }
 }
 

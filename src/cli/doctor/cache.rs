@@ -7,7 +7,7 @@ use super::finding::{CACHE as ABOUT, Findings, Level};
 use super::port;
 use crate::admin::control::{self, ControlError, GetReport};
 use crate::admin::{DiskState, StatusReport};
-use crate::cli::daemon::InEffect;
+use crate::cli::daemon::{InEffect, NoAnswer};
 use crate::cli::machine::Machine;
 use crate::cli::run_async::run_async;
 use crate::cli::socket_unit::{self, Held};
@@ -19,6 +19,8 @@ use crate::support::size;
 
 /// Where no daemon answers. Of a DaemonSet, kubelet starts it.
 const START: &str = "start it: systemctl start larder; where it does not start, its log says why: journalctl -u larder, or kubectl logs";
+/// Where a daemon is there and does not answer.
+const HANGS: &str = "look at its log (journalctl -u larder, or kubectl logs) and at the disk of its store; then systemctl restart larder, or replace the pod";
 /// Where a registry or an image of the list fails.
 const EXPLAIN: &str = "larder explain IMAGE shows how a pull of it goes and what stands in its way";
 
@@ -28,12 +30,20 @@ pub(super) struct Seen {
     pub(super) ours: Vec<SocketAddr>,
     /// What the daemon reports; `None` where it could not be asked.
     pub(super) report: Option<StatusReport>,
+    /// Whether it answers nothing at all.
+    pub(super) is_hanging: bool,
 }
 
 /// Looks at the cache without asking anything beyond this machine.
 pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings) -> Seen {
     let settings = &asked.settings;
     let mut reported = None;
+    // A daemon that hangs is asked nothing more: each question would have to be waited for.
+    if let Err(NoAnswer { why, is_hanging: true }) = &asked.daemon {
+        findings.add(Level::Problem, ABOUT, why.clone(), HANGS);
+        credentials(settings, findings);
+        return Seen { ours: Vec::new(), report: None, is_hanging: true };
+    }
     let running = match run_async(async || control::send(&settings.admin.socket, &GetReport {}).await) {
         Ok(Ok(report)) => {
             findings.ok(ABOUT, format!("version {} is running", report.numbers.version));
@@ -50,6 +60,10 @@ pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings
             );
             true
         }
+        Ok(Err(error)) if error.is_of_a_hanging_daemon() => {
+            findings.add(Level::Problem, ABOUT, error.to_string(), HANGS);
+            true
+        }
         Ok(Err(error)) => {
             findings.add(Level::Problem, ABOUT, error.to_string(), START);
             false
@@ -63,7 +77,7 @@ pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings
     not_listened_on(asked, findings);
     clock(findings);
     credentials(settings, findings);
-    Seen { ours: if running { ours } else { Vec::new() }, report: reported }
+    Seen { ours: if running { ours } else { Vec::new() }, report: reported, is_hanging: false }
 }
 
 /// What the files say and the daemon does not do yet.
@@ -193,6 +207,20 @@ mod tests {
     use super::*;
     use crate::admin::control::EffectiveConfig;
     use crate::config::{self, Environment};
+
+    #[test]
+    fn a_daemon_that_hangs_is_not_to_be_started_and_is_not_asked_again_and_again() {
+        let environment = Environment { home: Some("/h".into()), ..Environment::default() };
+        let settings = config::resolve("", &environment).unwrap();
+        let no_answer = NoAnswer::from(ControlError::TimedOut(Duration::from_secs(20)));
+        let asked = InEffect { settings, daemon: Err(no_answer), from: String::new(), mistakes: None };
+        let mut findings = Findings::default();
+        let root = tempfile::tempdir().unwrap();
+        assert!(check(&Machine::under(root.path()), &asked, &mut findings).is_hanging);
+        let problems: Vec<_> = findings.0.iter().filter(|found| found.level == Level::Problem).collect();
+        let [problem] = &problems[..] else { panic!("{problems:?}") };
+        assert!(problem.what.contains("hangs") && problem.remedy.contains("restart"), "{problem:?}");
+    }
 
     #[test]
     fn a_cache_for_other_machines_that_listens_on_loopback_alone_is_seen() {

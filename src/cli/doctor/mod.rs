@@ -64,7 +64,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
             "larder config check; the daemon goes on with what it read before, and its next start fails";
         findings.add(Level::Problem, CACHE, mistakes.clone(), remedy);
     }
-    let cache::Seen { ours, report } = cache::check(&machine, &asked, &mut findings);
+    let cache::Seen { ours, report, is_hanging } = cache::check(&machine, &asked, &mut findings);
     runtimes::check(&machine, &asked, &mut of_runtimes);
     if arguments.metrics {
         return print(&metrics::text(&findings, &of_runtimes, Clock::system().now()));
@@ -77,8 +77,10 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     report.iter().for_each(|report| reported::check(report, &mut findings));
     #[cfg(feature = "kubernetes")]
     pods::check(settings, &mut findings);
-    tier::check(settings, &mut findings);
-    if let Some(image) = &arguments.canary {
+    if !is_hanging {
+        tier::check(settings, &mut findings);
+    }
+    if let Some(image) = arguments.canary.as_ref().filter(|_| !is_hanging) {
         canary::check(&machine, &arguments.containerd, image, settings, &mut findings);
     }
     let problems = findings.0.iter().filter(|finding| finding.level == Level::Problem).count();

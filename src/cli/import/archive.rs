@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 
 use crate::reference::MANIFEST_BYTES_MAX;
 
@@ -22,16 +22,17 @@ pub(super) struct Archive {
 
 impl Archive {
     /// Finds every file in it.
-    pub(super) fn read(file: File) -> std::io::Result<Self> {
+    pub(super) fn read(file: File) -> io::Result<Self> {
         let mut tar = tar::Archive::new(file.try_clone()?);
         let (mut files, mut links) = (HashMap::new(), HashMap::new());
-        for entry in tar.entries_with_seek()? {
-            let entry = entry?;
-            let name = entry.path()?.to_string_lossy().trim_start_matches("./").to_owned();
+        for entry in tar.entries_with_seek().map_err(without_content)? {
+            let entry = entry.map_err(without_content)?;
+            let name =
+                entry.path().map_err(without_content)?.to_string_lossy().trim_start_matches("./").to_owned();
             let kind = entry.header().entry_type();
             if kind.is_file() {
                 files.insert(name, (entry.raw_file_position(), entry.size()));
-            } else if let Some(target) = entry.link_name()? {
+            } else if let Some(target) = entry.link_name().map_err(without_content)? {
                 let target = target.to_string_lossy();
                 // A hard link is named from the top, a symbolic one from where it is.
                 let target = if kind.is_symlink() { joined(&name, &target) } else { joined("", &target) };
@@ -56,7 +57,7 @@ impl Archive {
     /// A file of it, and its bytes.
     pub(super) fn open(&self, name: &str) -> Result<(Box<dyn Read + Send>, u64), String> {
         if let Some(made) = self.made.get(name) {
-            return Ok((Box::new(std::io::Cursor::new(made.clone())), made.len() as u64));
+            return Ok((Box::new(io::Cursor::new(made.clone())), made.len() as u64));
         }
         let (at, len) = self.place(name).ok_or_else(|| format!("{name} is not in the archive"))?;
         let mut file = self.file.try_clone().map_err(|e| e.to_string())?;
@@ -67,6 +68,14 @@ impl Archive {
     /// A file that is not large.
     pub(super) fn small(&self, name: &str) -> Result<Vec<u8>, String> {
         whole(name, self.open(name)?.0)
+    }
+}
+
+/// The library's words of what is no archive quote it; the operating system's do not.
+fn without_content(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(_) => error,
+        None => io::Error::new(error.kind(), "it is no tar archive, or a damaged one"),
     }
 }
 
@@ -90,4 +99,18 @@ fn joined(name: &str, target: &str) -> String {
         }
     }
     parts.join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_archive_is_not_printed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("passwd");
+        std::fs::write(&path, "root:x:0:0:root:/root:/bin/bash\n".repeat(64)).unwrap();
+        let error = Archive::read(File::open(&path).unwrap()).err().unwrap().to_string();
+        assert!(error.contains("no tar archive") && !error.contains("root"), "{error}");
+    }
 }

@@ -31,6 +31,8 @@ pub(super) struct Change {
     attributes_before: Option<Attributes>,
     kept_before: Option<Kept>,
     kept_after: Option<Kept>,
+    /// How many directories that lead to it are missing: setup makes them.
+    missing: usize,
     /// The number under which what is kept can be set aside.
     free: usize,
     /// Whether nothing in the file says what setup wrote, so that it is kept in any case.
@@ -46,6 +48,8 @@ struct Kept {
     /// Where setup led.
     url: String,
     content: Option<String>,
+    /// How many directories that lead to it setup has made; `None` where a version did not note it.
+    made: Option<usize>,
 }
 
 /// What removes all that is marked from a text, and leaves a text without marks as it is; `None`: nothing is left.
@@ -75,6 +79,7 @@ impl Change {
             mode: attributes_before.map_or(0o644, |found| found.mode),
             attributes_before,
             kept_after: kept_before.clone(),
+            missing: missing(machine, &path),
             kept_before,
             carries_no_mark: false,
             path,
@@ -112,13 +117,21 @@ impl Change {
         let original = self.original(remove);
         let mode = self.original_mode();
         let same_mode = self.mode == mode || original.is_none();
-        let comes_back = !self.carries_no_mark && same_mode && remove(&after) == original;
+        // Of a file that is made it is noted which directories were made for it.
+        let comes_back =
+            !self.carries_no_mark && same_mode && remove(&after) == original && self.before.is_some();
         let nothing_to_give_back = original.as_ref() == Some(&after) && self.mode == mode;
-        self.kept_after = (!comes_back && !nothing_to_give_back).then(|| Kept {
+        let made = match &self.kept_before {
+            Some(kept) => kept.made,
+            None => Some(self.missing),
+        };
+        let is_noted = self.kept().is_some_and(|kept| kept.content.is_none());
+        self.kept_after = (is_noted || !comes_back && !nothing_to_give_back).then(|| Kept {
             written: digest(&after),
             mode,
             url: url.to_owned(),
             content: original,
+            made,
         });
         self.after = Some(after);
         self
@@ -179,8 +192,11 @@ impl Change {
             _ => "changed",
         };
         let kept = match &self.kept_after {
-            Some(_) => format!(" (as it was, it is kept beside it, as {})", name_of_kept(&self.path)),
-            None => String::new(),
+            Some(Kept { content: Some(_), .. }) => {
+                format!(" (as it was, it is kept beside it, as {})", name_of_kept(&self.path))
+            }
+            // That there was none.
+            Some(_) | None => String::new(),
         };
         let aside = match self.superseded() {
             Some(_) => format!(
@@ -223,7 +239,11 @@ impl Change {
                 if self.kept_before.is_some() {
                     machine.remove(&beside).map_err(failed)?;
                 }
-                return machine.remove(&self.path).map_err(failed);
+                machine.remove(&self.path).map_err(failed)?;
+                // An earlier version noted nothing, and made what is empty now.
+                let made = self.kept_before.as_ref().and_then(|kept| kept.made).unwrap_or(1);
+                machine.remove_directories_above(&self.path, made);
+                return Ok(());
             }
             None => {}
         }
@@ -238,7 +258,8 @@ impl Kept {
     fn text(&self) -> String {
         let there = if self.content.is_some() { "file" } else { "none" };
         let content = self.content.as_deref().unwrap_or_default();
-        format!("{KEPT} {} {:o} {there} {}\n{content}", self.written, self.mode, self.url)
+        let made = self.made.map_or(String::new(), |made| format!(" {made}"));
+        format!("{KEPT} {} {:o} {there} {}{made}\n{content}", self.written, self.mode, self.url)
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -248,8 +269,15 @@ impl Kept {
         let mode = u32::from_str_radix(words.next()?, 8).ok()?;
         let content = (words.next()? == "file").then(|| content.to_owned());
         let url = words.next()?.to_owned();
-        Some(Self { written, mode, url, content })
+        let made = words.next().and_then(|made| made.parse().ok());
+        Some(Self { written, mode, url, content, made })
     }
+}
+
+/// How many of the directories that lead to a file are not there.
+fn missing(machine: &Machine, path: &str) -> usize {
+    let above = path.match_indices('/').skip(1).map(|(at, _)| &path[..at]);
+    above.filter(|directory| !machine.has_directory(directory)).count()
 }
 
 fn digest(text: &str) -> String {

@@ -56,10 +56,10 @@ pub(super) fn plan(machine: &Machine, request: &SetupRequest) -> Result<SetupPla
         }
         theirs.push(Theirs { change, original });
     }
-    let mut ours = Change::read(machine, OURS)?;
+    // All of it is ours.
+    let (ours, nothing) = (Change::read(machine, OURS)?, |_: &str| None);
     if request.undo {
-        ours.after = None;
-        plan.changes.push(ours);
+        plan.changes.push(ours.undone(&nothing));
         plan.changes.extend(theirs.into_iter().map(|file| file.change.undone(&without_mirrors)));
         return Ok(plan);
     }
@@ -83,8 +83,7 @@ pub(super) fn plan(machine: &Machine, request: &SetupRequest) -> Result<SetupPla
     }
     let text = own(&all, &registries, request, &mut plan.notes);
     let _: DocumentMut = text.parse().map_err(|error| format!("{OURS}: {error}"))?;
-    ours.after = Some(text);
-    plan.changes.push(ours);
+    plan.changes.push(ours.becomes(text, &request.url, &nothing));
     plan.notes.push("CRI-O reads it again with: systemctl reload crio".to_owned());
     plan.notes.push("podman and CRI-O show no credential to a mirror: private images are served from here only where the node's own docker config may read them".to_owned());
     Ok(plan)

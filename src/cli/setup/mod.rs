@@ -235,6 +235,58 @@ mod tests {
 
     use super::*;
 
+    /// All directories and files below a directory.
+    fn tree(directory: &std::path::Path) -> Vec<PathBuf> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                all.extend(tree(&path));
+            }
+            all.push(path);
+        }
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn undoing_a_setup_leaves_no_directory_that_it_made_and_takes_none_that_was_there() {
+        for (runtime, there) in [
+            (Runtime::Containerd, "etc/containerd/certs.d/_default"),
+            (Runtime::K3s, "etc/rancher/k3s"),
+            (Runtime::Rke2, "etc/rancher/rke2"),
+            (Runtime::Microk8s, "var/snap/microk8s/current/args"),
+            (Runtime::K0s, "etc/k0s/containerd.d/certs.d"),
+            (Runtime::Docker, "etc/docker"),
+            (Runtime::Podman, "etc/containers"),
+        ] {
+            for is_there in [false, true] {
+                let (root, machine) = for_tests::machine(&[]);
+                if is_there {
+                    fs::create_dir_all(root.path().join(there)).unwrap();
+                }
+                let before = tree(root.path());
+                let apply = |undo: bool| {
+                    let request =
+                        SetupRequest { undo, ..for_tests::request(runtime.name(), "127.0.0.1:5050") };
+                    let plan = plan(runtime, &machine, &request).unwrap();
+                    let changes = plan.changes.into_iter().filter(Change::changes_anything);
+                    let apply = |change: Change| {
+                        change.apply(&machine).unwrap();
+                        change.outcome()
+                    };
+                    changes.map(apply).collect::<Vec<_>>()
+                };
+                let said = apply(false).concat();
+                assert!(said.contains("written: ") && !said.contains("as it was"), "{said}");
+                assert_eq!(apply(false), [""; 0], "twice is once");
+                assert_ne!(tree(root.path()), before);
+                apply(true);
+                assert_eq!(tree(root.path()), before, "{}", runtime.name());
+            }
+        }
+    }
+
     #[test]
     fn undoing_needs_no_loopback_address_and_no_gate() {
         let root = tempfile::tempdir().unwrap();

@@ -55,17 +55,10 @@ pub(crate) enum Node {
 impl Credentials {
     /// Notes what does not fit together.
     pub(crate) fn check(&self, place: &Place<'_>) {
-        match (&self.provider_config, &self.provider_bin_dir) {
-            (Some(_), None) => {
-                let problem = "needed with provider_config: where the plugins are";
-                place.known_key("provider_bin_dir").mistake(problem);
-            }
-            (None, Some(_)) => {
-                let problem = "needed with provider_bin_dir: which plugins there are";
-                place.known_key("provider_config").mistake(problem);
-            }
-            _ => {}
-        }
+        place.both(
+            ("provider_config", self.provider_config.is_some(), "which plugins there are"),
+            ("provider_bin_dir", self.provider_bin_dir.is_some(), "where the plugins are"),
+        );
     }
 
     /// What the keychain is built from.

@@ -49,8 +49,10 @@ impl Kind for EndpointKind {
         let environment = Environment::default();
         let context = Context { environment: &environment, state: Path::new("") };
         let Endpoint { url, credentials, authoritative } = Endpoint::read(&mut reader, &context);
-        if url.is_none() {
-            reader.place().known_key("url").mistake("where is it? url = \"https://mirror.corp\"");
+        if url.is_none()
+            && let Some(url) = reader.place().absent_key("url")
+        {
+            url.mistake("where is it? url = \"https://mirror.corp\"");
         }
         reader.finish();
         url.map(|url| EndpointConfig { url, credentials, authoritative })

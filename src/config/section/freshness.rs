@@ -58,9 +58,10 @@ impl Freshness {
 impl Rule {
     /// Notes a rule that says nothing.
     pub(crate) fn check(&self, place: &Place<'_>) {
-        let Self { r#match, tag_ttl, stale_while_revalidate, stale_if_error } = self;
-        let is_empty = tag_ttl.is_none() && stale_while_revalidate.is_none() && stale_if_error.is_none();
-        if r#match.is_none() || is_empty {
+        // What was written and cannot be read has a mistake of its own.
+        let says = |key: &str| place.absent_key(key).is_none();
+        let is_empty = !["tag_ttl", "stale_while_revalidate", "stale_if_error"].into_iter().any(says);
+        if !says("match") || is_empty {
             let example =
                 "a rule is match = \"docker.io/library/*:*\" and tag_ttl = \"10m\" or \"immutable\"";
             place.mistake(example);

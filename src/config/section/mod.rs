@@ -19,6 +19,7 @@ mod upstream;
 use std::path::{Path, PathBuf};
 
 pub use log::{LogConfig, LogFormat, LogLevel};
+pub(super) use registry::Registry;
 
 use super::environment::Environment;
 use super::file::{List, Tree, Value};

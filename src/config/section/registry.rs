@@ -79,8 +79,10 @@ section! {
 impl Registry {
     /// Notes what does not fit together.
     pub(crate) fn check(&self, place: &Place<'_>) {
-        if self.host.is_none() {
-            place.known_key("host").mistake("which registry is this about? host = \"registry.corp\"");
+        if self.host.is_none()
+            && let Some(host) = place.absent_key("host")
+        {
+            host.mistake("which registry is this about? host = \"registry.corp\"");
         }
         if let Some(host) = &self.host
             && !self.endpoints.is_empty()
@@ -90,15 +92,10 @@ impl Registry {
                 mark one: { url = \"...\", credentials = \"caller\", authoritative = true }";
             place.known_key("endpoints").mistake(problem);
         }
-        match (&self.client_cert, &self.client_key) {
-            (Some(_), None) => {
-                place.known_key("client_key").mistake("needed with client_cert: the file with its key");
-            }
-            (None, Some(_)) => {
-                place.known_key("client_cert").mistake("needed with client_key: the certificate");
-            }
-            _ => {}
-        }
+        place.both(
+            ("client_cert", self.client_cert.is_some(), "the certificate"),
+            ("client_key", self.client_key.is_some(), "the file with its key"),
+        );
     }
 
     /// Where it is asked.

@@ -70,19 +70,15 @@ impl Server {
         if self.listen.is_empty() {
             place.known_key("listen").mistake("at least one address is needed");
         }
-        if self.state.is_none() {
-            let problem = "no place to keep state: set it, or HOME, or XDG_STATE_HOME";
-            place.known_key("state").mistake(problem);
+        if self.state.is_none()
+            && let Some(state) = place.absent_key("state")
+        {
+            state.mistake("no place to keep state: set it, or HOME, or XDG_STATE_HOME");
         }
-        match (&self.gate_header, &self.gate_file) {
-            (Some(_), None) => {
-                place.known_key("gate_file").mistake("needed with gate_header: the file with its value");
-            }
-            (None, Some(_)) => {
-                place.known_key("gate_header").mistake("needed with gate_file: the header that carries it");
-            }
-            _ => {}
-        }
+        place.both(
+            ("gate_header", self.gate_header.is_some(), "the header that carries it"),
+            ("gate_file", self.gate_file.is_some(), "the file with its value"),
+        );
     }
 
     /// What connections are bounded by.

@@ -94,7 +94,7 @@ impl Tier {
             let problem = "this program was built without the feature \"tier\"";
             place.known_key("url").mistake(problem);
         }
-        if self.share_names && self.cluster_key.is_none() {
+        if self.share_names && self.cluster_key.is_none() && place.absent_key("cluster_key").is_some() {
             place.known_key("share_names").mistake("names are sealed with a key: set cluster_key too");
         }
     }

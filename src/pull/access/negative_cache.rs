@@ -76,13 +76,13 @@ mod tests {
             principal: Principal::new(kind, [1; 16]),
         };
         let (ttl, denied) = (Duration::from_secs(3), question("v1", PrincipalKind::Caller));
-        cache.record(denied.clone(), Error::NotStored, ttl);
+        cache.record(denied.clone(), Error::NotStored(None), ttl);
         assert!(cache.find(&denied, ttl).is_some());
         assert!(cache.find(&question("v2", PrincipalKind::Caller), ttl).is_none());
         assert!(cache.find(&question("v1", PrincipalKind::Node), ttl).is_none());
         tokio::time::advance(ttl).await;
         assert!(cache.find(&denied, ttl).is_none());
-        cache.record(denied.clone(), Error::NotStored, Duration::ZERO);
+        cache.record(denied.clone(), Error::NotStored(None), Duration::ZERO);
         assert!(cache.find(&denied, ttl).is_none(), "recorded although negative_ttl is zero");
     }
 }

@@ -122,6 +122,6 @@ mod tests {
         assert!(!records.is_absent(&app, &tag, &outage).await);
         assert!(records.is_absent(&app, &tag, &gone.into()).await);
         assert!(records.is_absent(&app, &tag, &outage).await);
-        assert!(!records.is_absent(&app, &tag, &Error::NotStored).await);
+        assert!(!records.is_absent(&app, &tag, &Error::NotStored(None)).await);
     }
 }

@@ -88,7 +88,10 @@ mod tests {
         assert!(!begun.waits_through(&context(), digest, &unreachable()).await, "nothing was received of it");
         begun.record(&context(), digest);
         assert!(!begun.waits_through(&context(), Digest::of(b"y"), &unreachable()).await);
-        assert!(!begun.waits_through(&context(), digest, &Error::NotStored).await, "no trouble of upstream");
+        assert!(
+            !begun.waits_through(&context(), digest, &Error::NotStored(None)).await,
+            "no trouble of upstream"
+        );
         let (waiting, since) = (context(), Instant::now());
         while begun.waits_through(&waiting, digest, &unreachable()).await {}
         assert_eq!(since.elapsed(), Duration::from_secs(24) - PAUSE);

@@ -9,7 +9,7 @@ use super::download::{Followed, StoredOrFollowed};
 use super::flight::Sharing;
 use super::flight::progress::Progress;
 use crate::pull::answer::AnswerSource;
-use crate::pull::context::PullContext;
+use crate::pull::context::{Priority, PullContext};
 use crate::pull::error::Error;
 use crate::reference::{Digest, Registry};
 
@@ -45,7 +45,7 @@ impl Blobs {
         digest: Digest,
         report: impl Fn(u64, Option<u64>),
     ) -> Result<(u64, bool), Error> {
-        let (mut sharing, mut last) = (Sharing::All, Error::NotStored);
+        let (mut sharing, mut last) = (Sharing::All, Error::NotStored(None));
         for _ in 0..ATTEMPTS_MAX {
             match self.fetch_sharing(context, digest, &report, sharing).await? {
                 Fetched::Stored { size, downloaded } => return Ok((size, downloaded)),
@@ -91,7 +91,7 @@ impl Blobs {
                     // Until the blob has its name in the store, or the store refused it: readers do not wait for that.
                     while progress.changed().await.is_ok() {}
                     if !self.has(digest).await {
-                        return Err(Error::NotStored);
+                        return Err(self.not_stored(context, digest, Some(size)).await);
                     }
                     return stored(size, source == AnswerSource::Fill);
                 }
@@ -99,9 +99,9 @@ impl Blobs {
                     drop(progress);
                     let registry = context.repository().registry();
                     let checked = self.0.room.check(registry, size).await;
-                    return checked.map(|()| Fetched::Passed).map_err(|_| Error::NotStored);
+                    return checked.map(|()| Fetched::Passed).map_err(|error| Error::NotStored(Some(error)));
                 }
-                Progress::Detached { .. } => return Err(Error::NotStored),
+                Progress::Detached { size, .. } => return Err(self.not_stored(context, digest, size).await),
                 Progress::Failed(error)
                     if source == AnswerSource::Join && concerns_leader_only(&error, is_own_answer) =>
                 {
@@ -114,6 +114,17 @@ impl Blobs {
                 return Err(Error::LeaderGone);
             }
         }
+    }
+
+    /// That the store did not take a blob, with what it says now of one of this size.
+    async fn not_stored(&self, context: &PullContext, digest: Digest, size: Option<u64>) -> Error {
+        let refused = match self.0.room.check(context.repository().registry(), size).await {
+            Err(error) => Some(error),
+            // Of a runtime's own pull, being asked would count.
+            Ok(()) if context.priority() == Priority::Foreground => None,
+            Ok(()) => self.0.room.refusal(context.priority(), digest, size).await,
+        };
+        Error::NotStored(refused)
     }
 
     /// Whether the store would take a blob of `size` bytes from a registry now.

@@ -106,7 +106,7 @@ fn who_asks_the_same_as_the_leader_gets_the_leaders_answer() {
         assert!(concerns_leader_only(&error, false), "{error}");
     }
     assert!(concerns_leader_only(&Error::LeaderGone, true));
-    assert!(!concerns_leader_only(&Error::NotStored, false));
+    assert!(!concerns_leader_only(&Error::NotStored(None), false));
 }
 
 #[tokio::test]

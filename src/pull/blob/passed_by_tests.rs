@@ -113,7 +113,7 @@ async fn what_is_fetched_ahead_of_a_pod_pushes_out_no_more_than_the_pods_own_pul
     let Scene { parts, context, digest } = &scene;
     let ahead = context.clone().with_priority(Priority::Ahead);
     let fetched = parts.blobs.fetch_into_store(&ahead, *digest, |_, _| {}).await;
-    assert!(matches!(fetched, Err(Error::NotStored)), "{fetched:?}");
+    assert!(matches!(fetched, Err(Error::NotStored(_))), "{fetched:?}");
     assert!(!scene.is_stored().await, "what others need made way for it");
     let (content, _) = scene.get(BlobRange::Whole).await;
     assert!(content == layer() && !scene.is_stored().await, "it counted as a pull");

@@ -21,6 +21,7 @@ use super::too_many_requests::{Hold, Refusal};
 use crate::reference::{Principal, Registry, Repository};
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::{Clock, Timestamp};
+use crate::support::rounded::rounded;
 use crate::upstream::error::{Error, Failure, Party};
 use crate::upstream::headers::header;
 use crate::upstream::metrics::{Recorder, RequestKind};
@@ -220,7 +221,7 @@ impl RateLimits {
         });
         let Account { registry, endpoint, principal } = account;
         tracing::warn!(
-            %registry, endpoint, principal = principal.kind.label(), wait = ?wait,
+            %registry, endpoint, principal = principal.kind.label(), wait = ?rounded(wait),
             "a rate limit is used up; requests are held back"
         );
         let until = self.clock.now().0.saturating_add(wait.as_secs());

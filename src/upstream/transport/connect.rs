@@ -31,6 +31,7 @@ use url::{Position, Url};
 use crate::reference::Registry;
 use crate::support::authorities;
 use crate::support::proxies::Proxies;
+use crate::support::rounded::rounded;
 use crate::upstream::body::ResponseBody;
 use crate::upstream::config::{Config, Timeouts};
 use crate::upstream::error::{BoxError, ConnectStage, Error, NodeLimit, cause, root_cause};
@@ -104,7 +105,7 @@ impl Pool {
                 Ok(Ok(connection)) => Ok(Way { connection, of, idle: None }),
                 Ok(Err(error)) => Err(error_of(&name, &*error, true)),
                 Err(_) => {
-                    let why = format!("no connection: no response within {:?}", begun.elapsed());
+                    let why = format!("no connection: no response within {:?}", rounded(begun.elapsed()));
                     Err(Error::Unreachable { host: name, stage: ConnectStage::Tls, why })
                 }
             }
@@ -241,7 +242,7 @@ impl Transport {
                 }
             }
             Err(_) => {
-                let why = format!("no response within {:?}", begun.elapsed());
+                let why = format!("no response within {:?}", rounded(begun.elapsed()));
                 let error = Error::Unreachable { host: name.to_owned(), stage: ConnectStage::Timeout, why };
                 if may_be_forgotten(idle) { Sent::Frozen(error) } else { Sent::Failed(error) }
             }

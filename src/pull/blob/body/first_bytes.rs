@@ -74,5 +74,5 @@ pub(crate) fn is_leaders_own(error: &Error) -> bool {
 /// Whether a download ended because it was for the store alone: no client waited for it, or there is no room. To a
 /// client that has joined by then it says nothing: what the store does not take goes past it.
 pub(crate) fn was_for_store_alone(error: &Error) -> bool {
-    matches!(error, Error::NotStored | Error::NoClient)
+    matches!(error, Error::NotStored(_) | Error::NoClient)
 }

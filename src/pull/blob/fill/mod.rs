@@ -162,7 +162,7 @@ impl Filler {
         {
             // No client waits for it, and it would be thrown away.
             self.detached.log(leader.flight(), digest, &error);
-            return Err(Error::NotStored);
+            return Err(Error::NotStored(Some(error)));
         }
         let mut tries = Tries::default();
         let mut wrong = None;

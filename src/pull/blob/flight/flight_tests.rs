@@ -29,12 +29,12 @@ fn a_request_after_a_failure_does_not_join_the_failed_flight() {
     let flights = flights();
     let Role::Lead(first) = ask(&flights, "a.test/r") else { panic!() };
     let following = first.flight().follow();
-    first.fail(Error::NotStored);
-    assert!(matches!(&*following.borrow(), Progress::Failed(Error::NotStored)));
+    first.fail(Error::NotStored(None));
+    assert!(matches!(&*following.borrow(), Progress::Failed(Error::NotStored(_))));
     let Role::Lead(second) = ask(&flights, "a.test/r") else { panic!("joined one that has failed") };
     drop(first);
     assert!(matches!(ask(&flights, "a.test/r"), Role::Follow(_)), "the first took the second along");
-    assert!(matches!(&*following.borrow(), Progress::Failed(Error::NotStored)));
+    assert!(matches!(&*following.borrow(), Progress::Failed(Error::NotStored(_))));
     assert_eq!((flights.count(), flights.ended()), (1, 1));
     drop(second);
     assert_eq!((flights.count(), flights.ended(), flights.0.gauge.get()), (0, 2, 0));

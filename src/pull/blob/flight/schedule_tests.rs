@@ -64,7 +64,7 @@ impl World {
             }
             Outcome::Failed => {
                 ended();
-                leader.fail(Error::NotStored);
+                leader.fail(Error::NotStored(None));
             }
             Outcome::Gone => {
                 ended();

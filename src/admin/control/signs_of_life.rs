@@ -1,0 +1,62 @@
+//! Signs of life in an answer that may pause for long: a daemon that works on and one that hangs look different.
+//!
+//! While nothing happens, a space is sent now and then before the next line of JSON, where it means nothing. The head
+//! of the answer says so: a daemon of an earlier version sends none, and may be silent for as long as it takes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use http::HeaderMap;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::prepull::Event;
+
+/// The field of an answer that has signs of life.
+pub(super) const FIELD: &str = "larder-signs-of-life";
+/// Between two signs of life, where nothing else is sent.
+const INTERVAL: Duration = Duration::from_secs(15);
+/// A daemon that sends signs of life and was silent for this long hangs: four are missing.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Events as lines of JSON, with signs of life between them.
+pub(super) fn lines(events: mpsc::Receiver<Event>) -> impl Stream<Item = Bytes> + Send {
+    stream::unfold(events, |mut events| async {
+        let Ok(event) = timeout(INTERVAL, events.recv()).await else {
+            return Some((Bytes::from_static(b" "), events));
+        };
+        let mut line = serde_json::to_vec(&event?).unwrap_or_default();
+        line.push(b'\n');
+        Some((Bytes::from(line), events))
+    })
+}
+
+/// How long a daemon may be silent whose answer has this head.
+pub(super) fn silence_max(head: &HeaderMap) -> Duration {
+    if head.contains_key(FIELD) { SILENCE_MAX } else { Duration::MAX }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+
+    use super::*;
+    use crate::prepull::Summary;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_download_that_brings_no_event_for_long_is_not_taken_for_a_daemon_that_hangs() {
+        let (sender, events) = mpsc::channel(1);
+        let mut lines = Box::pin(lines(events));
+        let mut answer = Vec::new();
+        for _ in 0..8 {
+            answer.extend(timeout(SILENCE_MAX, lines.next()).await.expect("a sign of life in time").unwrap());
+        }
+        sender.send(Event::Summary(Summary::default())).await.unwrap();
+        answer.extend(lines.next().await.unwrap());
+        drop(sender);
+        assert_eq!(lines.next().await, None);
+        let read: Event = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(read, Event::Summary(Summary::default()), "what stands before it changes nothing");
+    }
+}
