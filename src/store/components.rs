@@ -42,8 +42,8 @@ pub(super) struct Components {
 }
 
 impl Components {
-    /// Locks and opens the store at `path`, of whose filesystem `is_read_only` says whether it takes nothing. Blocks for
-    /// a moment; the blobs are counted meanwhile.
+    /// Locks and opens the store at `path`; `is_read_only` says whether its filesystem takes nothing. Blocks for a
+    /// moment; the blobs are counted meanwhile.
     ///
     /// # Errors
     /// Another daemon holds it, its format is unknown, or the disk refuses.
