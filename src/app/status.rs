@@ -112,3 +112,39 @@ fn last_asked(mut failing: Vec<FailingEndpoint>) -> Vec<String> {
     }
     names
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::upstream::Error;
+
+    /// One that was asked so many seconds ago.
+    fn failing(registry: &str, endpoint: &str, seconds: u64) -> FailingEndpoint {
+        let error = Error::Invalid { host: endpoint.to_owned(), why: "it is of a test".to_owned() };
+        FailingEndpoint {
+            registry: registry.parse().unwrap(),
+            endpoint: endpoint.to_owned(),
+            repository: None,
+            error,
+            failures: 1,
+            failing_for: Duration::from_secs(600),
+            last_request_ago: Duration::from_secs(seconds),
+        }
+    }
+
+    #[test]
+    fn names_that_strangers_invent_do_not_fill_a_report_and_push_out_no_later_one() {
+        let mut all: Vec<_> = (10..1_000).map(|n| failing(&format!("n{n}.evil.test"), "e", n)).collect();
+        all.push(failing("ghrc.io", "ghrc.io:443", 7));
+        all.push(failing("ghrc.io", "ghrc.io:8443", 5));
+        let names = last_asked(all);
+        assert_eq!(names.len(), NEVER_ANSWERED_MAX);
+        assert_eq!(
+            names[..3],
+            ["ghrc.io", "n10.evil.test", "n11.evil.test"],
+            "each once, the last asked first"
+        );
+    }
+}

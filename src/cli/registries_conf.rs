@@ -169,4 +169,24 @@ mod tests {
         assert_eq!(matching(&all, "docker.iox"), None);
         assert!(entries("3", "[[registry]").is_err());
     }
+
+    #[test]
+    fn the_tag_of_an_entry_is_no_port_that_podman_cannot_read() {
+        let at = "127.0.0.1:5050/quay.io/team/app";
+        for (prefix, location, without) in [
+            ("quay.io/team/app", at.to_owned(), at),
+            ("quay.io/team/app:v1", format!("{at}:v1"), at),
+            ("quay.io/team/app@sha256:0123", format!("{at}@sha256:0123"), at),
+            // Another one than the entry's.
+            ("quay.io/team/app:v1", format!("{at}:v2"), "127.0.0.1:5050/quay.io/team/app:v2"),
+            // A port is none of an image.
+            ("reg.corp:5000", "127.0.0.1:5050/reg.corp:5000".to_owned(), "127.0.0.1:5050/reg.corp:5000"),
+        ] {
+            let [entry] = &entries("x", &format!("[[registry]]\nprefix = \"{prefix}\"\n")).unwrap()[..]
+            else {
+                panic!("{prefix}")
+            };
+            assert_eq!(entry.without_reference(&location), without, "{prefix}");
+        }
+    }
 }

@@ -176,3 +176,118 @@ fn list(prepull: &ListStatus, now: Timestamp) -> String {
     };
     format!("{} of {} image(s) in the store, {state}", prepull.summary.pulled, prepull.images)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::{DaemonStatus, RegistryReport, ServedStatus, StoreStatus};
+    use crate::kubernetes::SourceStatus;
+    use crate::store::WriteFailure;
+
+    /// Of a daemon about which there is nothing to say.
+    fn report() -> StatusReport {
+        let store = StoreStatus {
+            blobs: 1,
+            bytes: 1,
+            max_bytes: None,
+            free_bytes: None,
+            capacity_bytes: None,
+            lacks_inodes: false,
+            caching: true,
+            write_failure: None,
+            disk_failing: false,
+            disk_hanging: false,
+            pins: 0,
+        };
+        let numbers = DaemonStatus {
+            version: "1".to_owned(),
+            uptime_seconds: 1,
+            ready: true,
+            store,
+            served: ServedStatus::default(),
+            downloads: 0,
+            requests: [].into(),
+            outages: 0,
+            pods: None,
+            tier: None,
+        };
+        let (prepull, pod_sources) = (ListStatus::default(), PodsStatus::default());
+        StatusReport { numbers, registries: Vec::new(), never_answered: Vec::new(), prepull, pod_sources }
+    }
+
+    fn registry(messages: &[&str]) -> RegistryReport {
+        RegistryReport {
+            registry: "reg.test".to_owned(),
+            outage_since: None,
+            endpoints: Vec::new(),
+            rate_limits: Vec::new(),
+            messages: messages.iter().map(|message| (*message).to_owned()).collect(),
+        }
+    }
+
+    /// The lines from the one that begins with `title` to the next with a title.
+    fn shown(report: &StatusReport, title: &str) -> Vec<String> {
+        let all = lines(report, Timestamp(1_000));
+        let from = all.iter().position(|(of, _)| *of == title);
+        let of_it = all.iter().skip(from.unwrap_or_else(|| panic!("{title}: {all:?}")));
+        let of_it = of_it.enumerate().take_while(|(at, (of, _))| *at == 0 || of.is_empty());
+        of_it.map(|(_, (_, line))| line.clone()).collect()
+    }
+
+    #[test]
+    fn a_name_that_was_mistyped_in_a_pod_is_shown_beside_the_registries_in_trouble() {
+        let quiet = report();
+        assert_eq!(shown(&quiet, "registries"), ["nothing to report"]);
+        let never = || vec!["ghrc.io".to_owned(), "reg.tset".to_owned()];
+        let mistyped = "have never answered, and fail: ghrc.io, reg.tset";
+        let alone = StatusReport { never_answered: never(), ..report() };
+        assert_eq!(shown(&alone, "registries"), [mistyped]);
+        let registries = vec![registry(&["does not answer", "limits requests"])];
+        let both = StatusReport { never_answered: never(), registries, ..report() };
+        let named = format!("{:<20} does not answer", "reg.test");
+        assert_eq!(shown(&both, "registries"), [&named, &format!("{:<20} limits requests", ""), mistyped]);
+    }
+
+    #[test]
+    fn a_store_that_takes_nothing_is_shown_with_its_reason_and_what_to_do() {
+        let mut broken = report();
+        assert_eq!(shown(&broken, "store").len(), 1);
+        broken.numbers.store.caching = false;
+        broken.numbers.store.write_failure = Some(WriteFailure::ReadOnly);
+        let shown = shown(&broken, "store");
+        assert!(shown[1].contains("mounted read-only"), "{shown:?}");
+        assert_eq!(shown.len(), 3, "a remedy: {shown:?}");
+    }
+
+    #[test]
+    fn what_is_not_used_has_no_line_and_a_list_that_cannot_be_read_has_one() {
+        let quiet = lines(&report(), Timestamp(1_000));
+        for absent in ["pre-pull", "pods", "tier", "received"] {
+            assert!(quiet.iter().all(|(title, _)| *title != absent), "{absent}: {quiet:?}");
+        }
+        let mut listed = report();
+        listed.prepull.problem = Some("line 7 is malformed".to_owned());
+        let said = shown(&listed, "pre-pull");
+        assert_eq!(
+            said,
+            ["0 of 0 image(s) in the store, not checked yet", "the list cannot be used: line 7 is malformed"]
+        );
+        listed.prepull.finished_at = Some(Timestamp(940));
+        assert!(shown(&listed, "pre-pull")[0].ends_with("checked 1m ago"));
+        listed.prepull.running = true;
+        assert!(shown(&listed, "pre-pull")[0].ends_with("being checked now"));
+    }
+
+    #[test]
+    fn a_source_of_pods_that_sees_nothing_is_told_from_one_that_sees() {
+        let source = |name: &str, problem: Option<&str>| SourceStatus {
+            name: name.to_owned(),
+            connected: problem.is_none(),
+            problem: problem.map(str::to_owned),
+        };
+        let sources = vec![source("a", None), source("b", Some("no answer"))];
+        let pod_sources = PodsStatus { sources, ..PodsStatus::default() };
+        let shown = shown(&StatusReport { pod_sources, ..report() }, "pods");
+        assert_eq!(shown[..2], ["a tells of them", "b does not tell of them: no answer"]);
+    }
+}

@@ -207,6 +207,7 @@ pub(super) fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, String> {
 mod tests {
     use super::super::credential::Credential;
     use super::*;
+    use crate::support::log_for_tests::Log;
 
     const ONE: &str = r#"{"auths": {"reg.test": {"auth": "b25lOnA="}}}"#;
     const TWO: &str = r#"{"auths": {"reg.test": {"auth": "dHdvOnA="}}}"#;
@@ -304,5 +305,18 @@ mod tests {
         let node = node(NodeFiles::Named(vec![b, directory.path().join("missing"), a]));
         assert_eq!(names(&node), ["two", "one"]);
         assert_eq!(node.in_use().len(), 2);
+    }
+    #[test]
+    fn a_config_with_many_names_that_are_no_hosts_is_one_warning_and_the_others_count() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.json");
+        let helpers = r#""a b": "x", "c d": "x", "reg.test": "ecr", "e:f": "x""#;
+        fs::write(&file, format!(r#"{{"credHelpers": {{{helpers}}}}}"#)).unwrap();
+        let (log, node) = (Log::of_this_thread(), node(NodeFiles::Named(vec![file])));
+        for _ in 0..2 {
+            assert_eq!(names(&node).len(), 1);
+        }
+        let [warning] = &log.lines("WARN")[..] else { panic!("{:?}", log.lines("WARN")) };
+        assert!(warning.contains("count=3") && !warning.contains("a b"), "{warning}");
     }
 }

@@ -335,6 +335,7 @@ mod tests {
             ("reg.corp:5000", Some("reg.corp_5000")),
             ("Reg.corp", Some("reg.corp")),
             ("localhost:5000", Some("localhost_5000")),
+            ("Reg.Corp:5000", Some("reg.corp_5000")),
             ("10.0.0.1:80", Some("10.0.0.1_80")),
             ("registry:5000", None),
             ("registry", None),
@@ -344,7 +345,7 @@ mod tests {
             let parsed: Registry = registry.parse().unwrap();
             assert_eq!(parsed.path_component().as_deref(), component, "{registry}");
             let Some(component) = component.filter(|_| registry.contains(':')) else { continue };
-            assert_eq!(Registry::of_path_component(component), Some(parsed));
+            assert_eq!(Registry::of_path_component(component), Some(parsed.to_lowercase()));
         }
         for other in
             ["team_1", "my.team_app", "a_b.c_80", "reg.corp", "reg.corp_", "reg.corp_0", "reg.corp__80"]

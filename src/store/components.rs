@@ -1,5 +1,6 @@
 //! The parts of a store, each constructed from what it needs.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::store::layout::Layout;
 use crate::store::maintenance::Maintenance;
 use crate::store::maintenance::scrub::Scrubber;
 use crate::store::metrics::Metrics;
-use crate::store::open::{self, Lock};
+use crate::store::open::{Lock, lock_and_prepare};
 use crate::store::quarantine::files::QuarantineFiles;
 use crate::store::read::in_use::InUse;
 use crate::store::read::limits::ReadLimits;
@@ -41,7 +42,8 @@ pub(super) struct Components {
 }
 
 impl Components {
-    /// Locks and opens the store at `path`. Blocks for a moment; the blobs are counted meanwhile.
+    /// Locks and opens the store at `path`; `is_read_only` says whether its filesystem takes nothing. Blocks for a
+    /// moment; the blobs are counted meanwhile.
     ///
     /// # Errors
     /// Another daemon holds it, its format is unknown, or the disk refuses.
@@ -51,9 +53,10 @@ impl Components {
         clock: &Clock,
         metrics: &Arc<Metrics>,
         limits: ReadLimits,
+        is_read_only: fn(&Path) -> bool,
     ) -> Result<Self, Error> {
         let layout = Layout::new(path);
-        let lock = open::lock_and_prepare(&layout)?;
+        let lock = lock_and_prepare(&layout)?;
         let records = Records::new(layout.clone(), clock.clone());
         let pins = Pins::restore(layout.clone());
         let open_blobs = Arc::new(OpenBlobs::new(InUse::default(), limits));
@@ -69,7 +72,9 @@ impl Components {
         let (caching, failing) = (metrics.caching.clone(), metrics.disk_failing.clone());
         layout.calls().mirror_in(metrics.disk_hanging.clone());
         let health = Arc::new(Health::new(clock.clone(), layout.calls().clone(), caching, failing));
-        open::read_only(&layout).iter().for_each(|error| health.record_failure(error));
+        if is_read_only(path) {
+            health.record_failure(&Error::io("write", path)(ErrorKind::ReadOnlyFilesystem.into()));
+        }
         let blobs = Arc::new(Blobs::new(
             layout.clone(),
             clock.clone(),

@@ -48,7 +48,7 @@ mod reading;
 mod receive;
 mod records;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,17 +107,19 @@ impl Store {
     /// # Errors
     /// Another daemon holds it, its format is unknown, or the disk refuses.
     pub fn open(config: &Config, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, Error> {
-        Self::open_with(config, &clock, &metrics, ReadLimits::default())
+        Self::open_with(config, &clock, &metrics, ReadLimits::default(), open::is_read_only)
     }
 
-    /// The same with other limits of reading.
+    /// The same with other limits of reading, and another word on whether the filesystem takes nothing.
     fn open_with(
         config: &Config,
         clock: &Clock,
         metrics: &Arc<Metrics>,
         limits: ReadLimits,
+        is_read_only: fn(&Path) -> bool,
     ) -> Result<Self, Error> {
-        Components::open(&config.path, config.budget, clock, metrics, limits).map(|all| Self(Arc::new(all)))
+        Components::open(&config.path, config.budget, clock, metrics, limits, is_read_only)
+            .map(|all| Self(Arc::new(all)))
     }
 
     /// Enforces the budget, keeps `index.json` in step with the tags, scrubs blobs and expires records, until

@@ -106,11 +106,9 @@ fn lock_file(layout: &Layout, opened: io::Result<File>) -> Result<File, Error> {
     }
 }
 
-/// That nothing can be written, where the filesystem is mounted so for this process.
-pub(super) fn read_only(layout: &Layout) -> Option<Error> {
-    let root = layout.root();
-    let is_so = rustix::fs::statvfs(root).is_ok_and(|of| of.f_flag.contains(StatVfsMountFlags::RDONLY));
-    is_so.then(|| Error::io("write", root)(io::ErrorKind::ReadOnlyFilesystem.into()))
+/// Whether the filesystem of `path` is mounted read-only for this process.
+pub(super) fn is_read_only(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|of| of.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Why there is no store to be had; where the process may not write there, what to do.

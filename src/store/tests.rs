@@ -97,6 +97,21 @@ fn a_blob_that_is_looked_up_for_the_first_time_costs_one_trip_to_another_thread_
     });
 }
 
+#[tokio::test]
+async fn a_store_on_a_filesystem_that_is_mounted_read_only_says_so_before_anything_is_pulled() {
+    let (directory, clock, metrics) =
+        (tempfile::tempdir().unwrap(), Clock::manual(Timestamp(1_000)), metrics());
+    let config = Config { path: directory.path().to_owned(), budget: unlimited() };
+    let store = Store::open_with(&config, &clock, &metrics, SMALL, |_| true).unwrap();
+    assert_eq!(store.write_failure(), Some(WriteFailure::ReadOnly));
+    assert!(!store.is_caching() && metrics.caching.get() == 0);
+    // It can be written after all: mounted anew.
+    clock.advance(Duration::from_secs(11));
+    let app = repository("reg.test/a");
+    store.put(for_tests::content(&app, b"new", Member::Blob)).await.unwrap();
+    assert!(store.write_failure().is_none() && metrics.caching.get() == 1);
+}
+
 pub(super) fn open(path: &Path) -> Result<Store, Error> {
     open_within(path, unlimited())
 }
@@ -107,7 +122,7 @@ pub(super) fn open_within(path: &Path, budget: Budget) -> Result<Store, Error> {
 
 fn open_with(path: &Path, budget: Budget, metrics: Arc<Metrics>) -> Result<Store, Error> {
     let config = Config { path: path.to_owned(), budget };
-    Store::open_with(&config, &Clock::manual(Timestamp(1_000)), &metrics, SMALL)
+    Store::open_with(&config, &Clock::manual(Timestamp(1_000)), &metrics, SMALL, open::is_read_only)
 }
 
 fn unlimited() -> Budget {

@@ -153,15 +153,47 @@ fn what_is_wrong_with_a_certificate_is_said_without_seconds_and_types() {
         said(&self_signed(&params), "reg.corp", NOW)
     };
     let unknown = other(IsCa::NoCa);
-    assert!(unknown.contains("not known here") && unknown.contains("`ca`"), "{unknown}");
+    assert!(unknown.contains("not known here") && unknown.contains("`ca` in its [[registry]]"), "{unknown}");
     let authority = other(IsCa::Ca(BasicConstraints::Unconstrained));
-    assert!(authority.contains("`ca`") && !authority.contains("CaUsed"), "{authority}");
+    assert!(authority.contains("self-signed and itself in `ca`"), "{authority}");
     let renewed = said(&self_signed(&params_but(|params| params.is_ca = IsCa::NoCa)), "reg.corp", NOW);
-    assert!(renewed.contains("`ca`") && !renewed.contains("BadSignature"), "{renewed}");
+    assert!(renewed.contains("`ca` in its [[registry]] may have an older one"), "{renewed}");
     let many: Vec<String> = (0..4_000).map(|n| format!("DnsName(\"n{n}.evil.test\")")).collect();
     assert_eq!(names(&many), "n0.evil.test, n1.evil.test, n2.evil.test and 3997 more");
     let plain = in_words(&Error::InvalidMessage(InvalidMessage::InvalidContentType)).unwrap();
     assert!(plain.contains("endpoints = [\"http://"), "{plain}");
+}
+
+#[test]
+fn what_is_not_supported_has_a_remedy_of_its_own_and_what_has_words_or_neither_has_none() {
+    let signed = |error| remedy(&Error::InvalidCertificate(error)).unwrap();
+    let (signature_algorithm_id, public_key_algorithm_id) = (vec![1], vec![2]);
+    let supported_algorithms = Vec::new();
+    let by_authority = signed(CertificateError::UnsupportedSignatureAlgorithmContext {
+        signature_algorithm_id: signature_algorithm_id.clone(),
+        supported_algorithms,
+    });
+    let by_key = signed(CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext {
+        signature_algorithm_id,
+        public_key_algorithm_id,
+    });
+    for said in [by_authority, by_key] {
+        assert!(said.contains("P-521") && said.contains("have it signed by RSA"), "{said}");
+    }
+    let common = remedy(&Error::AlertReceived(AlertDescription::HandshakeFailure)).unwrap();
+    assert!(common.contains("cipher suite") && common.contains("ECDHE"), "{common}");
+    for other in [
+        Error::AlertReceived(AlertDescription::BadCertificate),
+        Error::InvalidCertificate(CertificateError::UnknownIssuer),
+        Error::InvalidCertificate(CertificateError::Revoked),
+    ] {
+        assert_eq!(remedy(&other), None, "{other}");
+    }
+    assert_eq!(
+        in_words(&Error::InvalidCertificate(CertificateError::Revoked)),
+        None,
+        "its own words are kept"
+    );
 }
 
 /// Shows a certificate, whoever's key there is.

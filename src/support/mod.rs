@@ -14,6 +14,8 @@ pub(crate) mod fair_share;
 pub mod go_json;
 pub mod host;
 pub mod live;
+#[cfg(test)]
+pub(crate) mod log_for_tests;
 pub mod loopback;
 pub mod metric_labels;
 pub mod metrics;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::StatusCode;
+use larder::admin::control;
 use larder::reference::Digest;
 
 use crate::support::client;
@@ -140,6 +141,11 @@ async fn a_registry_that_a_client_mistyped_is_not_away_and_one_that_answered_bef
     registry.stop().await;
     larder.get("/v2/team/app/manifests/v1?ns=reg.test").await;
     assert_eq!(away().await, (1, 1));
+    let socket = directory.path().join("larder/larder.sock");
+    let report = control::send(&socket, &control::GetReport {}).await.unwrap();
+    assert_eq!(report.never_answered, ["mistyped.invalid"]);
+    let named: Vec<&str> = report.registries.iter().map(|one| one.registry.as_str()).collect();
+    assert_eq!(named, ["reg.test"], "a name that a client invented is no registry in trouble");
     registry.restart().await;
     larder.get("/v2/team/app/manifests/v1?ns=mistyped.invalid").await;
     assert!(larder.metric("larder_upstream_outage_start_timestamp_seconds{registry=\"other\"}").await == 0.0);

@@ -42,6 +42,7 @@ mod path_logins;
 mod plugins;
 #[cfg(feature = "kubernetes")]
 mod pods;
+mod pods_list;
 #[cfg(feature = "kubernetes")]
 mod pods_no_room;
 #[cfg(feature = "kubernetes")]

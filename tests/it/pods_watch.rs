@@ -15,17 +15,17 @@ use crate::program::Program;
 use crate::support::api_server::objects::Pod;
 use crate::support::api_server::{ApiFault, ApiServer, Interjection};
 
-const HOUR: Duration = Duration::from_secs(3_600);
+pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 const SHORT: Waits =
     Waits { answer: Duration::from_millis(500), watch: Duration::from_secs(1), list_every: HOUR };
 /// For answers that end, or not, by their size and not by a time.
 const LONG: Waits =
     Waits { answer: Duration::from_secs(60), watch: Duration::from_secs(60), list_every: HOUR };
 /// After this a test has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A source, and what it tells.
-struct Source {
+pub(crate) struct Source {
     events: mpsc::Receiver<PodEvent>,
     task: JoinHandle<()>,
     _running: Trigger,
@@ -47,12 +47,12 @@ impl Source {
         Self { events, task, _running: running }
     }
 
-    async fn next(&mut self) -> PodEvent {
+    pub(crate) async fn next(&mut self) -> PodEvent {
         tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("it tells something").unwrap()
     }
 
     /// Why it is lost; nothing but a list's beginning and pods comes before.
-    async fn lost(&mut self) -> String {
+    pub(crate) async fn lost(&mut self) -> String {
         loop {
             match self.next().await {
                 PodEvent::Lost(why) => return why,
@@ -63,7 +63,7 @@ impl Source {
     }
 
     /// Waits until it is connected; returns whether it was lost before.
-    async fn connected(&mut self) -> bool {
+    pub(crate) async fn connected(&mut self) -> bool {
         let mut was_lost = false;
         loop {
             match self.next().await {
@@ -75,7 +75,10 @@ impl Source {
     }
 }
 
-async fn scene(waits: Waits, before: impl FnOnce(&ApiServer)) -> (ApiServer, tempfile::TempDir, Source) {
+pub(crate) async fn scene(
+    waits: Waits,
+    before: impl FnOnce(&ApiServer),
+) -> (ApiServer, tempfile::TempDir, Source) {
     let (server, directory) = (ApiServer::start().await, tempfile::tempdir().unwrap());
     let identity = server.authorities.identity(directory.path(), &server.url(), NODE);
     before(&server);

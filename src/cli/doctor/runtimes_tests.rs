@@ -372,3 +372,25 @@ fn a_mirror_that_podman_cannot_read_is_a_problem_and_not_said_to_lead_here() {
         assert!(bad.iter().all(|one| !one.what.ends_with(leads_here)), "{bad:?}");
     }
 }
+
+#[test]
+fn an_entry_that_leads_here_is_judged_by_what_podman_makes_of_each_image_that_it_matches() {
+    let entry = |prefix: &str, at: &str| {
+        format!(
+            "[[registry]]\nprefix = \"{prefix}\"\nlocation = \"{prefix}\"\n[[registry.mirror]]\nlocation = \"127.0.0.1:5050/{at}\"\n"
+        )
+    };
+    let problems = |config: &str, text: &str| {
+        let found = found_with(config, &[("/usr/bin/podman", ""), (OURS, text)]);
+        let problems = found.into_iter().filter(|one| one.level == Level::Problem);
+        problems.map(|one| one.what).collect::<Vec<_>>()
+    };
+    // podman adds the port to the mirror's path.
+    let with_port = "[[registry]]\nhost = \"reg.corp:5000\"\n";
+    let [problem] = &problems(with_port, &entry("reg.corp", "reg.corp"))[..] else { panic!("one") };
+    assert!(problem.contains("leads reg.corp:5000 to 127.0.0.1:5050/reg.corp:5000"), "{problem}");
+    let both = entry("reg.corp", "reg.corp") + &entry("reg.corp:5000", "reg.corp_5000");
+    assert_eq!(problems(with_port, &both), [""; 0], "it has an entry of its own");
+    let tagged = entry("quay.io/team/app:v1", "quay.io/team/app:v1");
+    assert_eq!(problems("", &(entry("quay.io", "quay.io") + &tagged)), [""; 0]);
+}

@@ -59,3 +59,29 @@ impl HttpClient {
         result
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::log_for_tests::Log;
+    use crate::upstream::config::Config;
+    use crate::upstream::transport::address::HostTrust;
+    use crate::upstream::transport::scripted::{Scripted, status};
+
+    #[tokio::test]
+    async fn a_redirect_to_a_long_path_fills_no_log_and_its_signature_is_not_in_it() {
+        let (transport, configured) = Scripted::new(Config::default(), |_| status(200));
+        let client = HttpClient::new(Live::new(configured), Recorder::for_test());
+        let registry = "reg.test".parse().unwrap();
+        let log = Log::of_this_thread();
+        for path in ["a".repeat(60_000), "aaa".to_owned()] {
+            let url: url::Url = format!("https://cdn.test/{path}?X-Signature=marker").parse().unwrap();
+            let request = OutgoingRequest::get(&registry, HostTrust::Untrusted, &url);
+            client.send(RequestKind::Blob, request).await.unwrap();
+            assert_eq!(transport.sent().pop().unwrap().url, url.as_str(), "what is sent is whole");
+            let line = log.lines("DEBUG").pop().unwrap();
+            assert!(line.contains("cdn.test") && line.contains("/aaa"), "{line}");
+            assert!(line.chars().count() < 2 * PATH_CHARS_MAX && !line.contains("marker"), "{line}");
+        }
+    }
+}

@@ -91,3 +91,43 @@ impl Keepable for Connection {
 fn poll_driver<F: Future + Unpin>(driver: &mut Option<F>, cx: &mut Context<'_>) -> Poll<()> {
     driver.as_mut().map_or(Poll::Ready(()), |driver| Pin::new(driver).poll(cx).map(drop))
 }
+
+#[cfg(test)]
+mod tests {
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::upstream::transport::address::HostTrust;
+    use crate::upstream::transport::dial::Stream;
+    use crate::upstream::transport::pool::{Hosts, IDLE_TIME};
+
+    /// A connection, and its other side.
+    async fn connected() -> (Connection, DuplexStream) {
+        let (ours, theirs) = duplex(4_096);
+        let socket = Socket::Http(Stream::Other(TokioIo::new(Box::new(ours))));
+        (Connection::over(socket).await.unwrap(), theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_registry_has_closed_is_not_held_half_open_until_its_time_is_over() {
+        let (connection, mut theirs) = connected().await;
+        let host = Hosts::new(HostTrust::Configured).host("http://reg.test");
+        host.belonging().keep(connection);
+        let begun = Instant::now();
+        // As a registry does that has closed its side: nothing is asked any more that could find it.
+        theirs.shutdown().await.unwrap();
+        theirs.read_to_end(&mut Vec::new()).await.unwrap();
+        assert!(begun.elapsed() < IDLE_TIME / 2, "closed after {:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn what_a_registry_says_without_having_been_asked_is_no_answer_to_the_next_request() {
+        let (mut connection, mut theirs) = connected().await;
+        assert!(connection.is_open());
+        // As some do that close an idle connection.
+        theirs.write_all(b"HTTP/1.1 408 Request Time-out\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        assert!(!connection.is_open());
+    }
+}

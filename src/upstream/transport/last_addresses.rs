@@ -53,3 +53,18 @@ impl LastAddresses {
         self.0.insert(name, Last { domain, addresses, at: Instant::now() });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_ever_so_many_addresses_has_a_few_of_them_remembered() {
+        let mut last = LastAddresses::default();
+        let all: Vec<SocketAddr> = (0..200).map(|n| ([10, 0, 0, n], 0).into()).collect();
+        last.record("n.evil.test".to_owned(), "evil.test".to_owned(), &all);
+        assert_eq!(last.find("n.evil.test").unwrap(), all[..ADDRESSES_MAX]);
+        last.record("n.evil.test".to_owned(), "evil.test".to_owned(), &all[100..101]);
+        assert_eq!(last.find("n.evil.test").unwrap(), all[100..101], "those before are no more");
+    }
+}

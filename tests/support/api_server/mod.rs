@@ -230,6 +230,14 @@ impl ApiServer {
         self.change(if known { "MODIFIED" } else { "ADDED" }, |_, _| Some(pod));
     }
 
+    /// Adds a pod of which no watch is ever told, as where an event is lost on its way.
+    pub fn put_pod_untold(&self, pod: impl Into<Value>) {
+        let (mut pod, mut cluster) = (pod.into(), self.shared.cluster.lock().unwrap());
+        cluster.version += 1;
+        pod["metadata"]["resourceVersion"] = json!(cluster.version.to_string());
+        cluster.pods.insert(objects::key(&pod), Arc::new(pod));
+    }
+
     /// Changes a pod in place.
     pub fn edit_pod(&self, namespace: &str, name: &str, edit: impl FnOnce(&mut Value)) {
         self.change("MODIFIED", |cluster, _| {
