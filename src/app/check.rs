@@ -15,6 +15,7 @@ use crate::serve::Gate;
 use crate::support::clock::Clock;
 use crate::support::metrics::Registry;
 use crate::support::open_file::{Links, open_at_once};
+use crate::support::proxies::ProxyVariables;
 use crate::tier::Tier;
 use crate::tier::metrics::Metrics;
 use crate::upstream::{self, BuildError, ClientCertificate, RegistryConfig};
@@ -85,7 +86,7 @@ fn left_out(config: &mut upstream::Config, refused: &Error) -> bool {
             registry.client.take_if(names).is_some()
         }),
         BuildError::Proxy { .. } => {
-            config.proxy = upstream::Proxy::default();
+            config.proxy = ProxyVariables::default();
             true
         }
         BuildError::Tls(_) => false,
