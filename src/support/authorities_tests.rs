@@ -164,6 +164,14 @@ fn what_is_wrong_with_a_certificate_is_said_without_seconds_and_types() {
     assert!(plain.contains("endpoints = [\"http://"), "{plain}");
 }
 
+#[test]
+fn the_words_of_an_error_do_not_make_the_certificate_of_an_authority_of_it() {
+    let of = |cause| Error::InvalidCertificate(CertificateError::Other(rustls::OtherError(cause)));
+    assert!(is_of_an_authority(&of(Arc::new(webpki::Error::CaUsedAsEndEntity))));
+    assert!(!is_of_an_authority(&of(Arc::new(webpki::Error::EndEntityUsedAsCa))));
+    assert!(!is_of_an_authority(&of(Arc::new(std::io::Error::other("CaUsedAsEndEntity")))));
+}
+
 /// Shows a certificate, whoever's key there is.
 #[derive(Debug)]
 struct Shown(Arc<CertifiedKey>);

@@ -336,6 +336,7 @@ pub(crate) const USED_ONLY_IN: &[(&str, &str)] = &[
     ("opentelemetry_sdk", "traces/"),
     ("tracing_opentelemetry", "cli/traces.rs"),
     ("hyper_rustls", "tier/http.rs"),
+    ("webpki", "support/authorities.rs"),
     ("clap", "cli/"),
     ("indicatif", "cli/"),
     ("tar", "cli/import/"),
