@@ -111,6 +111,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
     (
         "pull",
         &[
+            &["failure_kind"],
             &["config", "error", "metrics"],
             &["answer", "context", "registry_client"],
             &[

@@ -20,7 +20,8 @@ use crate::support::size;
 /// Where no daemon answers. Of a DaemonSet, kubelet starts it.
 const START: &str = "start it: systemctl start larder; where it does not start, its log says why: journalctl -u larder, or kubectl logs";
 /// Where a registry or an image of the list fails.
-const EXPLAIN: &str = "larder explain IMAGE shows how a pull of it goes and what stands in its way";
+pub(super) const EXPLAIN: &str =
+    "larder explain IMAGE shows how a pull of it goes and what stands in its way";
 
 /// What was seen of a cache that runs.
 pub(super) struct Seen {
@@ -99,8 +100,7 @@ fn of_report(report: &StatusReport, findings: &mut Findings) {
         }
         let level = if registry.outage_since.is_some() { Level::Warning } else { Level::Note };
         let remedy = if level == Level::Warning { EXPLAIN } else { "" };
-        let what = format!("{}: {}", registry.registry, registry.messages.join("; "));
-        findings.add(level, ABOUT, what, remedy);
+        findings.add_of_registry(level, &registry.registry, &registry.messages.join("; "), remedy);
     }
     for (image, error) in &report.prepull.failed {
         findings.add(Level::Warning, ABOUT, format!("pre-pull of {image}: {error}"), EXPLAIN);
