@@ -216,7 +216,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "redirect",
                 "request",
             ],
-            &["auth/challenge_cache", "auth/token_cache"],
+            &["auth/challenge_cache", "auth/token_cache", "endpoint/key"],
             &["auth/token_request", "body", "endpoint/select", "transport/names", "transport/tls"],
             &["endpoint/failure_record"],
             &["endpoint/avoided", "endpoint/health", "transport/pool", "transport/send"],
