@@ -1,7 +1,8 @@
 //! Can the cache ask the registries? It is asked for an image that none of them has, as pods without a credential ask.
 //!
-//! What the daemon reports of a registry and what the answer says are one finding: a registry is named once. How bad it
-//! is, and what to do about it, follows from the kind of the failure alone, which the daemon names; its words are shown.
+//! What the daemon reports of a registry and what the answer says are one finding: a registry is named once. How bad
+//! it is, and what to do about it, follows from the kind of the failure alone, which the daemon names; its words are
+//! shown.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::pull::FailureKind;
 /// How long the cache may take to answer about a registry.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
-/// What to do about a failure of a kind; `None` of a kind that the daemon does not name, or that is not known here: then
+/// What to do about a failure of a kind; `None` of one that the daemon does not name, or that is not known here: then
 /// it is of another version.
 fn remedy(kind: Option<FailureKind>) -> &'static str {
     let Some(kind) = kind else { return EXPLAIN };

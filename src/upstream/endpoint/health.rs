@@ -3,8 +3,8 @@
 //! Promises: a failure counts for what was asked. A host that cannot be connected to (name, address, TCP, TLS) fails
 //! for every request. What fails above that fails for one repository and kind of question; where a second such question
 //! hangs, the endpoint is asked after the others for that kind, and still asked where there is no other. An answer to a
-//! question ends its failures; a probe of the version check ends those of the host alone. An endpoint is its URL together
-//! with how it is connected to (`key`).
+//! question ends its failures; a probe of the version check ends those of the host alone. An endpoint is its URL and
+//! how it is connected to (`key`).
 //!
 //! What fails is left alone for a moment, longer each time, while another endpoint of its registry is used; after that
 //! one request tries it again and the others go on as before. Where there is no other endpoint, one that failed slowly
