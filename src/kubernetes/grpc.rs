@@ -47,7 +47,10 @@ pub enum LocalError {
     /// No answer came in time.
     #[error("no answer within {} s", .0.as_secs())]
     TimedOut(Duration),
-    /// The server refused, or its answer is no message or too large.
+    /// Its answer is larger than its reader takes.
+    #[error("its answer is too large: {0}")]
+    TooLarge(String),
+    /// The server refused, or its answer is no message.
     #[error("the server says {code}: {message}")]
     Refused {
         /// The name of gRPC's status code.
@@ -57,16 +60,14 @@ pub enum LocalError {
     },
 }
 
-impl LocalError {
-    /// Whether the answer is larger than its reader takes.
-    pub(super) fn is_too_large(&self) -> bool {
-        matches!(self, Self::Refused { code, .. } if *code == format!("{:?}", Code::OutOfRange))
-    }
-}
-
 impl From<Status> for LocalError {
     fn from(status: Status) -> Self {
-        Self::Refused { code: format!("{:?}", status.code()), message: status.message().to_owned() }
+        let message = status.message().to_owned();
+        match status.code() {
+            // What tonic says of a message over its reader's bound.
+            Code::OutOfRange => Self::TooLarge(message),
+            code => Self::Refused { code: format!("{code:?}"), message },
+        }
     }
 }
 

@@ -231,7 +231,7 @@ async fn an_event_that_is_no_pod_ends_the_watch_and_not_the_daemon() {
 async fn a_list_that_is_larger_than_its_bound_is_refused_and_not_kept_in_memory() {
     let huge = Bytes::from(vec![0_u8; ANSWER_BYTES_MAX + 1]);
     let server = Server::start(&[(LIST, Answer::Messages(vec![huge])), (WATCH, Answer::Hang)]);
-    assert!(first(&server.socket, 1).await[0].starts_with("lost: the server says OutOfRange"));
+    assert!(first(&server.socket, 1).await[0].starts_with("lost: its answer is too large: "));
 }
 
 #[tokio::test]

@@ -158,7 +158,7 @@ async fn follow(
             () = tokio::time::sleep_until(list_at) => {
                 match tell_list(connection, events).await {
                     // Nothing is taken for gone; the events go on, of all pods that change.
-                    Err(End::Failed(error)) if error.is_too_large() => {
+                    Err(End::Failed(error @ LocalError::TooLarge(_))) => {
                         if !std::mem::replace(&mut is_too_large, true) {
                             let why = format!("{error}; only pods that change are seen");
                             events.send(PodEvent::Lost(why)).await.map_err(|_| End::Finished)?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::task::JoinError;
 
+use crate::pull::failure_kind::FailureKind;
 use crate::reference::{Digest, DocumentError, Registry};
 use crate::{store, upstream};
 
@@ -23,6 +24,16 @@ pub enum ChallengeReason {
     Unreachable,
     /// The anonymous rate limit of the registry is nearly used up.
     RateLimit,
+}
+
+impl ChallengeReason {
+    fn kind(self) -> FailureKind {
+        match self {
+            Self::Refused => FailureKind::Refused,
+            Self::Unreachable => FailureKind::Unreachable,
+            Self::RateLimit => FailureKind::RateLimited,
+        }
+    }
 }
 
 impl std::fmt::Display for ChallengeReason {
@@ -72,6 +83,8 @@ pub enum Error {
         why: ChallengeReason,
         /// What upstream said, in parentheses; empty if upstream was not asked.
         cause: String,
+        /// The kind of that.
+        kind: FailureKind,
     },
     /// Little is left of a rate limit, and an older manifest can be served instead.
     #[error(
@@ -168,8 +181,9 @@ impl Error {
 
     /// For a caller that showed no credential; `cause` is what upstream said, if it was asked.
     pub(crate) fn authentication_required(why: ChallengeReason, cause: Option<&upstream::Error>) -> Self {
+        let kind = cause.map_or(why.kind(), FailureKind::of_upstream);
         let cause = cause.map_or_else(String::new, |cause| format!(" ({cause})"));
-        Self::AuthenticationRequired { why, cause }
+        Self::AuthenticationRequired { why, cause, kind }
     }
 
     /// Whether upstream denies the content to the principal that was asked with: 401, 403 or 404.
@@ -217,6 +231,7 @@ impl Error {
                 upstream::Error::Unauthenticated { .. } => Fault::Refused(401),
                 upstream::Error::NotFound { .. } => Fault::NotFound,
                 upstream::Error::Invalid { .. }
+                | upstream::Error::ExpectsTls { .. }
                 | upstream::Error::MethodNotAllowed { .. }
                 | upstream::Error::RangeNotSatisfiable { .. } => Fault::Invalid,
                 upstream::Error::QueryRefused { .. } => Fault::Query,
@@ -244,6 +259,18 @@ impl Error {
             | Self::ImportCutOff(_)
             | Self::NoClient
             | Self::TooManyDownloads => Fault::Ours,
+        }
+    }
+
+    /// What kind of failure it is, for those who are to do something about it.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Upstream(error) => FailureKind::of_upstream(error),
+            Self::AuthenticationRequired { kind, .. } => *kind,
+            Self::RateLimitReserved { .. } => FailureKind::RateLimited,
+            Self::OutOfTime { .. } => FailureKind::Unreachable,
+            error if error.fault() == Fault::Invalid => FailureKind::InvalidAnswer,
+            _ => FailureKind::Node,
         }
     }
 

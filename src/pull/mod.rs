@@ -28,6 +28,7 @@ mod content;
 mod context;
 mod error;
 mod explain;
+mod failure_kind;
 #[cfg(test)]
 mod fake_answers_for_tests;
 #[cfg(test)]
@@ -56,6 +57,7 @@ pub use config::{Config, Freshness, Policy, Rule, Rules, TagTtl, Terms, pattern_
 pub use context::{Caller, Priority, PullContext, RequestId};
 pub use error::{ChallengeReason, Error, Fault};
 pub use explain::Outlook;
+pub use failure_kind::FailureKind;
 pub use import::Importer;
 pub use manifest::ManifestUse;
 pub use prefetch::BLOBS_AT_ONCE;

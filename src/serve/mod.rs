@@ -45,7 +45,7 @@ pub use request_log::RequestLog;
 
 use crate::credentials::Keychain;
 use crate::listener::{Body, Hosts};
-use crate::pull::{Puller, RequestId};
+use crate::pull::{FailureKind, Puller, RequestId};
 use crate::reference::{Reference, Registry, Repository};
 use crate::support::clock::Clock;
 use crate::support::live::Live;
@@ -123,17 +123,18 @@ pub fn service(config: &Config, ports: &[u16], components: Components) -> Servic
 
 /// The answer to a request that was not begun, or whose answer took too long.
 fn not_answered(observer: &Observer, described: &Described, error: &BoxError) -> Response<Body> {
-    let (outcome, message) = if error.is::<tower::timeout::error::Elapsed>() {
+    let (outcome, kind, message) = if error.is::<tower::timeout::error::Elapsed>() {
         (
             Outcome::TimedOut,
+            FailureKind::Unreachable,
             "upstream did not answer in time; what upstream sends later is cached for the next request",
         )
     } else {
-        (Outcome::Overloaded, "too many requests at once")
+        (Outcome::Overloaded, FailureKind::Node, "too many requests at once")
     };
     let details = described.details();
     let registry = details.repository.as_ref().map(Repository::registry);
     observer.count_request(details.route.unwrap_or(RouteLabel::Other), registry, outcome);
     described.answered(outcome, Some(message));
-    ErrorResponse::unavailable(message).response(None)
+    ErrorResponse::unavailable(kind, message).response(None)
 }

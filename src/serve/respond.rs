@@ -18,8 +18,9 @@ use super::range::{RangeAnswer, RangesError};
 use super::refusal::{self, ChallengeError, ClientKind};
 use super::route::{OCI_NAMESPACE, Resource, RouteError};
 use crate::listener::{Body, HostError};
-use crate::pull;
+use crate::pull::{self, FailureKind};
 use crate::reference::{Digest, DigestError, Registry};
+use crate::support::metric_labels::Label;
 
 /// `Docker-Content-Digest`.
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -43,6 +44,8 @@ pub struct ErrorResponse {
     pub code: &'static str,
     /// The text for people.
     pub message: String,
+    /// The kind of the failure, for programs, where a pull failed or this node could not try.
+    pub kind: Option<FailureKind>,
     /// When it makes sense to ask again, with a 503; `None`: after `RETRY_SECONDS`.
     pub retry_after: Option<Duration>,
     /// Whether the connection ends here, because the request was not read as a whole or not meant for us.
@@ -77,8 +80,8 @@ impl ErrorResponse {
             (StatusCode::BAD_GATEWAY, Resource::Manifest(_)) => "MANIFEST_INVALID",
             _ => "UNAVAILABLE",
         };
-        let (message, retry_after) = (error.to_string(), error.retry_after());
-        Self { status, code, message, retry_after, close: false, challenge_error }
+        let (message, retry_after, kind) = (error.to_string(), error.retry_after(), Some(error.kind()));
+        Self { status, code, message, kind, retry_after, close: false, challenge_error }
     }
 
     /// What the challenge of a 401 has as its `error`: one word or a reason in words, never with a character that ends
@@ -124,14 +127,7 @@ impl ErrorResponse {
             RouteError::Query(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
         };
         // A write brings a body that is not read.
-        Self {
-            status,
-            code,
-            message: error.to_string(),
-            retry_after: None,
-            close: *error == RouteError::Method,
-            challenge_error: ChallengeError::None,
-        }
+        Self { close: *error == RouteError::Method, ..Self::new(status, code, &error.to_string()) }
     }
 
     /// For ranges that are not answered.
@@ -164,8 +160,15 @@ impl ErrorResponse {
 
     /// An answer after which the connection goes on.
     pub(super) fn new(status: StatusCode, code: &'static str, message: &str) -> Self {
-        let (message, retry_after) = (message.to_owned(), None);
-        Self { status, code, message, retry_after, close: false, challenge_error: ChallengeError::None }
+        Self {
+            status,
+            code,
+            message: message.to_owned(),
+            kind: None,
+            retry_after: None,
+            close: false,
+            challenge_error: ChallengeError::None,
+        }
     }
 
     /// For a request without the header that the operator requires of every client.
@@ -175,8 +178,9 @@ impl ErrorResponse {
     }
 
     /// For a request that came when too many were being answered, or whose answer took too long.
-    pub fn unavailable(message: &str) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
+    pub fn unavailable(kind: FailureKind, message: &str) -> Self {
+        let kind = Some(kind);
+        Self { kind, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message) }
     }
 
     /// For a read with a body: no endpoint takes one, and unread bytes would be taken for the next request.
@@ -185,11 +189,16 @@ impl ErrorResponse {
         Self { close: true, ..Self::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", message) }
     }
 
+    /// The error document.
+    pub(crate) fn document(&self) -> Vec<u8> {
+        let detail = self.kind.map(|kind| Detail { kind: kind.label() });
+        let errors = [ErrorInfo { code: self.code, message: &self.message, detail }];
+        serde_json::to_vec(&Errors { errors }).unwrap_or_default()
+    }
+
     /// The response. `challenge` goes with a 401.
     pub fn response(&self, challenge: Option<HeaderValue>) -> Response<Body> {
-        let document = Errors { errors: [ErrorInfo { code: self.code, message: &self.message }] };
-        let body = serde_json::to_vec(&document).unwrap_or_default();
-        let mut response = json(self.status, body);
+        let mut response = json(self.status, self.document());
         // podman, skopeo and CRI-O print no body of a 5xx, but the status line as it was sent.
         if self.status.is_server_error()
             && let Ok(reason) = ReasonPhrase::try_from(self.shown(|_| true))
@@ -225,6 +234,13 @@ struct Errors<'a> {
 struct ErrorInfo<'a> {
     code: &'a str,
     message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<Detail>,
+}
+
+#[derive(Serialize)]
+struct Detail {
+    kind: &'static str,
 }
 
 /// A JSON document.
@@ -292,8 +308,8 @@ mod tests {
 
     #[test]
     fn a_reason_cannot_break_out_of_the_challenge() {
-        let mut error =
-            ErrorResponse::unavailable(&format!("a \"b\" \\ c\r\nX-Evil: 1 ü{}", "x".repeat(9_999)));
+        let message = format!("a \"b\" \\ c\r\nX-Evil: 1 ü{}", "x".repeat(9_999));
+        let mut error = ErrorResponse::unavailable(FailureKind::Node, &message);
         assert_eq!(error.challenge_error(), None);
         error.challenge_error = ChallengeError::Reason;
         let reason = error.challenge_error().unwrap();

@@ -204,12 +204,11 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Whether a server was refused for nothing but that its certificate is an authority's. rustls has no variant for it.
+/// Whether a server was refused for nothing but that its certificate is an authority's. rustls has no variant for it
+/// and passes on the error of webpki.
 fn is_of_an_authority(error: &Error) -> bool {
-    match error {
-        Error::InvalidCertificate(CertificateError::Other(cause)) => cause.to_string() == "CaUsedAsEndEntity",
-        _ => false,
-    }
+    let Error::InvalidCertificate(CertificateError::Other(cause)) = error else { return false };
+    matches!(cause.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
 const SEQUENCE: u8 = 0x30;

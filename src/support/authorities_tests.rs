@@ -196,6 +196,14 @@ fn what_is_not_supported_has_a_remedy_of_its_own_and_what_has_words_or_neither_h
     );
 }
 
+#[test]
+fn the_words_of_an_error_do_not_make_the_certificate_of_an_authority_of_it() {
+    let of = |cause| Error::InvalidCertificate(CertificateError::Other(rustls::OtherError(cause)));
+    assert!(is_of_an_authority(&of(Arc::new(webpki::Error::CaUsedAsEndEntity))));
+    assert!(!is_of_an_authority(&of(Arc::new(webpki::Error::EndEntityUsedAsCa))));
+    assert!(!is_of_an_authority(&of(Arc::new(std::io::Error::other("CaUsedAsEndEntity")))));
+}
+
 /// Shows a certificate, whoever's key there is.
 #[derive(Debug)]
 struct Shown(Arc<CertifiedKey>);

@@ -115,8 +115,11 @@ impl Upstream {
             let of = |config| select::endpoints(config, registry).unwrap_or_default();
             let now = of(&configured.config);
             for gone in of(&before.config) {
+                if now.iter().all(|endpoint| endpoint.key() != gone.key()) {
+                    self.0.health.forget(&gone);
+                }
                 if now.iter().all(|endpoint| endpoint.base_url() != gone.base_url()) {
-                    self.0.health.forget(registry, &gone);
+                    self.0.recorder.endpoint_removed(registry, gone.host_and_port());
                 }
             }
         }

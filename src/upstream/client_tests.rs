@@ -384,3 +384,17 @@ async fn the_only_endpoint_is_asked_although_it_delivered_wrong_content() {
     upstream.download(&repository(), digest(), 0, None, &anonymous()).await.unwrap();
     assert_eq!(hosts(&transport), ["reg"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_authority_that_a_reload_adds_is_tried_at_once() {
+    let with = |ca: Option<&str>| {
+        let entry = RegistryConfig { ca: ca.map(Into::into), ..RegistryConfig::default() };
+        Config { registries: [("reg.example.com".parse().unwrap(), entry)].into(), ..Config::default() }
+    };
+    let (upstream, _) = upstream_of(with(None), |_| Outcome::Unreachable);
+    upstream.manifest(&repository(), &digest().into(), &anonymous()).await.unwrap_err();
+    for (ca, fails) in [(None, true), (Some("ca.pem"), false)] {
+        upstream.reconfigure(Scripted::new(with(ca), |_| status(404)).1);
+        assert_eq!(upstream.is_in_outage(repository().registry()), fails, "{ca:?}");
+    }
+}

@@ -66,7 +66,7 @@ impl Config {
 }
 
 /// A client certificate. Presented to hosts that the configuration names, and to no other.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClientCertificate {
     /// PEM file of the certificate and its chain.
     pub certificate: PathBuf,

@@ -145,6 +145,14 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// 400 to plain HTTP, as servers answer that expect TLS.
+    #[error(
+        "{host} sent an invalid answer: status 400 to plain HTTP; where it expects TLS, its [[registry]] says so: endpoints = [\"https://…\"]"
+    )]
+    ExpectsTls {
+        /// The sender of the response.
+        host: String,
+    },
 }
 
 fn next_request(retry_after: &Option<Duration>) -> String {
@@ -175,6 +183,10 @@ pub enum ConnectStage {
     Connect,
     /// The TLS handshake.
     Tls,
+    /// The server's certificate was not accepted.
+    Certificate,
+    /// The server does not speak TLS.
+    NotTls,
     /// The connection broke before the head of the response.
     Head,
     /// No response in time.
@@ -186,7 +198,10 @@ pub enum ConnectStage {
 impl ConnectStage {
     /// Whether no request was sent: the host itself cannot be reached.
     pub(super) fn is_before_the_request(self) -> bool {
-        matches!(self, Self::Dns | Self::Address | Self::Connect | Self::Tls)
+        match self {
+            Self::Dns | Self::Address | Self::Connect | Self::Tls | Self::Certificate | Self::NotTls => true,
+            Self::Head | Self::Timeout | Self::Body => false,
+        }
     }
 }
 
@@ -229,7 +244,7 @@ impl Error {
                 ConnectStage::Dns => "upstream_dns",
                 ConnectStage::Address => "upstream_address",
                 ConnectStage::Connect => "upstream_connect",
-                ConnectStage::Tls => "upstream_tls",
+                ConnectStage::Tls | ConnectStage::Certificate | ConnectStage::NotTls => "upstream_tls",
                 ConnectStage::Head => "upstream_disconnected",
                 ConnectStage::Timeout => "upstream_timeout",
                 ConnectStage::Body => "upstream_disconnected",
@@ -242,7 +257,7 @@ impl Error {
             Self::MethodNotAllowed { .. } => "upstream_method_not_allowed",
             Self::RangeNotSatisfiable { .. } => "upstream_range_not_satisfiable",
             Self::QueryRefused { .. } => "upstream_query_refused",
-            Self::Invalid { .. } => "upstream_invalid",
+            Self::Invalid { .. } | Self::ExpectsTls { .. } => "upstream_invalid",
         }
     }
 
@@ -255,6 +270,11 @@ impl Error {
                 | Self::RateLimited { .. }
                 | Self::CredentialUnavailable { .. }
         )
+    }
+
+    /// Whether an answer came that is none of a registry's.
+    pub fn is_invalid_answer(&self) -> bool {
+        matches!(self, Self::Invalid { .. } | Self::ExpectsTls { .. })
     }
 
     /// Whether a limit of this node was reached, which is no failure of the registry.

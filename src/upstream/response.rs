@@ -139,10 +139,7 @@ impl ResponseContext<'_> {
                 })
             }
             // What servers answer to plain HTTP that expect TLS.
-            400 if is_plain_http => {
-                let why = "status 400 to plain HTTP; where it expects TLS, its [[registry]] says so: endpoints = [\"https://…\"]";
-                Err(Error::Invalid { host, why: why.to_owned() })
-            }
+            400 if is_plain_http => Err(Error::ExpectsTls { host }),
             _ => Err(Error::Invalid { host, why: format!("status {status}") }),
         }
     }
@@ -291,7 +288,9 @@ mod tests {
     #[tokio::test]
     async fn plain_http_to_a_port_of_tls_is_answered_with_what_to_write() {
         let page = "Client sent an HTTP request to an HTTPS server.";
-        let error = classified(true, 400, page).await.unwrap_err().to_string();
+        let error = classified(true, 400, page).await.unwrap_err();
+        assert!(matches!(error, Error::ExpectsTls { .. }), "{error}");
+        let error = error.to_string();
         assert!(error.contains("status 400") && error.contains("endpoints = [\"https://"), "{error}");
     }
 

@@ -112,6 +112,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
     (
         "pull",
         &[
+            &["failure_kind"],
             &["config", "error", "metrics"],
             &["answer", "context", "registry_client"],
             &[
@@ -224,7 +225,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "redirect",
                 "request",
             ],
-            &["auth/challenge_cache", "auth/token_cache"],
+            &["auth/challenge_cache", "auth/token_cache", "endpoint/key"],
             &["auth/token_request", "body", "endpoint/select", "transport/names", "transport/tls"],
             &["endpoint/failure_record"],
             &["endpoint/avoided", "endpoint/health", "transport/pool", "transport/send"],
@@ -345,6 +346,7 @@ pub(crate) const USED_ONLY_IN: &[(&str, &str)] = &[
     ("opentelemetry_sdk", "traces/"),
     ("tracing_opentelemetry", "cli/traces.rs"),
     ("hyper_rustls", "tier/http.rs"),
+    ("webpki", "support/authorities.rs"),
     ("clap", "cli/"),
     ("indicatif", "cli/"),
     ("tar", "cli/import/"),

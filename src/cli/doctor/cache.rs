@@ -22,7 +22,8 @@ const START: &str = "start it: systemctl start larder; where it does not start, 
 /// Where a daemon is there and does not answer.
 const HANGS: &str = "look at its log (journalctl -u larder, or kubectl logs) and at the disk of its store; then systemctl restart larder, or replace the pod";
 /// Where a registry or an image of the list fails.
-const EXPLAIN: &str = "larder explain IMAGE shows how a pull of it goes and what stands in its way";
+pub(super) const EXPLAIN: &str =
+    "larder explain IMAGE shows how a pull of it goes and what stands in its way";
 
 /// What was seen of a cache that runs.
 pub(super) struct Seen {
@@ -113,8 +114,7 @@ fn of_report(report: &StatusReport, findings: &mut Findings) {
         }
         let level = if registry.outage_since.is_some() { Level::Warning } else { Level::Note };
         let remedy = if level == Level::Warning { EXPLAIN } else { "" };
-        let what = format!("{}: {}", registry.registry, registry.messages.join("; "));
-        findings.add(level, ABOUT, what, remedy);
+        findings.add_of_registry(level, &registry.registry, &registry.messages.join("; "), remedy);
     }
     for (image, error) in &report.prepull.failed {
         findings.add(Level::Warning, ABOUT, format!("pre-pull of {image}: {error}"), EXPLAIN);

@@ -85,7 +85,7 @@ fn outcome(repository: &Repository, request: Option<u64>, of_ctr: Option<&str>) 
             INSTALL_CRICTL,
         ),
     };
-    Finding { level, about: ABOUT, what, remedy: remedy.to_owned() }
+    Finding { level, about: ABOUT, registry: None, what, remedy: remedy.to_owned() }
 }
 
 /// The request for a tag, the last one first.

@@ -32,6 +32,9 @@ pub(super) struct Finding {
     pub(super) level: Level,
     /// What was checked: `cache`, `containerd`, `docker`.
     pub(super) about: &'static str,
+    /// The registry that it is about, if it is about one.
+    #[serde(skip)]
+    pub(super) registry: Option<String>,
     pub(super) what: String,
     /// What to do; empty where nothing is to be done, which is never so for a problem.
     pub(super) remedy: String,
@@ -51,7 +54,21 @@ impl Findings {
     ) {
         let remedy = remedy.into();
         debug_assert!(level != Level::Problem || !remedy.is_empty(), "a problem has a remedy");
-        self.0.push(Finding { level, about, what: what.into(), remedy });
+        self.0.push(Finding { level, about, registry: None, what: what.into(), remedy });
+    }
+
+    /// A finding about a registry.
+    pub(super) fn add_of_registry(
+        &mut self,
+        level: Level,
+        registry: &str,
+        what: &str,
+        remedy: impl Into<String>,
+    ) {
+        self.add(level, CACHE, format!("{registry}: {what}"), remedy);
+        if let Some(added) = self.0.last_mut() {
+            added.registry = Some(registry.to_owned());
+        }
     }
 
     /// Of findings about runtimes, the level of a Docker that does not lead here: with another runtime, checked before,

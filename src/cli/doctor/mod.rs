@@ -97,7 +97,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
 
 /// A finding for people.
 fn shown(finding: &Finding) -> String {
-    let Finding { level, about, what, remedy } = finding;
+    let Finding { level, about, what, remedy, .. } = finding;
     let level = match level {
         Level::Ok => "ok",
         Level::Note => "note",

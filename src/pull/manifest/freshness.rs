@@ -104,7 +104,7 @@ pub(crate) fn decide(answer: TagAnswer, record: Option<TagRecord>) -> Decision {
         (Ok(digest), _) => Decision::Current(digest),
         // What is no answer of a registry, as the page of a gateway, says nothing of the tag. At a limit of this node
         // the client asks the registry itself, which knows where the tag is now.
-        (Err(error @ upstream::Error::Invalid { .. }), Some(record)) => Decision::Stale(record, error),
+        (Err(error), Some(record)) if error.is_invalid_answer() => Decision::Stale(record, error),
         (Err(error), Some(record)) if error.is_outage() => Decision::Stale(record, error),
         (Err(error @ upstream::Error::NotFound { .. }), Some(_)) => Decision::Forget(error),
         (Err(error), _) => Decision::Fail(error),
@@ -195,11 +195,12 @@ mod tests {
         let refused = Error::Refused { host: host(), status: 403, why: String::new(), public: false };
         let gone = Error::NotFound { host: host(), unknown: Unknown::Unsaid, public: false };
         let invalid = Error::Invalid { host: host(), why: String::new() };
+        let expects_tls = Error::ExpectsTls { host: host() };
 
         assert_eq!(decide(Ok(digest), Some(record)), Decision::Current(digest));
         let overloaded = Error::Overloaded { limit: NodeLimit::Names, host: host(), why: String::new() };
         assert_eq!(decide(Err(overloaded.clone()), Some(record)), Decision::Fail(overloaded));
-        for outage in [unreachable, limited, failing, invalid] {
+        for outage in [unreachable, limited, failing, invalid, expects_tls] {
             assert_eq!(decide(Err(outage.clone()), Some(record)), Decision::Stale(record, outage.clone()));
             assert_eq!(decide(Err(outage.clone()), None), Decision::Fail(outage));
         }

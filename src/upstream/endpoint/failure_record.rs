@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::reference::{Registry, Repository};
+use crate::upstream::endpoint::key::EndpointKey;
 use crate::upstream::error::Error;
 use crate::upstream::metrics::RequestKind;
 
@@ -58,8 +59,8 @@ impl Part {
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
     pub(super) question: Question,
-    /// The URL of the endpoint.
-    pub(super) url: String,
+    /// The endpoint.
+    pub(super) key: EndpointKey,
     /// Its `host:port`.
     pub(super) host: String,
 }
@@ -101,7 +102,7 @@ impl Record {
         let failures = before.map_or(0, |record| record.failures).saturating_add(1);
         let registry = asked.question.repository.registry();
         if failures == 1 {
-            tracing::warn!(endpoint = asked.url, %registry, %error, "an endpoint fails");
+            tracing::warn!(endpoint = asked.key.url(), %registry, %error, "an endpoint fails");
         }
         // A little longer, so that the nodes of a cluster do not come back all at once.
         let asked_pause = error.retry_after().map(|wait| wait.min(ASKED_PAUSE_MAX));

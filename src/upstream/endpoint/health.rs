@@ -3,7 +3,8 @@
 //! Promises: a failure counts for what was asked. A host that cannot be connected to (name, address, TCP, TLS) fails
 //! for every request. What fails above that fails for one repository and kind of question; where a second such question
 //! hangs, the endpoint is asked after the others for that kind, and still asked where there is no other. An answer to a
-//! question ends its failures; a probe of the version check ends those of the host alone.
+//! question ends its failures; a probe of the version check ends those of the host alone. An endpoint is its URL and
+//! how it is connected to (`key`).
 //!
 //! What fails is left alone for a moment, longer each time, while another endpoint of its registry is used; after that
 //! one request tries it again and the others go on as before. Where there is no other endpoint, one that failed slowly
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 use crate::reference::{Registry, Repository};
 use crate::support::bounded_map::BoundedMap;
 use crate::upstream::endpoint::failure_record::{Asked, Part, Question, RECENT, Record, SLOW_FAILURE};
+use crate::upstream::endpoint::key::EndpointKey;
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::Error;
 use crate::upstream::metrics::{Recorder, RequestKind};
@@ -65,15 +67,14 @@ struct Inner {
     recorder: Recorder,
 }
 
-/// By the URL of the endpoint.
 struct Failing {
-    hosts: BoundedMap<String, Record>,
+    hosts: BoundedMap<EndpointKey, Record>,
     /// Never [`Scope::Host`].
-    questions: BoundedMap<(String, Scope), Record>,
+    questions: BoundedMap<(EndpointKey, Scope), Record>,
     /// Questions that hung since the last answer to one of the kind, and those whose bodies did.
-    hung: BoundedMap<(String, RequestKind, Part), u32>,
+    hung: BoundedMap<(EndpointKey, RequestKind, Part), u32>,
     /// When a question was answered last.
-    answered: BoundedMap<String, Instant>,
+    answered: BoundedMap<EndpointKey, Instant>,
 }
 
 /// An endpoint that fails, for an operator.
@@ -152,9 +153,9 @@ impl Health {
     /// more than [`RECENT`] between two failures; `None` if the last one could, or if the last failure is longer ago
     /// than that.
     pub(crate) fn failing_for(&self, endpoint: &Endpoint, question: &Question) -> Option<Duration> {
-        let (url, failing) = (endpoint.base_url(), self.0.failing.lock());
-        let of_question = || failing.questions.peek(&(url.to_owned(), Scope::Question(question.clone())));
-        let record = failing.hosts.peek(url).or_else(of_question)?;
+        let (key, failing) = (endpoint.key(), self.0.failing.lock());
+        let of_question = || failing.questions.peek(&(key.clone(), Scope::Question(question.clone())));
+        let record = failing.hosts.peek(key).or_else(of_question)?;
         // What failed long ago, and was not asked since, may be there.
         (record.last.elapsed() <= RECENT).then(|| record.failing_since.elapsed())
     }
@@ -162,14 +163,14 @@ impl Health {
     /// Whether the endpoint fails as a whole: it cannot be connected to, or several repositories fail and no question
     /// was answered since. One repository makes no outage, nor do bodies that do not come.
     pub(crate) fn is_in_outage(&self, endpoint: &Endpoint) -> bool {
-        let (url, failing) = (endpoint.base_url(), self.0.failing.lock());
-        if failing.hosts.peek(url).is_some() {
+        let (key, failing) = (endpoint.key(), self.0.failing.lock());
+        if failing.hosts.peek(key).is_some() {
             return true;
         }
-        let answered = failing.answered.peek(url);
+        let answered = failing.answered.peek(key);
         let mut repositories = failing.questions.iter().filter_map(|((of, scope), record)| match scope {
             Scope::Question(question)
-                if of == url && record.fails == Part::Head && answered.is_none_or(|at| record.last > *at) =>
+                if of == key && record.fails == Part::Head && answered.is_none_or(|at| record.last > *at) =>
             {
                 Some(&question.repository)
             }
@@ -179,14 +180,12 @@ impl Health {
         first.is_some() && repositories.any(|other| Some(other) != first)
     }
 
-    /// The endpoint is not one of the registry's any more.
-    pub(crate) fn forget(&self, registry: &Registry, endpoint: &Endpoint) {
+    /// The endpoint is not asked any more, or not in this way.
+    pub(crate) fn forget(&self, endpoint: &Endpoint) {
         let mut failing = self.0.failing.lock();
-        failing.hosts.remove(endpoint.base_url());
-        failing.questions.retain(|(url, _), _| url != endpoint.base_url());
-        failing.hung.retain(|(url, ..), _| url != endpoint.base_url());
-        drop(failing);
-        self.0.recorder.endpoint_removed(registry, endpoint.host_and_port());
+        failing.hosts.remove(endpoint.key());
+        failing.questions.retain(|(key, _), _| key != endpoint.key());
+        failing.hung.retain(|(key, ..), _| key != endpoint.key());
     }
 
     /// How `endpoint` is for a question. The request that learns that a retry is due makes it, or says that it was
@@ -194,7 +193,7 @@ impl Health {
     pub(super) fn state(&self, endpoint: &Endpoint, question: &Question) -> State {
         let now = Instant::now();
         let mut failing = self.0.failing.lock();
-        let found = failing.first_of(endpoint.base_url(), question);
+        let found = failing.first_of(endpoint.key(), question);
         let Some((scope, record)) = found else { return State::Healthy };
         if !record.is_being_retried() && now >= record.retry_at {
             record.retrying_since = Some(now);
@@ -214,16 +213,16 @@ impl Health {
 
     /// The endpoint answered, as far as `came` says.
     pub(super) fn record_response(&self, asked: &Asked, came: Part) {
-        let before = self.0.failing.lock().end(&asked.url, &asked.question, came);
+        let before = self.0.failing.lock().end(&asked.key, &asked.question, came);
         self.0.recorder.endpoint_up(asked.question.repository.registry(), &asked.host, true);
         if let Some(failures) = before {
-            tracing::info!(endpoint = asked.url, failures, "an endpoint answers again");
+            tracing::info!(endpoint = asked.key.url(), failures, "an endpoint answers again");
         }
     }
 
     pub(super) fn record_connection(&self, asked: &Asked) {
-        if self.0.failing.lock().hosts.remove(&asked.url).is_some() {
-            tracing::info!(endpoint = asked.url, "an endpoint can be reached again");
+        if self.0.failing.lock().hosts.remove(&asked.key).is_some() {
+            tracing::info!(endpoint = asked.key.url(), "an endpoint can be reached again");
         }
     }
 
@@ -231,9 +230,9 @@ impl Health {
     pub(super) fn record_host_failure(&self, asked: &Asked, error: &Error, took: Duration) {
         self.0.recorder.endpoint_up(asked.question.repository.registry(), &asked.host, false);
         let mut failing = self.0.failing.lock();
-        let before = failing.hosts.peek(&asked.url);
+        let before = failing.hosts.peek(&asked.key);
         let record = Record::after(before, asked, error, took, Part::Head);
-        failing.hosts.insert(asked.url.clone(), record);
+        failing.hosts.insert(asked.key.clone(), record);
     }
 
     /// The question failed, after `took`.
@@ -242,7 +241,7 @@ impl Health {
         let mut failing = self.0.failing.lock();
         let mut scopes = vec![Scope::Question(asked.question.clone())];
         if took >= SLOW_FAILURE {
-            let key = (asked.url.clone(), asked.question.kind, part);
+            let key = (asked.key.clone(), asked.question.kind, part);
             let hung = failing.hung.get_or_insert_with(key, || 0);
             *hung = hung.saturating_add(1);
             if *hung >= HUNG_MAX {
@@ -250,16 +249,16 @@ impl Health {
             }
         }
         for scope in scopes {
-            let key = (asked.url.clone(), scope);
+            let key = (asked.key.clone(), scope);
             let record = Record::after(failing.questions.peek(&key), asked, error, took, part);
             failing.questions.insert(key, record);
         }
-        let of_kind = (asked.url.clone(), Scope::Kind(asked.question.kind));
+        let of_kind = (asked.key.clone(), Scope::Kind(asked.question.kind));
         if let Some(record) = failing.questions.get(&of_kind) {
             record.retry_later();
         }
         // Whether a request that was cancelled had a connection is not known: another one may try.
-        if let Some(record) = failing.hosts.get(&asked.url) {
+        if let Some(record) = failing.hosts.get(&asked.key) {
             record.retry_later();
         }
     }
@@ -267,7 +266,7 @@ impl Health {
     /// The outcome of a request is not known: another one may try.
     pub(super) fn record_cancelled(&self, asked: &Asked) {
         let mut failing = self.0.failing.lock();
-        if let Some((_, record)) = failing.first_of(&asked.url, &asked.question) {
+        if let Some((_, record)) = failing.first_of(&asked.key, &asked.question) {
             record.retry_later();
         }
     }
@@ -275,15 +274,15 @@ impl Health {
 
 impl Failing {
     /// The failure that concerns a question most: of the host, of the question itself, of its kind.
-    fn first_of(&mut self, url: &str, question: &Question) -> Option<(Scope, &mut Record)> {
-        if self.hosts.peek(url).is_some() {
-            return self.hosts.get(url).map(|record| (Scope::Host, record));
+    fn first_of(&mut self, of: &EndpointKey, question: &Question) -> Option<(Scope, &mut Record)> {
+        if self.hosts.peek(of).is_some() {
+            return self.hosts.get(of).map(|record| (Scope::Host, record));
         }
         if self.questions.is_empty() {
             return None;
         }
-        let of_question = (url.to_owned(), Scope::Question(question.clone()));
-        let of_kind = (url.to_owned(), Scope::Kind(question.kind));
+        let of_question = (of.clone(), Scope::Question(question.clone()));
+        let of_kind = (of.clone(), Scope::Kind(question.kind));
         let key = if self.questions.peek(&of_question).is_some() { of_question } else { of_kind };
         let scope = key.1.clone();
         self.questions.get(&key).map(|record| (scope, record))
@@ -291,24 +290,24 @@ impl Failing {
 
     /// The question was answered: neither the host nor the question nor its kind fails, except for bodies that do not
     /// come, if this one has not come either. Returns how often the question had failed.
-    fn end(&mut self, url: &str, question: &Question, came: Part) -> Option<u32> {
+    fn end(&mut self, of: &EndpointKey, question: &Question, came: Part) -> Option<u32> {
         // Nearly always nothing fails, and when the last answer came concerns only what failed before it.
         if self.hosts.is_empty() && self.questions.is_empty() && self.hung.is_empty() {
             return None;
         }
-        let of_host = self.hosts.remove(url).map(|record| record.failures);
-        let of_question = self.end_scope(url, Scope::Question(question.clone()), came);
-        self.end_scope(url, Scope::Kind(question.kind), came);
-        self.hung.remove(&(url.to_owned(), question.kind, Part::Head));
+        let of_host = self.hosts.remove(of).map(|record| record.failures);
+        let of_question = self.end_scope(of, Scope::Question(question.clone()), came);
+        self.end_scope(of, Scope::Kind(question.kind), came);
+        self.hung.remove(&(of.clone(), question.kind, Part::Head));
         if came == Part::Body {
-            self.hung.remove(&(url.to_owned(), question.kind, Part::Body));
+            self.hung.remove(&(of.clone(), question.kind, Part::Body));
         }
-        self.answered.insert(url.to_owned(), Instant::now());
+        self.answered.insert(of.clone(), Instant::now());
         of_host.or(of_question)
     }
 
-    fn end_scope(&mut self, url: &str, scope: Scope, came: Part) -> Option<u32> {
-        let key = (url.to_owned(), scope);
+    fn end_scope(&mut self, of: &EndpointKey, scope: Scope, came: Part) -> Option<u32> {
+        let key = (of.clone(), scope);
         match self.questions.get(&key) {
             Some(record) if record.fails > came => {
                 record.retry_later();
@@ -319,6 +318,9 @@ impl Failing {
     }
 }
 
+#[cfg(test)]
+#[path = "shared_url_tests.rs"]
+mod shared_url_tests;
 #[cfg(test)]
 #[path = "health_tests.rs"]
 mod tests;

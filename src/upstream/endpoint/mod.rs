@@ -5,6 +5,7 @@ pub(crate) mod avoided;
 pub(crate) mod failure_record;
 pub(crate) mod head_support;
 pub(crate) mod health;
+pub(crate) mod key;
 pub(crate) mod known;
 pub(crate) mod rate_limit;
 pub(crate) mod select;

@@ -9,7 +9,8 @@ use url::{Origin, Url};
 
 use crate::reference::{DOCKER_HUB, PrincipalKind, Registry, Repository};
 use crate::support::loopback;
-use crate::upstream::config::{Allow, Config, CredentialUse, EndpointConfig};
+use crate::upstream::config::{Allow, Config, CredentialUse, EndpointConfig, RegistryConfig};
+use crate::upstream::endpoint::key::EndpointKey;
 use crate::upstream::error::Error;
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
@@ -63,6 +64,7 @@ pub(crate) struct Endpoint {
     /// Ends with `/v2`, or has it in its path.
     base: Url,
     id: EndpointId,
+    key: EndpointKey,
     pub(crate) trust: HostTrust,
     credentials: CredentialUse,
 }
@@ -80,8 +82,16 @@ impl Endpoint {
         base.set_path(&path);
         base.set_query(None);
         base.set_fragment(None);
-        let (base_url, host) = (base.as_str().into(), authority(&base).into());
-        Self { base, id: EndpointId { base_url, host, authoritative }, trust, credentials }
+        let base_url: Arc<str> = base.as_str().into();
+        let key = EndpointKey::new(Arc::clone(&base_url), trust, None);
+        let id = EndpointId { base_url, host: authority(&base).into(), authoritative };
+        Self { base, id, key, trust, credentials }
+    }
+
+    /// The same, of a registry that has settings of its own.
+    fn of(self, settings: &RegistryConfig) -> Self {
+        let key = EndpointKey::new(Arc::clone(&self.id.base_url), self.trust, Some(settings));
+        Self { key, ..self }
     }
 
     #[cfg(test)]
@@ -130,9 +140,14 @@ impl Endpoint {
         self.base.origin()
     }
 
-    /// Its URL, by which it differs from other endpoints.
+    /// Its URL, by which it differs from other endpoints of its registry.
     pub(crate) fn base_url(&self) -> &str {
         self.id.base_url()
+    }
+
+    /// What its health is kept by.
+    pub(crate) fn key(&self) -> &EndpointKey {
+        &self.key
     }
 
     /// Whether a credential of this kind may be presented to it.
@@ -186,14 +201,14 @@ pub(crate) fn endpoints(config: &Config, registry: &Registry) -> Result<Vec<Endp
     let configured = config.registries.get(registry);
     if let Some(configured) = configured.filter(|c| !c.endpoints.is_empty()) {
         let only_one = configured.endpoints.len() == 1;
-        let all = configured.endpoints.iter().map(|e| Endpoint::configured(e, registry, only_one));
-        return Ok(all.collect());
+        let all = configured.endpoints.iter();
+        return Ok(all.map(|e| Endpoint::configured(e, registry, only_one).of(configured)).collect());
     }
     let declined = |why: String| Error::Declined { registry: registry.clone(), why };
     let host = if registry.as_str() == DOCKER_HUB { "registry-1.docker.io" } else { registry.as_str() };
     let url = Url::parse(&format!("https://{host}/")).map_err(|e| declined(e.to_string()))?;
-    if configured.is_some() {
-        return Ok(vec![Endpoint::of_registry(&url, HostTrust::Configured)]);
+    if let Some(configured) = configured {
+        return Ok(vec![Endpoint::of_registry(&url, HostTrust::Configured).of(configured)]);
     }
     match &config.allow {
         Allow::Only(listed) if listed.contains(registry) => {}

@@ -74,8 +74,8 @@ impl Health {
 
     /// Follows a request to `endpoint`, whose outcome is to be recorded.
     pub(crate) fn track(&self, endpoint: &Endpoint, question: Question) -> TrackedRequest {
-        let (url, host) = (endpoint.base_url().to_owned(), endpoint.host_and_port().to_owned());
-        let (health, asked) = (self.clone(), Asked { question, url, host });
+        let (key, host) = (endpoint.key().clone(), endpoint.host_and_port().to_owned());
+        let (health, asked) = (self.clone(), Asked { question, key, host });
         TrackedRequest { health, asked, started: None, last_exchange: None, finished: false }
     }
 }

@@ -366,12 +366,20 @@ fn stage_of(error: &(dyn StdError + 'static), connecting: bool) -> ConnectStage 
             stage = ConnectStage::Dns;
         } else if error.is::<AddressRefused>() {
             stage = ConnectStage::Address;
-        } else if tls_error(error).is_some() {
-            stage = ConnectStage::Tls;
+        } else if let Some(error) = tls_error(error) {
+            stage = stage_of_tls(error);
         }
         next = error.source();
     }
     stage
+}
+
+fn stage_of_tls(error: &rustls::Error) -> ConnectStage {
+    match error {
+        rustls::Error::InvalidCertificate(_) => ConnectStage::Certificate,
+        rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => ConnectStage::NotTls,
+        _ => ConnectStage::Tls,
+    }
 }
 
 /// The error of TLS: `io::Error` hides what it wraps from `source`, and some are wrapped twice.

@@ -248,16 +248,18 @@ fn a_name_that_was_not_looked_up_is_no_failure_of_its_host() {
 #[test]
 fn a_server_that_speaks_plain_http_is_named_with_the_endpoint_to_write_and_a_certificate_in_words() {
     use rustls::{CertificateError, InvalidMessage};
-    let said = |error: rustls::Error| {
+    let said = |error: rustls::Error, expected| {
         let Error::Unreachable { stage, why, .. } = error_of("reg.test:443", &io::Error::other(error), true)
         else {
             panic!("no failure of its host")
         };
-        assert_eq!(stage, ConnectStage::Tls);
+        assert_eq!(stage, expected);
         why
     };
-    let plain = said(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType));
+    let plain = said(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType), ConnectStage::NotTls);
     assert!(plain.contains("endpoints = [\"http://"), "{plain}");
-    let unknown = said(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer));
+    let unknown =
+        said(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer), ConnectStage::Certificate);
     assert!(unknown.contains("not known here") && !unknown.contains("Unknown"), "{unknown}");
+    said(rustls::Error::HandshakeNotComplete, ConnectStage::Tls);
 }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use crate::pull::error::Error;
 use crate::reference::Repository;
 use crate::store;
-use crate::upstream::{self, DeliveryFault, EndpointId};
+use crate::upstream::{DeliveryFault, EndpointId};
 
 /// Downloads of one blob at most, however many endpoints there are.
 const TRIES_MAX: u32 = 4;
@@ -136,7 +136,7 @@ pub(crate) fn fault_of(error: &Error, trail: &Trail) -> Option<DeliveryFault> {
         Error::Store(store::Error::TooLong { .. } | store::Error::TooShort { .. })
         | Error::ShortBody { .. } => Some(DeliveryFault::Length),
         // The rest contradicts what came before.
-        Error::Upstream(upstream::Error::Invalid { .. }) => Some(DeliveryFault::Range),
+        Error::Upstream(error) if error.is_invalid_answer() => Some(DeliveryFault::Range),
         _ => None,
     }
 }
@@ -212,8 +212,11 @@ mod tests {
         assert_eq!(fault_of(&mismatch, &plain), Some(DeliveryFault::Digest));
         assert_eq!(fault_of(&mismatch, &ranges), Some(DeliveryFault::Ranges));
         assert_eq!(fault_of(&Error::ShortBody { missing: 1 }, &plain), Some(DeliveryFault::Length));
-        let outage =
-            upstream::Error::ServerError { host: "reg.test".to_owned(), status: 503, retry_after: None };
+        let outage = crate::upstream::Error::ServerError {
+            host: "reg.test".to_owned(),
+            status: 503,
+            retry_after: None,
+        };
         assert_eq!(fault_of(&outage.into(), &plain), None);
         assert_eq!(fault_of(&Error::LeaderGone, &plain), None);
     }

@@ -258,7 +258,7 @@ impl UpstreamBody {
                 Err(again) => again,
             };
             tracing::info!(digest = %self.blob.digest, %again, "a body could not be resumed");
-            if matches!(again, upstream::Error::Invalid { .. }) {
+            if again.is_invalid_answer() {
                 // What came before is of another blob, or this is.
                 return Err(again);
             }
