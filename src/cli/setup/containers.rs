@@ -10,10 +10,10 @@
 //! containers/image shows no credential for a registry to a mirror of another host: through it this cache serves what
 //! the node's credentials or anonymous callers may read. It can send a mirror no header either.
 //!
-//! `insecure` is written for mirrors and this cache's own address alone. Of a `[[registry]]` it counts for every push to
-//! what its prefix matches, and every login, which go to the registry itself wherever `location` leads: their
-//! certificates would not be verified. With `--strict` the location, asked after the mirror, is this cache too, over TLS,
-//! which it does not speak: nothing else is asked.
+//! `insecure` is written for mirrors and this cache's own address alone. Of a `[[registry]]` it counts for every push
+//! to what its prefix matches, and every login, which go to the registry itself wherever `location` leads: their
+//! certificates would not be verified. With `--strict` the location, asked after the mirror, is this cache too, over
+//! TLS, which it does not speak: nothing else is asked.
 //!
 //! What must be signed gets no mirror: `signature_policy` says why.
 
