@@ -1,6 +1,8 @@
 //! Entries of `registries.conf` that lead here and do harm: as earlier setups or a hand wrote them, or since the policy
 //! for signatures changed.
 
+use std::collections::BTreeMap;
+
 use super::finding::{CONTAINERS, Findings, Level};
 use super::unreadable;
 use crate::cli::machine::Machine;
@@ -29,10 +31,14 @@ pub(super) fn check(
 /// Earlier versions wrote it so with `--strict`.
 fn unverified(all: &[Entry], is_ours: &impl Fn(&str) -> bool, setup: &str, findings: &mut Findings) {
     let leads_here = |entry: &&Entry| entry.location.as_deref().is_some_and(is_ours);
+    let mut found = BTreeMap::<&str, Vec<&str>>::new();
     for entry in all.iter().filter(|entry| entry.insecure && !entry.blocked).filter(leads_here) {
+        found.entry(&entry.file).or_default().push(&entry.prefix);
+    }
+    for (file, prefixes) in found {
         let what = format!(
-            "{} has insecure = true for {}: podman and CRI-O verify no certificate in a push to it or a login, which go to it directly, and may send the password in the clear",
-            entry.file, entry.prefix
+            "{file} has insecure = true for {}: podman and CRI-O verify no certificate in pushes and logins there, which go to the registry directly, and may send the password in the clear",
+            prefixes.join(", ")
         );
         findings.add(Level::Problem, CONTAINERS, what, format!("{setup}; with --strict, as before"));
     }
@@ -96,7 +102,13 @@ mod tests {
             "[[registry]]\nprefix = \"a.corp\"\nlocation = \"127.0.0.1:5050/a.corp\" {mark}; before: none\ninsecure = true\n"
         );
         for (conf, is_named) in [
-            (format!("{here}{earlier}insecure = true\n"), true),
+            (
+                format!(
+                    "{here}{earlier}insecure = true\n{}insecure = true\n",
+                    earlier.replace("ghcr", "quay")
+                ),
+                true,
+            ),
             (format!("{sites}[[registry]]\nlocation = \"b.corp\"\ninsecure = true\n"), false),
             (format!("{here}{earlier}{mirror}"), false),
             (sites.replace("insecure = true", &format!("insecure = true {mark}; before: false")), true),
