@@ -31,6 +31,7 @@ mod runtime_files;
 mod serve;
 mod setup;
 mod setup_node;
+mod signature_policy;
 mod socket_unit;
 mod status;
 mod systemd;

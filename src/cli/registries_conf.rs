@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use toml_edit::{DocumentMut, Item, TableLike};
 
 use super::machine::Machine;
+use super::runtime_files::MARK;
 
 /// The file that is read first.
 pub(super) const CONFIG: &str = "/etc/containers/registries.conf";
@@ -37,6 +38,9 @@ pub(super) struct Entry {
     /// Where it leads, if that is not what it matches.
     pub(super) location: Option<String>,
     pub(super) blocked: bool,
+    /// Whether certificates are not verified for what it matches, in pushes and logins too, although the site did not
+    /// say so: `insecure` that was there before a setup is the site's own.
+    pub(super) insecure: bool,
     /// In the order in which they are asked, before the location.
     pub(super) mirrors: Vec<String>,
 }
@@ -124,14 +128,22 @@ pub(super) fn tables(item: &Item) -> Vec<&dyn TableLike> {
 
 fn entry(file: &str, table: &dyn TableLike) -> Option<Entry> {
     let text = |table: &dyn TableLike, key: &str| table.get(key).and_then(Item::as_str).map(str::to_owned);
+    let flag = |key: &str| table.get(key).and_then(Item::as_bool).unwrap_or(false);
     let mirrors = table.get("mirror").map(tables).unwrap_or_default();
     Some(Entry {
         file: file.to_owned(),
         prefix: prefix_of(table)?,
         location: text(table, "location"),
-        blocked: table.get("blocked").and_then(Item::as_bool).unwrap_or(false),
+        blocked: flag("blocked"),
+        insecure: flag("insecure") && (is_marked(table, "insecure") || !is_marked(table, "location")),
         mirrors: mirrors.into_iter().filter_map(|mirror| text(mirror, "location")).collect(),
     })
+}
+
+/// Whether setup has set a value in a file of the site.
+fn is_marked(table: &dyn TableLike, key: &str) -> bool {
+    let decor = table.get(key).and_then(Item::as_value).map(toml_edit::Value::decor);
+    decor.and_then(|decor| decor.suffix()?.as_str()).is_some_and(|suffix| suffix.contains(MARK))
 }
 
 fn matches(prefix: &str, name: &str) -> bool {

@@ -304,6 +304,52 @@ class Setup(unittest.TestCase):
         self.assertIn("removed:", self.setup(root, "crio", "--undo"))
         self.assertFalse(os.path.exists(conf))
 
+    def test_podman_as_it_was_set_up_verifies_what_it_verifies_without_it(self):
+        """Certificates of a registry with --strict, and signatures that policy.json demands."""
+        root, name = self.world.directory("machine"), self.registry.address
+        larder = Larder(self.world, {name: self.registry.url, "reg.test": self.registry.url})
+        conf, policy = f"{root}/etc/containers/registries.conf.d/010-larder.conf", f"{root}/etc/containers/policy.json"
+        store = self.world.directory("podman")
+
+        def podman(*words):
+            command = ["podman", "--root", f"{store}/root", "--runroot", f"{store}/run", "--storage-driver", "vfs", *words]
+            done = subprocess.run(command, env={**os.environ, "CONTAINERS_REGISTRIES_CONF": conf}, capture_output=True,
+                                  text=True, timeout=120, check=False)
+            return done.returncode, done.stdout + done.stderr
+
+        def asked_directly():
+            lines = self.world.log(self.registry.name).splitlines()
+            return [line for line in lines if " /v2/" in line and "larder/" not in line]
+
+        # The registry speaks plain HTTP: a login that is verified does not reach it.
+        larder.command("setup", "podman", "--strict", "--root", root)
+        before = asked_directly()
+        code, said = podman("login", "--authfile", f"{store}/auth.json", "-u", "ann", "-p", "ann-password", name)
+        self.assertNotEqual(code, 0, said)
+        self.assertIn("https://", said)
+        code, said = podman("pull", "--quiet", f"{name}/{REPOSITORY}:v1")
+        self.assertEqual(code, 0, said)
+        code, said = podman("pull", "--quiet", f"{name}/{REPOSITORY}:none")
+        self.assertNotEqual(code, 0, said)
+        self.assertIn(f"{name} does not have it", said)
+        self.assertEqual(asked_directly(), before, "podman asked the registry itself")
+        # Of the repository below reg.test signatures are demanded; nobody answers by that name.
+        with open(policy, "w", encoding="utf-8") as file:
+            json.dump({"default": [{"type": "insecureAcceptAnything"}], "transports": {"docker": {
+                "reg.test/team": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": f"{root}/none"}]}}}, file)
+        _, said = attempt(PROGRAM, "--config", larder.config, "doctor", "--root", root)
+        self.assertIn("policy.json demands signatures of reg.test/team, which", said)
+        code, said = attempt(PROGRAM, "--config", larder.config, "setup", "podman", "--strict", "--root", root)
+        self.assertEqual(code, 1, said)
+        self.assertIn("with --strict it could not be pulled", said)
+        code, said = podman("pull", "--quiet", "--signature-policy", policy, NAME)
+        self.assertIn("A signature was required, but no signature exists", said)
+        self.assertIn("signatures of reg.test/team", larder.command("setup", "podman", "--root", root))
+        code, said = podman("pull", "--quiet", "--signature-policy", policy, NAME)
+        self.assertIn("pinging container registry reg.test", said)
+        _, said = attempt(PROGRAM, "--config", larder.config, "doctor", "--root", root)
+        self.assertNotIn("policy.json", said)
+
     def test_docker_as_it_was_set_up_pulls_through_it(self):
         root = self.world.directory("machine")
         code, said = attempt(PROGRAM, "--config", self.larder.config, "setup", "docker", "--root", root)

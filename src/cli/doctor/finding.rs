@@ -11,6 +11,8 @@ pub(super) const CONTAINERD: &str = "containerd";
 pub(super) const CONTAINERD_SETUP: &str = "larder setup containerd, then systemctl restart containerd";
 /// What findings about Docker are about.
 pub(super) const DOCKER: &str = "docker";
+/// What findings about podman, CRI-O and skopeo are about, which read the same files.
+pub(super) const CONTAINERS: &str = "podman/crio";
 
 /// How bad something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -6,6 +6,7 @@
 mod cache;
 mod canary;
 mod containerd;
+mod containers_entries;
 mod finding;
 mod here;
 mod hosts;

@@ -1,9 +1,9 @@
 //! The runtimes: does their own configuration lead to this cache, and do they believe it?
 
-use super::finding::{CORRECT, DOCKER, Findings, Level};
+use super::finding::{CONTAINERS, CORRECT, DOCKER, Findings, Level};
 use super::here::Here;
 use super::hosts::{self, HostsFile, Leads};
-use super::{containerd, unreadable};
+use super::{containerd, containers_entries, unreadable};
 use crate::cli::daemon::InEffect;
 use crate::cli::machine::Machine;
 use crate::cli::registries_conf::{self, OURS};
@@ -15,9 +15,6 @@ use crate::cli::setup::{
 };
 use crate::config::Settings;
 use crate::reference::{DOCKER_HUB, Registry};
-
-/// What all of podman, CRI-O and skopeo read.
-const CONTAINERS: &str = "podman/crio";
 
 pub(super) fn check(machine: &Machine, asked: &InEffect, findings: &mut Findings) {
     let settings = &asked.settings;
@@ -267,6 +264,7 @@ fn containers(machine: &Machine, here: &Here, settings: &Settings, findings: &mu
     let is_ours =
         |at: &str| authorities.iter().any(|own| at.strip_prefix(own).is_some_and(|r| r.starts_with('/')));
     let bad = unreadable_locations(&all, &is_ours, &setup, findings);
+    containers_entries::check(machine, &all, &is_ours, &setup, findings);
     let configured = settings.upstream.registries.keys();
     let named = configured.filter(|registry| registry.path_component().is_some()).map(ToString::to_string);
     let (mut ours, mut not) = (Vec::new(), Vec::new());

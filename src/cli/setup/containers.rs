@@ -9,6 +9,13 @@
 //!
 //! containers/image shows no credential for a registry to a mirror of another host: through it this cache serves what
 //! the node's credentials or anonymous callers may read. It can send a mirror no header either.
+//!
+//! `insecure` is written for mirrors and this cache's own address alone. Of a `[[registry]]` it counts for every push
+//! to what its prefix matches, and every login, which go to the registry itself wherever `location` leads: their
+//! certificates would not be verified. With `--strict` the location, asked after the mirror, is this cache too, over
+//! TLS, which it does not speak: nothing else is asked.
+//!
+//! What must be signed gets no mirror: `signature_policy` says why.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -22,6 +29,7 @@ use crate::cli::registries_conf::{
     DROP_INS, Entry, OURS, entries, files, in_force, is_shipped, matching, prefix_of,
 };
 use crate::cli::runtime_files::MARK;
+use crate::cli::signature_policy::{SignaturePolicies, Signed};
 use crate::cli::toml_text::rendered;
 use crate::reference::Registry;
 
@@ -78,10 +86,14 @@ pub(super) fn plan(machine: &Machine, request: &SetupRequest) -> Result<SetupPla
     }
     let all = in_force(all);
     let registries = nameable(wanted(request), &mut plan.notes);
-    for file in theirs {
-        plan.changes.push(joined(file, &all, &registries, request, &mut plan.notes)?);
+    let policies = SignaturePolicies::read(machine)?;
+    if request.strict {
+        nothing_signed(&registries, &policies)?;
     }
-    let text = own(&all, &registries, request, &mut plan.notes);
+    for file in theirs {
+        plan.changes.push(joined(file, &all, &registries, &policies, request, &mut plan.notes)?);
+    }
+    let text = own(&all, &registries, &policies, request, &mut plan.notes);
     let _: DocumentMut = text.parse().map_err(|error| format!("{OURS}: {error}"))?;
     plan.changes.push(ours.becomes(text, &request.url, &nothing));
     plan.notes.push("CRI-O reads it again with: systemctl reload crio".to_owned());
@@ -107,6 +119,25 @@ fn nameable(wanted: BTreeSet<String>, notes: &mut Vec<String>) -> BTreeSet<Strin
     named
 }
 
+/// With `--strict` what has no mirror could be pulled around this cache, and with one not at all.
+fn nothing_signed(registries: &BTreeSet<String>, policies: &SignaturePolicies) -> Result<(), String> {
+    let signed = registries.iter().flat_map(|registry| policies.signed_in(registry)).collect();
+    match of_signed(&signed) {
+        Some(what) => Err(format!(
+            "{what}; with --strict it could not be pulled. Nothing was written. Leave --strict out, or name the other registries with --registry"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// What must be signed, as the notes say it.
+fn of_signed(signed: &Signed) -> Option<String> {
+    let (_, file) = signed.first_key_value()?;
+    let names: Vec<&str> = signed.keys().map(String::as_str).collect();
+    let names = names.join(", ");
+    Some(format!("{file} demands signatures of {names}, which podman and CRI-O do not find through a mirror"))
+}
+
 fn component_of(registry: &str) -> Option<String> {
     registry.parse::<Registry>().ok()?.path_component()
 }
@@ -123,6 +154,7 @@ fn joined(
     Theirs { change, original }: Theirs,
     all: &[Entry],
     registries: &BTreeSet<String>,
+    policies: &SignaturePolicies,
     request: &SetupRequest,
     notes: &mut Vec<String>,
 ) -> Result<Change, String> {
@@ -147,6 +179,16 @@ fn joined(
                     "{path} has {prefix}, which podman and CRI-O take for {with_port} too, and could not read a mirror of it then: \
                      {prefix} is pulled without this cache. Name {with_port} there by itself, then run this again"
                 ));
+                continue;
+            }
+            let mut signed = policies.signed_in(&prefix);
+            signed.retain(|part, _| matching(all, part) == Some(entry));
+            if let Some(what) = of_signed(&signed) {
+                let remedy = match signed.contains_key(&prefix) {
+                    true => "",
+                    false => ". Give that an entry of its own there, then run this again",
+                };
+                notes.push(format!("{what}: {prefix} of {path} is pulled without this cache{remedy}"));
                 continue;
             }
             join(table, entry, request)?;
@@ -179,10 +221,8 @@ fn join(table: &mut Table, entry: &Entry, request: &SetupRequest) -> Result<(), 
                 "{file} has mirrors for {prefix}, which --strict would have to remove; remove them first"
             ));
         }
-        replace(table, "prefix", Value::from(prefix.as_str()));
-        replace(table, "location", Value::from(here));
-        replace(table, "insecure", Value::from(true));
-        return Ok(());
+        replace(table, "prefix", prefix);
+        replace(table, "location", &here);
     }
     let item = table.entry("mirror").or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
     as_tables(item);
@@ -199,17 +239,13 @@ fn join(table: &mut Table, entry: &Entry, request: &SetupRequest) -> Result<(), 
 }
 
 /// Sets a value, and notes the one from before behind it.
-fn replace(table: &mut Table, key: &str, value: Value) {
+fn replace(table: &mut Table, key: &str, value: &str) {
     let before = table.get(key).and_then(Item::as_value);
-    let same = before.is_some_and(|before| {
-        before.as_str().is_some() && before.as_str() == value.as_str()
-            || before.as_bool().is_some() && before.as_bool() == value.as_bool()
-    });
-    if same {
+    if before.and_then(Value::as_str) == Some(value) {
         return;
     }
     let before = before.map_or(NONE.to_owned(), |value| value.to_string().trim().to_owned());
-    table.insert(key, Item::Value(value.decorated(" ", format!(" {MARK}{BEFORE}{before}"))));
+    table.insert(key, Item::Value(Value::from(value).decorated(" ", format!(" {MARK}{BEFORE}{before}"))));
 }
 
 /// A list of inline tables as tables with headers, which can be extended.
@@ -229,6 +265,7 @@ fn without_mirrors(text: &str) -> Option<String> {
     let mut found = false;
     let registries = document.get_mut("registry").and_then(Item::as_array_of_tables_mut);
     for table in registries.into_iter().flat_map(ArrayOfTables::iter_mut) {
+        // The last as earlier versions wrote it with --strict.
         for key in ["prefix", "location", "insecure"] {
             found |= restore(table, key);
         }
@@ -264,6 +301,7 @@ fn suffix(decor: &toml_edit::Decor) -> &str {
 fn own(
     all: &[Entry],
     registries: &BTreeSet<String>,
+    policies: &SignaturePolicies,
     request: &SetupRequest,
     notes: &mut Vec<String>,
 ) -> String {
@@ -299,18 +337,21 @@ fn own(
             }
             None => {}
         }
-        let location = location(request, registry);
-        let _ = if request.strict {
-            write!(
-                text,
-                "\n[[registry]]\nprefix = \"{registry}\"\nlocation = \"{location}\"\ninsecure = true\n"
-            )
-        } else {
-            write!(
-                text,
-                "\n[[registry]]\nprefix = \"{registry}\"\nlocation = \"{registry}\"\n\n[[registry.mirror]]\nlocation = \"{location}\"\ninsecure = true\n"
-            )
-        };
+        let mut signed = policies.signed_in(registry);
+        signed.retain(|part, _| matching(all, part).is_none());
+        notes.extend(of_signed(&signed).map(|what| format!("{what}: that is pulled without this cache")));
+        if signed.contains_key(registry) {
+            continue;
+        }
+        for prefix in signed.keys() {
+            let _ = write!(text, "\n[[registry]]\nprefix = \"{prefix}\"\nlocation = \"{prefix}\"\n");
+        }
+        let mirror = location(request, registry);
+        let location = if request.strict { &mirror } else { registry };
+        let _ = write!(
+            text,
+            "\n[[registry]]\nprefix = \"{registry}\"\nlocation = \"{location}\"\n\n[[registry.mirror]]\nlocation = \"{mirror}\"\ninsecure = true\n"
+        );
     }
     text
 }

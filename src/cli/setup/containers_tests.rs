@@ -145,16 +145,15 @@ fn nothing_is_pulled_around_this_cache_with_strict_and_undo_gives_back_the_locat
     let counted = counts(&machine);
     for name in ["docker.io", "quay.io"] {
         let entry = matching(&counted, name).unwrap();
-        assert_eq!(
-            (entry.location.as_deref(), entry.mirrors.len()),
-            (Some(&*format!("127.0.0.1:5050/{name}")), 0)
-        );
+        let here = format!("127.0.0.1:5050/{name}");
+        assert_eq!((&entry.location, &entry.mirrors), (&Some(here.clone()), &vec![here]));
     }
     // Others change the file: what they wrote stays.
     let file = directory.path().join(CONFIG.trim_start_matches('/'));
-    fs::write(&file, machine.read(CONFIG) + "blocked = true\n").unwrap();
+    let blocked = |text: &str| text.replacen("[[registry]]\n", "[[registry]]\nblocked = true\n", 1);
+    fs::write(&file, blocked(&machine.read(CONFIG))).unwrap();
     apply(&machine, &SetupRequest { undo: true, ..request() });
-    assert_eq!(machine.read(CONFIG), format!("{main}blocked = true\n"));
+    assert_eq!(machine.read(CONFIG), blocked(main));
     fs::write(&file, "[[registry]]\nlocation = \"docker.io\"\n[[registry.mirror]]\nlocation = \"a\"\n")
         .unwrap();
     assert!(plan(&machine, &strict).err().unwrap().contains("has mirrors for docker.io"));
@@ -188,4 +187,77 @@ fn no_setup_leads_a_registry_with_a_port_to_what_podman_cannot_read() {
         of("reg.corp:5000/app").mirrors.is_empty() && of("a.closed.corp:5000/app").blocked,
         "{counted:#?}"
     );
+}
+
+#[test]
+fn no_setup_turns_off_the_verification_of_certificates_in_pushes_and_logins() {
+    let main = "[[registry]]\nlocation = \"docker.io\"\n\n[[registry]]\nlocation = \"ghcr.io\"\ninsecure = false\n\n[[registry]]\nlocation = \"registry.corp\"\ninsecure = true\n";
+    // As an earlier version wrote it with --strict.
+    let earlier = main
+        .replace("docker.io\"\n", &format!("127.0.0.1:5050/docker.io\" {MARK}{BEFORE}\"docker.io\"\nprefix = \"docker.io\" {MARK}{BEFORE}{NONE}\ninsecure = true {MARK}{BEFORE}{NONE}\n"))
+        .replace("insecure = false", &format!("insecure = true {MARK}{BEFORE}false"));
+    assert!(without_mirrors(&earlier).as_deref() == Some(main), "{earlier}");
+    for before in [main, earlier.as_str()] {
+        let (_directory, machine) = machine(&[(CONFIG, before)]);
+        for strict in [true, false] {
+            apply(&machine, &SetupRequest { strict, ..request() });
+            for file in files(&machine) {
+                let document: DocumentMut = machine.read(&file).parse().unwrap();
+                for table in document["registry"].as_array_of_tables().unwrap() {
+                    let insecure = table.get("insecure").and_then(Item::as_bool).unwrap_or_default();
+                    let prefix = prefix_of(table).unwrap();
+                    let may = ["127.0.0.1:5050", "registry.corp"].contains(&prefix.as_str());
+                    assert!(!insecure || may, "{strict}: {prefix} in {file}");
+                    let mirrors = table.get("mirror").and_then(Item::as_array_of_tables);
+                    let mirror = mirrors.and_then(|mirrors| mirrors.get(0)?.get("insecure")?.as_bool());
+                    assert!(
+                        prefix == "127.0.0.1:5050" || mirror == Some(true),
+                        "{strict}: {prefix} in {file}"
+                    );
+                }
+            }
+        }
+        apply(&machine, &SetupRequest { undo: true, ..request() });
+        assert_eq!(machine.read(CONFIG), main);
+    }
+}
+
+#[test]
+fn what_must_be_signed_gets_no_mirror_through_which_no_signature_is_found() {
+    let policy = r#"{"default": [{"type": "insecureAcceptAnything"}], "transports": {"docker": {
+        "ghcr.io/team": [{"type": "sigstoreSigned"}], "quay.io": [{"type": "signedBy"}],
+        "docker.io/a/app": [{"type": "signedBy"}], "docker.io/b": [{"type": "signedBy"}],
+        "registry.corp/team": [{"type": "signedBy"}], "other.corp": [{"type": "signedBy"}]}}}"#;
+    let main = "[[registry]]\nlocation = \"docker.io\"\n[[registry]]\nlocation = \"docker.io/a\"\n[[registry]]\nlocation = \"docker.io/b\"\n[[registry]]\nlocation = \"registry.corp\"\n";
+    let before = [(CONFIG, main), ("/etc/containers/policy.json", policy)];
+    let (_directory, machine) = machine(&before);
+    let error = plan(&machine, &SetupRequest { strict: true, ..request() }).err().unwrap();
+    assert!(error.contains("policy.json demands signatures of docker.io/a/app, "), "{error}");
+    let registries = vec!["gcr.io".to_owned()];
+    assert!(plan(&machine, &SetupRequest { strict: true, registries, ..request() }).is_ok());
+    let notes = apply(&machine, &request());
+    let counted = counts(&machine);
+    for (name, is_cached) in [
+        ("ghcr.io/other", true),
+        ("ghcr.io/team/app", false),
+        ("quay.io/app", false),
+        ("docker.io/library/app", true),
+        ("docker.io/a/app", false),
+        ("docker.io/b/app", false),
+        ("registry.corp/other", false),
+        ("gcr.io/app", true),
+    ] {
+        let entry = matching(&counted, name);
+        assert_eq!(entry.is_some_and(|entry| !entry.mirrors.is_empty()), is_cached, "{name}: {counted:#?}");
+        assert!(entry.is_none_or(|entry| entry.location.as_ref() == Some(&entry.prefix)), "{name}");
+    }
+    for part in [
+        "signatures of ghcr.io/team, which podman and CRI-O do not find through a mirror: that is pulled without",
+        "signatures of quay.io, ",
+        "registry.corp of /etc/containers/registries.conf is pulled without this cache. Give that an entry",
+    ] {
+        assert!(notes.iter().any(|note| note.contains(part)), "{part}: {notes:#?}");
+    }
+    apply(&machine, &SetupRequest { undo: true, ..request() });
+    assert_eq!((machine.read(CONFIG).as_str(), machine.has(OURS)), (main, false));
 }
