@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::denied_reference::{Confirmations, DeniedReference};
 use super::grants::Grants;
 use super::known_rights::KnownRights;
 use super::membership::Membership;
@@ -30,15 +31,13 @@ use crate::pull::context::PullContext;
 use crate::pull::error::{ChallengeReason, Error};
 use crate::pull::metrics::Metrics;
 use crate::pull::registry_client::RegistryClient;
-use crate::reference::{Digest, Principal, Registry, Repository};
-use crate::store::{self, Records};
+use crate::reference::{Registry, Repository};
+use crate::store::Records;
 use crate::support::clock::Timestamp;
 use crate::support::live::Live;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::upstream::{self, Allowed, AuthContext, BlobHead, Need, Proof};
-
-type Confirmations<T> = Singleflight<(Repository, Digest, Principal), Result<Allowed<T>, Error>>;
 
 /// Rights to repositories. Cheap to clone.
 #[derive(Clone)]
@@ -48,12 +47,25 @@ pub(super) struct Inner {
     pub(super) upstream: Arc<dyn RegistryClient>,
     principals: Principals,
     known: KnownRights,
-    answers: RecordedAnswers,
+    pub(super) answers: RecordedAnswers,
     membership: Membership,
     shared: Arc<SharedRights>,
     pub(super) blob_confirmations: Confirmations<BlobHead>,
     pub(super) manifest_confirmations: Confirmations<()>,
     tasks: Tasks,
+}
+
+impl Inner {
+    fn denied<'a>(&'a self, question: &'a Question) -> DeniedReference<'a> {
+        DeniedReference {
+            upstream: &self.upstream,
+            known: &self.known,
+            answers: &self.answers,
+            membership: &self.membership,
+            confirmations: &self.manifest_confirmations,
+            question,
+        }
+    }
 }
 
 impl Access {
@@ -123,7 +135,8 @@ impl Access {
     /// credential.
     ///
     /// # Errors
-    /// The first denial, if all were denied; a rate limit, if no other principal had an answer; an outage at once;
+    /// That it is withheld from one; else the first denial, if all were denied; a rate limit, if no other principal had
+    /// an answer; an outage at once;
     /// [`Error::AuthenticationRequired`] if the caller showed no credential and one may make the difference.
     pub(crate) async fn ask<T, F>(
         &self,
@@ -155,6 +168,23 @@ impl Access {
     where
         F: Future<Output = Result<Allowed<T>, Error>>,
     {
+        let mut tried = Tried::default();
+        let answered = self.ask_in_turn(context, subject, purpose, request, &mut tried).await;
+        // What is withheld from one principal is not served because another one cannot be asked.
+        answered.map_err(|error| tried.denied.filter(Error::is_withheld).unwrap_or(error))
+    }
+
+    async fn ask_in_turn<T, F>(
+        &self,
+        context: &PullContext,
+        subject: &Subject,
+        purpose: Purpose,
+        request: impl Fn(AuthContext) -> F,
+        tried: &mut Tried,
+    ) -> Result<(T, PresentedCredential), Error>
+    where
+        F: Future<Output = Result<Allowed<T>, Error>>,
+    {
         let inner = &*self.0;
         let (repository, caller) = (context.repository(), context.caller());
         let need = match purpose {
@@ -163,11 +193,10 @@ impl Access {
             }
             Purpose::Deliver(_) => Need::Delivery,
         };
-        let mut tried = Tried::default();
         let (candidates, incomplete) = inner.principals.candidates(caller, repository, purpose).await;
         tried.node_is_unanswered = incomplete;
         let mut candidates = VecDeque::from(candidates);
-        while let Some(presented) = candidates.pop_front().or_else(|| self.last_resort(&tried)) {
+        while let Some(presented) = candidates.pop_front().or_else(|| self.last_resort(tried)) {
             if presented.credential.is_none()
                 && !caller.is_identified()
                 && inner.upstream.is_budget_low(repository.registry(), presented.principal)
@@ -176,18 +205,7 @@ impl Access {
             }
             tried.anonymous |= presented.credential.is_none();
             let question = self.question(repository, subject, &presented);
-            let revocations = inner.answers.revocations();
-            let result = match inner.answers.denial(&question) {
-                Some(error) => Err(error),
-                None => {
-                    let (patience, asked) = (context.patience(), context.asked().clone());
-                    let auth = AuthContext { presented: presented.clone(), need, patience, asked };
-                    let result = request(auth).await;
-                    let proves = need.is_proof().then_some(revocations);
-                    inner.answers.record(question, &presented, proves, &result).await;
-                    result
-                }
-            };
+            let result = self.ask_as(context, question, &presented, need, &request).await;
             match result {
                 Ok(allowed) => return Ok((allowed.value, presented)),
                 Err(error) if error.is_denied() => {
@@ -200,7 +218,7 @@ impl Access {
                     tried.add_denial(error, presented.principal);
                 }
                 // A limit is of one credential; the next one may have something left.
-                Err(error) if error.is_rate_limited() => tried.limited = tried.limited.or(Some(error)),
+                Err(error) if error.is_rate_limited() => tried.limited = tried.limited.take().or(Some(error)),
                 Err(error) => return Err(error),
             }
         }
@@ -214,7 +232,38 @@ impl Access {
             inner.answers.record_closed(repository);
         }
         let none_asked = Error::authentication_required(ChallengeReason::Refused, None);
-        Err(tried.limited.or(tried.denied).unwrap_or(none_asked))
+        Err(tried.limited.take().or_else(|| tried.denied.clone()).unwrap_or(none_asked))
+    }
+
+    /// Asks as one principal, unless that was denied a moment ago, and records what the answer says of its right.
+    async fn ask_as<T, F>(
+        &self,
+        context: &PullContext,
+        question: Question,
+        presented: &PresentedCredential,
+        need: Need,
+        request: &impl Fn(AuthContext) -> F,
+    ) -> Result<Allowed<T>, Error>
+    where
+        F: Future<Output = Result<Allowed<T>, Error>>,
+    {
+        let inner = &*self.0;
+        let revocations = inner.answers.revocations();
+        if let Some(denial) = inner.answers.denial(&question) {
+            return Err(denial);
+        }
+        let (patience, asked) = (context.patience(), context.asked());
+        let auth = || AuthContext { presented: presented.clone(), need, patience, asked: asked.clone() };
+        let result = match request(auth()).await {
+            Err(Error::Upstream(denial)) if need.is_proof() && denial.may_be_of_one_reference() => {
+                let denied = inner.denied(&question);
+                Err(Box::pin(denied.judge(denial, auth())).await.into())
+            }
+            result => result,
+        };
+        let proves = need.is_proof().then_some(revocations);
+        inner.answers.record(question, presented, proves, &result).await;
+        result
     }
 
     /// Anonymous access, after all credentials failed for a reason that says nothing about it: the node's login may be
@@ -257,27 +306,6 @@ impl Access {
         self.0.answers.is_refused(repository)
     }
 
-    /// What an answer will prove when its content was verified; to be made before upstream is asked.
-    pub(crate) fn unproved(&self) -> UnprovedRight {
-        self.0.answers.unproved()
-    }
-
-    /// Records the right that `proof` is of, now that the content that came with it was verified.
-    pub(crate) async fn record_verified(
-        &self,
-        repository: &Repository,
-        presented: Principal,
-        proof: Proof,
-        right: UnprovedRight,
-    ) {
-        self.0.answers.record_verified(repository, presented, proof, right).await;
-    }
-
-    /// Records that the owner of the store lets `principal` read `repository`.
-    pub(crate) async fn record_grant(&self, repository: &Repository, principal: Principal) {
-        self.0.answers.record_grant(repository, principal).await;
-    }
-
     /// What other nodes shared for an outage.
     pub(crate) fn shared(&self) -> &SharedRights {
         &self.0.shared
@@ -296,21 +324,6 @@ impl Access {
     /// How long the registry has been in an outage, if that is why upstream failed with `error`; restarts included.
     pub(crate) async fn outage_lasted(&self, registry: &Registry, error: &Error) -> Option<Duration> {
         self.0.answers.outage_lasted(registry, error).await
-    }
-
-    /// Ends every grant of a repository, or of all; returns how many there were.
-    ///
-    /// # Errors
-    /// The disk.
-    pub(crate) async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, store::Error> {
-        // Before the rights: none may be proved again by a token from before.
-        self.0.upstream.forget_tokens(repository);
-        let count = self.0.answers.revoke(repository).await?;
-        match repository {
-            Some(repository) => tracing::warn!(%repository, count, "the operator revoked grants"),
-            None => tracing::warn!(count, "the operator revoked all grants"),
-        }
-        Ok(count)
     }
 
     /// A caller without a credential is challenged at once where anonymous access was refused before.
@@ -362,8 +375,8 @@ impl Access {
         }
         let Error::Upstream(cause) = &error else { return error };
         match cause {
-            // It does not exist, and no credential would change that.
-            upstream::Error::NotFound { public: true, .. } => error,
+            // It does not exist, or is withheld from who may read the repository: no credential would change that.
+            upstream::Error::NotFound { public: true, .. } | upstream::Error::Withheld { .. } => error,
             upstream::Error::NotFound { .. } if self.known().fresh(context, Use::Read).await.is_some() => {
                 error
             }
