@@ -98,8 +98,9 @@ pub enum Error {
         /// Whether no credential was shown, so that this says nothing of one.
         public: bool,
     },
-    /// It has this, and does not hand it out: by a policy of its own (Harbor answers 412), since it is locked or disabled,
-    /// for legal reasons (451), or for want of a payment (402). That is no word about the rest of the repository.
+    /// It has this, and does not hand it out: by a policy of its own (Harbor answers 412), since it is locked or
+    /// disabled, for legal reasons (451), or for want of a payment (402). That is no word about the rest of the
+    /// repository.
     #[error("{host} withholds it: it answered {why}")]
     Withheld {
         /// The sender of the response.

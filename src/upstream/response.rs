@@ -174,9 +174,9 @@ impl ResponseContext<'_> {
     }
 }
 
-/// Whether a status says that the registry cannot answer now, and nothing of what was asked for: 407 of a proxy, 408, 421
-/// of a server that does not have this registry, 424 of one that could not ask another (as Azure's cache rules have it),
-/// 425, and 5xx, which what is no status (999) counts as, too (RFC 9110 section 15).
+/// Whether a status says that the registry cannot answer now, and nothing of what was asked for: 407 of a proxy, 408,
+/// 421 of a server that does not have this registry, 424 of one that could not ask another (as Azure's cache rules have
+/// it), 425, and 5xx, which what is no status (999) counts as, too (RFC 9110 section 15).
 pub(super) fn is_outage_status(status: u16) -> bool {
     matches!(status, 407 | 408 | 421 | 424 | 425 | 500..)
 }

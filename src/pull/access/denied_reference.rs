@@ -1,10 +1,10 @@
-//! Whether the denial of one reference is about the whole repository. For a tag that is not there some registries answer
-//! as for a repository that is not there (`NAME_UNKNOWN`: registry.redhat.io, Katello) or is closed (403: virtual
-//! repositories of Artifactory).
+//! Whether the denial of one reference is about the whole repository. For a tag that is not there some registries
+//! answer as for a repository that is not there (`NAME_UNKNOWN`: registry.redhat.io, Katello) or is closed (403:
+//! virtual repositories of Artifactory).
 //!
 //! Promises: a right outlives such an answer only where the registry says at once, to the same principal, that the
-//! repository has another manifest, one that is known here. Any other answer to that ends the right as ever, and so does
-//! none in time. A 401 is always about the principal, and what is denied although it is known here about the
+//! repository has another manifest, one that is known here. Any other answer to that ends the right as ever, and so
+//! does none in time. A 401 is always about the principal, and what is denied although it is known here about the
 //! repository.
 
 use std::sync::Arc;

@@ -6,8 +6,8 @@
 //! one may serve any digest under any name. What a mirror delivers becomes a member by the word of an authoritative
 //! endpoint: a tag that names it, or a yes to the question for it.
 //!
-//! Membership ends when the registry does not have the digest any more, or withholds it, by the rule of [`super::deleted`]. What has
-//! ended is asked of authoritative endpoints only: a mirror may still have it.
+//! Membership ends when the registry does not have the digest any more, or withholds it, by the rule of
+//! [`super::deleted`]. What has ended is asked of authoritative endpoints only: a mirror may still have it.
 
 use std::sync::Arc;
 
