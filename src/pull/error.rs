@@ -186,7 +186,7 @@ impl Error {
         Self::AuthenticationRequired { why, cause, kind }
     }
 
-    /// Whether upstream denies the content to the principal that was asked with: 401, 403 or 404.
+    /// Whether upstream denies the content to the principal that was asked with: 401, 403, 404, or what it withholds.
     pub(crate) fn is_denied(&self) -> bool {
         matches!(self, Self::Upstream(error) if error.is_denied())
     }
@@ -200,6 +200,11 @@ impl Error {
     pub(crate) fn is_unknown_repository(&self) -> bool {
         let unknown = upstream::Unknown::Repository;
         matches!(self, Self::Upstream(upstream::Error::NotFound { unknown: what, .. }) if *what == unknown)
+    }
+
+    /// Whether the registry has it, and does not hand it out.
+    pub(crate) fn is_withheld(&self) -> bool {
+        matches!(self, Self::Upstream(error) if error.is_withheld())
     }
 
     /// Whether the denial revokes the principal's access to the repository: a 404 of one reference does not.
@@ -228,6 +233,7 @@ impl Error {
             Self::Upstream(error) => match error {
                 upstream::Error::Declined { .. } => Fault::Declined,
                 upstream::Error::Refused { status, .. } => Fault::Refused(*status),
+                upstream::Error::Withheld { .. } => Fault::Refused(403),
                 upstream::Error::Unauthenticated { .. } => Fault::Refused(401),
                 upstream::Error::NotFound { .. } => Fault::NotFound,
                 upstream::Error::Invalid { .. }

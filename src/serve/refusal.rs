@@ -109,7 +109,7 @@ mod tests {
     const FAULTS: [(&str, Fault); 9] = [
         ("the caller must show a credential", Fault::AuthenticationRequired),
         ("upstream says 401", Fault::Refused(401)),
-        ("upstream says 403", Fault::Refused(403)),
+        ("upstream says 403, or withholds it", Fault::Refused(403)),
         ("upstream says 404", Fault::NotFound),
         ("upstream says 400 to the query of a list", Fault::Query),
         ("declined by a rule of this node", Fault::Declined),

@@ -357,6 +357,19 @@ async fn a_range_that_is_refused_is_followed_by_one_request_for_the_whole() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_blob_that_is_withheld_is_so_whether_a_range_of_it_is_asked_for_or_not() {
+    let locked = r#"{"errors":[{"code":"REGISTRY_DISALLOWED_OPERATION"}]}"#;
+    for refusal in [405, 412, 451] {
+        let (upstream, _) = upstream(move |_| respond(refusal, &[], locked));
+        let (repository, auth) = (repository(), anonymous());
+        let error = upstream.confirm_blob(&repository, digest(), &auth).await.unwrap_err();
+        assert!(error.is_withheld(), "{refusal}: {error}");
+        let error = upstream.download(&repository, digest(), 2, None, &auth).await.err().unwrap();
+        assert!(error.is_withheld(), "{refusal}: {error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_says_nothing_of_the_range_is_not_asked_again() {
     for (refusal, requests) in [(401, 1), (404, 1), (410, 1), (416, 1), (429, 1), (403, 2)] {
         let (upstream, transport) = upstream(move |_| status(refusal));

@@ -98,6 +98,18 @@ pub enum Error {
         /// Whether no credential was shown, so that this says nothing of one.
         public: bool,
     },
+    /// It has this, and does not hand it out: by a policy of its own (Harbor answers 412), since it is locked or
+    /// disabled, for legal reasons (451), or for want of a payment (402). That is no word about the rest of the
+    /// repository.
+    #[error("{host} withholds it: it answered {why}")]
+    Withheld {
+        /// The sender of the response.
+        host: String,
+        /// The status, with the code of the error document.
+        why: String,
+        /// Whether no credential was shown, so that it is withheld from everyone.
+        public: bool,
+    },
     /// The challenge could not be answered: its token server gives no token, its realm must not be asked, or it cannot
     /// be understood. That is no word of the registry about the credential.
     #[error("{host} asks for authentication, which failed: {why}")]
@@ -252,6 +264,7 @@ impl Error {
             Self::ServerError { .. } => "upstream_5xx",
             Self::RateLimited { .. } => "upstream_rate_limited",
             Self::Refused { .. } => "upstream_refused",
+            Self::Withheld { .. } => "upstream_withheld",
             Self::Unauthenticated { .. } => "upstream_unauthenticated",
             Self::NotFound { .. } => "upstream_not_found",
             Self::MethodNotAllowed { .. } => "upstream_method_not_allowed",
@@ -313,17 +326,42 @@ impl Error {
     /// Whether access is denied to this principal, which says nothing about another one. A registry may hide what it
     /// denies, so 404 counts.
     pub fn is_denied(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::Unauthenticated { .. } | Self::NotFound { .. })
+        matches!(self, Self::Unauthenticated { .. }) || self.is_answer()
     }
 
     /// Whether the registry itself denies it, so that the same question gets the same answer for a while.
     pub fn is_answer(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::NotFound { .. })
+        matches!(self, Self::Refused { .. } | Self::Withheld { .. } | Self::NotFound { .. })
+    }
+
+    /// Whether the registry has what was asked for, and does not hand it out. No right to anything else ends.
+    pub fn is_withheld(&self) -> bool {
+        matches!(self, Self::Withheld { .. })
     }
 
     /// Whether the right of this principal to the repository ends: a 404 of one reference does not end it.
     pub fn revokes_access(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::NotFound { unknown: Unknown::Repository, .. })
+    }
+
+    /// Whether some registries answer so for one tag that is not there: 403 or `NAME_UNKNOWN`.
+    pub fn may_be_of_one_reference(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { status: 403, .. } | Self::NotFound { unknown: Unknown::Repository, .. }
+        )
+    }
+
+    /// The same denial, where the registry lets the principal read something else of the repository.
+    pub fn of_one_reference(self) -> Self {
+        match self {
+            Self::Refused { host, status, public, .. } => {
+                let why = format!("{status}, and lets the same caller read the repository");
+                Self::Withheld { host, why, public }
+            }
+            Self::NotFound { host, public, .. } => Self::NotFound { host, unknown: Unknown::Unsaid, public },
+            other => other,
+        }
     }
 
     /// Whether the registry itself says that the repository does not have the content that was asked for. A registry
@@ -335,7 +373,12 @@ impl Error {
     /// Whether a denial was given to a request that showed no credential: then it is about everyone's right, and not
     /// about that of a credential that was not shown.
     pub fn is_public(&self) -> bool {
-        matches!(self, Self::Refused { public: true, .. } | Self::NotFound { public: true, .. })
+        match self {
+            Self::Refused { public, .. } | Self::Withheld { public, .. } | Self::NotFound { public, .. } => {
+                *public
+            }
+            _ => false,
+        }
     }
 
     /// What `from`, the endpoint that redirected there, comes to where a credential is asked for: none follows.

@@ -175,7 +175,12 @@ impl Exchange {
         let mut again = ExchangeState { plain, ..ExchangeState::new(state.endpoint, &whole) };
         again.authorizations = std::mem::take(&mut state.authorizations);
         let whole_response = self.requests.final_response(&mut again).await;
-        if whole_response.as_ref().is_ok_and(|response| response.status() == StatusCode::OK) {
+        let refused = response.as_ref().ok().map(Response::status);
+        // The same answer is one to the question, and has its document.
+        let counts = |whole: &Response<ResponseBody>| {
+            whole.status() == StatusCode::OK || Some(whole.status()) == refused
+        };
+        if whole_response.as_ref().is_ok_and(counts) {
             return self.classify(&again, whole_response).await;
         }
         state.authorizations = std::mem::take(&mut again.authorizations);

@@ -318,13 +318,14 @@ async fn a_token_that_was_made_for_this_question_is_not_renewed() {
 async fn what_a_token_server_answers_ends_a_right_only_if_it_refuses_the_credential() {
     let not_followed = || respond(302, &[("location", "https://evil.example.com/")], "");
     type Answer = (&'static str, fn() -> Outcome, bool, bool);
-    let answers: [Answer; 8] = [
+    let answers: [Answer; 9] = [
         ("401", || status(401), true, true),
         ("403", || status(403), true, true),
         ("302", not_followed, true, false),
         ("400", || status(400), true, false),
         ("404", || status(404), true, false),
         ("405", || status(405), true, false),
+        ("424", || status(424), false, false),
         ("500", || status(500), false, false),
         ("no token", || respond(200, &[], "<html>"), false, false),
     ];

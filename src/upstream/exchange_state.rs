@@ -17,6 +17,7 @@ use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::{Error, Failure, Party};
 use crate::upstream::proof::Proof;
 use crate::upstream::request::RegistryRequest;
+use crate::upstream::response::is_outage_status;
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
 
@@ -152,11 +153,11 @@ pub(super) fn head_verdict(
     match answer {
         Ok(response) => match response.status().as_u16() {
             200 if state.request.is_confirmed_by(response.headers()) => HeadVerdict::Stands,
+            405 | 501 => HeadVerdict::ToBeConfirmed(Contradiction::Lasting),
             // A limit is not lifted by one more request, a login that was refused is not repeated, and what may be a
             // bad moment is repeated after a pause (`attempts`), by GET.
-            408 | 429 | 500 | 502..=599 => HeadVerdict::Stands,
+            status if status == 429 || is_outage_status(status) => HeadVerdict::Stands,
             401 if state.authorization().is_some_and(OriginAuthorization::is_login) => HeadVerdict::Stands,
-            405 | 501 => HeadVerdict::ToBeConfirmed(Contradiction::Lasting),
             // Also a firewall that refuses one request, or a cache that leaves out the digest.
             _ => HeadVerdict::ToBeConfirmed(Contradiction::Passing),
         },

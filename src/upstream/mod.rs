@@ -22,6 +22,7 @@ mod config;
 mod download;
 mod endpoint;
 mod error;
+mod error_document;
 mod exchange;
 mod exchange_state;
 mod headers;

@@ -1,30 +1,20 @@
 //! What the response of a registry means: the resource, or one of the errors.
 
-use std::time::Duration;
-
 use http::header::{CONTENT_ENCODING, HeaderMap};
 use http::{Response, StatusCode};
-use serde::Deserialize;
+use http_body_util::{BodyExt, Empty};
 
 use crate::credentials::PresentedCredential;
 use crate::reference::PrincipalKind;
 use crate::support::clock::Timestamp;
-use crate::upstream::body::{ResponseBody, read_small};
+use crate::upstream::body::ResponseBody;
 use crate::upstream::endpoint::select::EndpointId;
 use crate::upstream::endpoint::tracked::TrackedBody;
 use crate::upstream::error::{Error, Unknown};
+use crate::upstream::error_document::{codes_of, is_shown, what_is_unknown};
 use crate::upstream::headers::{retry_after, unsatisfied_range_total};
 use crate::upstream::metrics::RequestKind;
 use crate::upstream::proof::Proof;
-
-/// The longest time for an error document.
-const ERROR_DOCUMENT_WAIT: Duration = Duration::from_secs(2);
-/// Bytes of an error document at most.
-const ERROR_DOCUMENT_BYTES_MAX: usize = 64 * 1024;
-
-/// The codes by which registries say that they do not have a manifest or blob: those of the distribution specification,
-/// and Harbor's.
-const CONTENT_UNKNOWN: &[&str] = &["MANIFEST_UNKNOWN", "BLOB_UNKNOWN", "NOT_FOUND"];
 
 /// What a registry granted.
 #[derive(Debug, Clone)]
@@ -83,6 +73,7 @@ impl ResponseContext<'_> {
     /// # Errors
     /// What its status means.
     pub(super) async fn classify(self, response: Response<ResponseBody>) -> Result<Answer, Error> {
+        let response = self.unless_withheld(response).await?;
         let Self { host, endpoint, from_endpoint, is_plain_http, proof, by_get, .. } = self;
         let status = response.status().as_u16();
         // Any pod may read this text, so it says nothing of the credential but whose it is.
@@ -123,15 +114,20 @@ impl ResponseContext<'_> {
             }
             404 | 410 => {
                 // Only the registry itself knows what it has.
-                let unknown = if from_endpoint { what_is_unknown(response).await } else { Unknown::Unsaid };
+                let codes = if from_endpoint { codes_of(response.into_body()).await } else { None };
+                let unknown = what_is_unknown(&codes.unwrap_or_default());
                 Err(Error::NotFound { host, unknown, public: proof == Proof::Public })
+            }
+            // Every registry knows the method, so that it is not one that answers: a gateway in an outage.
+            405 if by_get && matches!(self.kind, RequestKind::Manifest | RequestKind::Blob) => {
+                Err(Error::ServerError { host, status, retry_after: None })
             }
             405 => Err(Error::MethodNotAllowed { host }),
             416 => {
                 let size = unsatisfied_range_total(response.headers());
                 Err(Error::RangeNotSatisfiable { host, size })
             }
-            408 | 429 | 500..=599 => {
+            status if status == 429 || is_outage_status(status) => {
                 let retry_after = retry_after(response.headers(), self.now);
                 Err(match status {
                     429 => Error::RateLimited { host, retry_after },
@@ -143,6 +139,43 @@ impl ResponseContext<'_> {
             _ => Err(Error::Invalid { host, why: format!("status {status}") }),
         }
     }
+
+    /// The response, unless it says that what was asked for is withheld.
+    async fn unless_withheld(
+        &self,
+        response: Response<ResponseBody>,
+    ) -> Result<Response<ResponseBody>, Error> {
+        let status = response.status().as_u16();
+        let is_content = matches!(self.kind, RequestKind::Manifest | RequestKind::Blob);
+        let code = match status {
+            // Whoever says that the law forbids it; and what the registry itself is not paid for.
+            451 => None,
+            402 if self.from_endpoint => None,
+            // 412 of Harbor for what its policies forbid; 405 of Azure for what is locked against reading, and of Quay
+            // for a namespace that is disabled. What has no registry's error document may be the word of a gateway,
+            // but not what cannot be read.
+            405 | 412 | 423 if self.from_endpoint && self.by_get && is_content => {
+                let (head, body) = response.into_parts();
+                let codes = codes_of(body).await;
+                if codes.as_ref().is_some_and(Vec::is_empty) {
+                    let nothing = Empty::new().map_err(|never| match never {}).boxed();
+                    return Ok(Response::from_parts(head, nothing));
+                }
+                codes.unwrap_or_default().into_iter().next()
+            }
+            _ => return Ok(response),
+        };
+        let shown = code.filter(|code| is_shown(code));
+        let why = shown.map_or_else(|| status.to_string(), |code| format!("{status} {code}"));
+        Err(Error::Withheld { host: self.host.clone(), why, public: self.proof == Proof::Public })
+    }
+}
+
+/// Whether a status says that the registry cannot answer now, and nothing of what was asked for: 407 of a proxy, 408,
+/// 421 of a server that does not have this registry, 424 of one that could not ask another (as Azure's cache rules have
+/// it), 425, and 5xx, which what is no status (999) counts as, too (RFC 9110 section 15).
+pub(super) fn is_outage_status(status: u16) -> bool {
+    matches!(status, 407 | 408 | 421 | 424 | 425 | 500..)
 }
 
 /// Whether the headers say that the body is not the content itself.
@@ -152,33 +185,12 @@ pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
 }
 
 /// Whether this may be the answer to the range and not to the question: no word about the credential (401), the content
-/// (404,
-/// 410) or the moment (408, 429), and not the one that says so (416), whose size counts.
+/// (404, 410) or the moment (429, and an outage but 501), and not the one that says so (416), whose size counts.
 pub(super) fn may_refuse_range(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 400 | 402 | 403 | 405..=407 | 409 | 411..=415 | 417..=428 | 430..=499 | 501)
-}
-
-/// What an error document says is unknown. A body that is slow, large or no such document says nothing.
-async fn what_is_unknown(response: Response<ResponseBody>) -> Unknown {
-    #[derive(Deserialize)]
-    struct ErrorDocument {
-        errors: Vec<ErrorEntry>,
-    }
-    #[derive(Deserialize)]
-    struct ErrorEntry {
-        code: String,
-    }
-    let body = read_small(response.into_body(), ERROR_DOCUMENT_BYTES_MAX);
-    let body =
-        tokio::time::timeout(ERROR_DOCUMENT_WAIT, body).await.ok().and_then(Result::ok).unwrap_or_default();
-    let Ok(document) = serde_json::from_slice::<ErrorDocument>(&body) else { return Unknown::Unsaid };
-    let says = |codes: &[&str]| document.errors.iter().any(|error| codes.contains(&error.code.as_str()));
-    if says(&["NAME_UNKNOWN"]) {
-        Unknown::Repository
-    } else if says(CONTENT_UNKNOWN) {
-        Unknown::Content
-    } else {
-        Unknown::Unsaid
+    match status.as_u16() {
+        401 | 404 | 410 | 416 | 429 => false,
+        501 => true,
+        status => (400..500).contains(&status) && !is_outage_status(status),
     }
 }
 
@@ -186,7 +198,7 @@ async fn what_is_unknown(response: Response<ResponseBody>) -> Unknown {
 mod tests {
     use std::sync::Arc;
 
-    use http_body_util::{BodyExt, Full};
+    use http_body_util::Full;
 
     use super::*;
     use crate::credentials::CredentialSource;
@@ -286,6 +298,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_registry_withholds_is_told_from_the_word_of_a_gateway() {
+        const HARBOR: &str =
+            r#"{"errors":[{"code":"PROJECTPOLICYVIOLATION","message":"4 vulnerabilities"}]}"#;
+        const AZURE: &str = r#"{"errors":[{"code":"REGISTRY_DISALLOWED_OPERATION","detail":{}}]}"#;
+        const QUAY: &str = r#"{"errors":[{"code":"DENIED","message":"This namespace is disabled."}]}"#;
+        const PAGE: &str = "<html>405 Not Allowed</html>";
+        for (from_endpoint, status, body, withheld) in [
+            (true, 412, HARBOR, true),
+            (true, 412, r#"{"errors":[{"status":412}]}"#, true),
+            (true, 412, PAGE, false),
+            (true, 412, r#"{"errors":[]}"#, false),
+            (false, 412, HARBOR, false),
+            (true, 405, AZURE, true),
+            (true, 405, QUAY, true),
+            (true, 405, PAGE, false),
+            (true, 423, QUAY, true),
+            (true, 423, "", false),
+            (true, 402, "", true),
+            (false, 402, "", false),
+            (true, 451, "", true),
+            (false, 451, "", true),
+            (true, 400, QUAY, false),
+            (true, 418, QUAY, false),
+        ] {
+            let error = classified(from_endpoint, status, body).await.unwrap_err();
+            let said = (error.is_withheld(), error.is_denied(), error.revokes_access());
+            assert_eq!(said, (withheld, withheld, false), "{from_endpoint} {status} {body}: {error}");
+        }
+        let error = classified(true, 412, HARBOR).await.unwrap_err().to_string();
+        assert_eq!(error, "reg.test:443 withholds it: it answered 412 PROJECTPOLICYVIOLATION");
+        let error = classified(true, 412, r#"{"errors":[{"code":"a\nb"}]}"#).await.unwrap_err().to_string();
+        assert_eq!(error, "reg.test:443 withholds it: it answered 412", "what is no code is not shown");
+    }
+
+    #[tokio::test]
     async fn plain_http_to_a_port_of_tls_is_answered_with_what_to_write() {
         let page = "Client sent an HTTP request to an HTTPS server.";
         let error = classified(true, 400, page).await.unwrap_err();
@@ -302,14 +349,30 @@ mod tests {
             (204, Some(false), Some(false)),
             (400, Some(false), Some(false)),
             (401, Some(false), Some(true)),
-            (405, Some(false), Some(false)),
+            (405, Some(true), Some(false)),
+            (406, Some(false), Some(false)),
+            (407, Some(true), Some(false)),
             (408, Some(true), Some(false)),
+            (409, Some(false), Some(false)),
+            (418, Some(false), Some(false)),
+            (421, Some(true), Some(false)),
+            (424, Some(true), Some(false)),
+            (425, Some(true), Some(false)),
             (429, Some(true), Some(false)),
+            (431, Some(false), Some(false)),
             (503, Some(true), Some(false)),
+            (522, Some(true), Some(false)),
+            (999, Some(true), Some(false)),
+            (300, Some(false), Some(false)),
+            (451, Some(false), Some(true)),
         ] {
-            let error = classified(true, status, "").await.err();
-            assert_eq!(error.as_ref().map(Error::is_outage), outage, "{status}");
-            assert_eq!(error.as_ref().map(Error::is_denied), denied, "{status}");
+            for kind in [RequestKind::Manifest, RequestKind::Blob] {
+                let error = classified_as(kind, true, status, "").await.err();
+                assert_eq!(error.as_ref().map(Error::is_outage), outage, "{status}");
+                assert_eq!(error.as_ref().map(Error::is_denied), denied, "{status}");
+            }
         }
+        let list = classified_as(RequestKind::Tags, true, 405, "").await.unwrap_err();
+        assert!(!list.is_outage(), "a registry may have no lists");
     }
 }

@@ -8,8 +8,11 @@
 //! no credential (`authorize`).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use super::denied_reference::{Confirmations, DeniedReference};
 use super::known_rights::KnownRights;
+use super::membership::Membership;
 use super::negative_cache::{Question, Subject};
 use super::principals::{Principals, Purpose};
 use super::recorded_answers::RecordedAnswers;
@@ -22,10 +25,12 @@ use crate::upstream::{self, Allowed, AuthContext, Need};
 
 /// What is asked about, for which pull, and what it takes to ask.
 pub(super) struct Asking<'a> {
-    pub(super) upstream: &'a dyn RegistryClient,
+    pub(super) upstream: &'a Arc<dyn RegistryClient>,
     pub(super) principals: &'a Principals,
     pub(super) known: &'a KnownRights,
     pub(super) answers: &'a RecordedAnswers,
+    pub(super) membership: &'a Membership,
+    pub(super) confirmations: &'a Confirmations<()>,
     pub(super) context: &'a PullContext,
     pub(super) subject: &'a Subject,
 }
@@ -34,7 +39,8 @@ impl Asking<'_> {
     /// Asks with `request` until one principal is allowed; returns the answer and that principal's credential.
     ///
     /// # Errors
-    /// The first denial, if all were denied; a rate limit, if no other principal had an answer; an outage at once.
+    /// That it is withheld from one; else the first denial, if all were denied; a rate limit, if no other principal had
+    /// an answer; an outage at once.
     pub(super) async fn ask_each<T, F>(
         &self,
         purpose: Purpose,
@@ -43,11 +49,26 @@ impl Asking<'_> {
     where
         F: Future<Output = Result<Allowed<T>, Error>>,
     {
+        let mut tried = Tried::default();
+        let answered = self.ask_in_turn(purpose, request, &mut tried).await;
+        // What is withheld from one principal is not served because another one cannot be asked.
+        answered.map_err(|error| tried.denied.filter(Error::is_withheld).unwrap_or(error))
+    }
+
+    async fn ask_in_turn<T, F>(
+        &self,
+        purpose: Purpose,
+        request: impl Fn(AuthContext) -> F,
+        tried: &mut Tried,
+    ) -> Result<(T, PresentedCredential), Error>
+    where
+        F: Future<Output = Result<Allowed<T>, Error>>,
+    {
         let (repository, caller) = (self.context.repository(), self.context.caller());
         let (candidates, incomplete) = self.principals.candidates(caller, repository, purpose).await;
-        let mut tried = Tried { node_is_unanswered: incomplete, ..Tried::default() };
+        tried.node_is_unanswered = incomplete;
         let mut candidates = VecDeque::from(candidates);
-        while let Some(presented) = candidates.pop_front().or_else(|| self.last_resort(&tried)) {
+        while let Some(presented) = candidates.pop_front().or_else(|| self.last_resort(tried)) {
             if presented.credential.is_none()
                 && !caller.is_identified()
                 && self.upstream.is_budget_low(repository.registry(), presented.principal)
@@ -67,7 +88,7 @@ impl Asking<'_> {
                     tried.add_denial(error, presented.principal);
                 }
                 // A limit is of one credential; the next one may have something left.
-                Err(error) if error.is_rate_limited() => tried.limited = tried.limited.or(Some(error)),
+                Err(error) if error.is_rate_limited() => tried.limited = tried.limited.take().or(Some(error)),
                 Err(error) => return Err(error),
             }
         }
@@ -96,11 +117,23 @@ impl Asking<'_> {
             }
             Purpose::Deliver(_) => Need::Delivery,
         };
-        let (patience, asked) = (self.context.patience(), self.context.asked().clone());
-        let result = request(AuthContext { presented: presented.clone(), need, patience, asked }).await;
+        let (patience, asked) = (self.context.patience(), self.context.asked());
+        let auth = || AuthContext { presented: presented.clone(), need, patience, asked: asked.clone() };
+        let result = match request(auth()).await {
+            Err(Error::Upstream(denial)) if need.is_proof() && denial.may_be_of_one_reference() => {
+                let denied = self.denied(&question);
+                Err(Box::pin(denied.judge(denial, auth())).await.into())
+            }
+            result => result,
+        };
         let proves = need.is_proof().then_some(revocations);
         self.answers.record(question, presented, proves, &result).await;
         result
+    }
+
+    fn denied<'b>(&'b self, question: &'b Question) -> DeniedReference<'b> {
+        let Self { upstream, known, answers, membership, confirmations, .. } = *self;
+        DeniedReference { upstream, known, answers, membership, confirmations, question }
     }
 
     /// Anonymous access, after all credentials failed for a reason that says nothing about it: the node's login may be
@@ -131,7 +164,7 @@ impl Asking<'_> {
     }
 
     /// Why no principal was allowed.
-    fn none_allowed(&self, tried: Tried) -> Error {
+    fn none_allowed(&self, tried: &mut Tried) -> Error {
         let repository = self.context.repository();
         if tried.may_be_opened_later() {
             let registry = repository.registry().clone();
@@ -143,6 +176,6 @@ impl Asking<'_> {
             self.answers.record_closed(repository);
         }
         let none_asked = || Error::authentication_required(ChallengeReason::Refused, None);
-        tried.limited.or(tried.denied).unwrap_or_else(none_asked)
+        tried.limited.take().or_else(|| tried.denied.clone()).unwrap_or_else(none_asked)
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::asking::Asking;
+use super::denied_reference::Confirmations;
 use super::granted_rights::GrantedRights;
 use super::grants::Grants;
 use super::known_rights::KnownRights;
@@ -28,15 +29,13 @@ use crate::pull::context::PullContext;
 use crate::pull::error::{ChallengeReason, Error};
 use crate::pull::metrics::Metrics;
 use crate::pull::registry_client::RegistryClient;
-use crate::reference::{Digest, Principal, Registry, Repository};
-use crate::store::{self, Records};
+use crate::reference::{Registry, Repository};
+use crate::store::Records;
 use crate::support::clock::Timestamp;
 use crate::support::live::Live;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::upstream::{self, Allowed, AuthContext, BlobHead, Proof};
-
-type Confirmations<T> = Singleflight<(Repository, Digest, Principal), Result<Allowed<T>, Error>>;
 
 /// Rights to repositories. Cheap to clone.
 #[derive(Clone)]
@@ -46,7 +45,7 @@ pub(super) struct Inner {
     pub(super) upstream: Arc<dyn RegistryClient>,
     principals: Principals,
     known: KnownRights,
-    answers: RecordedAnswers,
+    pub(super) answers: RecordedAnswers,
     membership: Membership,
     shared: Arc<SharedRights>,
     pub(super) blob_confirmations: Confirmations<BlobHead>,
@@ -114,7 +113,8 @@ impl Access {
     /// credential.
     ///
     /// # Errors
-    /// The first denial, if all were denied; a rate limit, if no other principal had an answer; an outage at once;
+    /// That it is withheld from one; else the first denial, if all were denied; a rate limit, if no other principal had
+    /// an answer; an outage at once;
     /// [`Error::AuthenticationRequired`] if the caller showed no credential and one may make the difference.
     pub(crate) async fn ask<T, F>(
         &self,
@@ -146,36 +146,16 @@ impl Access {
     where
         F: Future<Output = Result<Allowed<T>, Error>>,
     {
-        let Inner { upstream, principals, known, answers, .. } = &*self.0;
-        let upstream = &**upstream;
-        let asking = Asking { upstream, principals, known, answers, context, subject };
+        let Inner { upstream, principals, known, answers, membership, manifest_confirmations, .. } = &*self.0;
+        let confirmations = manifest_confirmations;
+        let asking =
+            Asking { upstream, principals, known, answers, membership, confirmations, context, subject };
         asking.ask_each(purpose, request).await
     }
 
     /// Whether the repository refused the node's credentials and anonymous access, as far as that is remembered.
     pub(crate) fn is_refused(&self, repository: &Repository) -> bool {
         self.0.answers.is_refused(repository)
-    }
-
-    /// What an answer will prove when its content was verified; to be made before upstream is asked.
-    pub(crate) fn unproved(&self) -> UnprovedRight {
-        self.0.answers.unproved()
-    }
-
-    /// Records the right that `proof` is of, now that the content that came with it was verified.
-    pub(crate) async fn record_verified(
-        &self,
-        repository: &Repository,
-        presented: Principal,
-        proof: Proof,
-        right: UnprovedRight,
-    ) {
-        self.0.answers.record_verified(repository, presented, proof, right).await;
-    }
-
-    /// Records that the owner of the store lets `principal` read `repository`.
-    pub(crate) async fn record_grant(&self, repository: &Repository, principal: Principal) {
-        self.0.answers.record_grant(repository, principal).await;
     }
 
     /// What other nodes shared for an outage.
@@ -196,21 +176,6 @@ impl Access {
     /// How long the registry has been in an outage, if that is why upstream failed with `error`; restarts included.
     pub(crate) async fn outage_lasted(&self, registry: &Registry, error: &Error) -> Option<Duration> {
         self.0.answers.outage_lasted(registry, error).await
-    }
-
-    /// Ends every grant of a repository, or of all; returns how many there were.
-    ///
-    /// # Errors
-    /// The disk.
-    pub(crate) async fn revoke(&self, repository: Option<&Repository>) -> Result<usize, store::Error> {
-        // Before the rights: none may be proved again by a token from before.
-        self.0.upstream.forget_tokens(repository);
-        let count = self.0.answers.revoke(repository).await?;
-        match repository {
-            Some(repository) => tracing::warn!(%repository, count, "the operator revoked grants"),
-            None => tracing::warn!(count, "the operator revoked all grants"),
-        }
-        Ok(count)
     }
 
     /// A caller without a credential is challenged at once where anonymous access was refused before.
@@ -262,8 +227,8 @@ impl Access {
         }
         let Error::Upstream(cause) = &error else { return error };
         match cause {
-            // It does not exist, and no credential would change that.
-            upstream::Error::NotFound { public: true, .. } => error,
+            // It does not exist, or is withheld from who may read the repository: no credential would change that.
+            upstream::Error::NotFound { public: true, .. } | upstream::Error::Withheld { .. } => error,
             upstream::Error::NotFound { .. } if self.known().fresh(context, Use::Read).await.is_some() => {
                 error
             }

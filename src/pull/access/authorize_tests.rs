@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::pull::for_tests::{self, Parts};
-use crate::reference::PrincipalKind;
+use crate::reference::{Digest, PrincipalKind};
 
 async fn confirm(parts: &Parts, context: &PullContext) -> Result<(), Error> {
     parts.access.confirm_blob(context, Digest::of(b"layer"), None).await.map(|head| assert!(head.has_digest))

@@ -1,8 +1,8 @@
 //! Asks upstream whether a repository still has what is here: for the right of the caller, and because it may have been
 //! deleted. Equal questions are asked once.
 //!
-//! Promises: an answer that does not show the content proves nothing; content that the registry does not have any more
-//! is not handed out again ([`super::deleted`]).
+//! Promises: an answer that does not show the content proves nothing; content that the registry does not have any more,
+//! or withholds, is not handed out again ([`super::deleted`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl Access {
             })
         };
         let ended = || Err(Error::panicked("confirmed a blob upstream"));
-        let absence = Absence::of(self.known(), self.membership(), repository, digest).await;
+        let absence = Absence::of_digest(self.known(), repository).await;
         let absent = &absence;
         let request = |auth: AuthContext| async {
             let asked = auth.presented.principal;
@@ -55,7 +55,7 @@ impl Access {
         let (head, _) = match self.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await {
             Ok(answered) => answered,
             Err(error) => {
-                absence.conclude().await;
+                absence.conclude(self.membership(), repository, digest).await;
                 return Err(error);
             }
         };
@@ -69,7 +69,7 @@ impl Access {
     /// there is one and that is enough, else as one after the other. `wait` says whether upstream is being waited for.
     ///
     /// # Errors
-    /// As for [`Self::ask`]. Where the manifest is gone, its membership has ended.
+    /// As for [`Self::ask`]. Where the manifest is gone, or withheld, its membership has ended.
     pub(crate) async fn confirm_manifest(
         &self,
         context: &PullContext,
@@ -80,7 +80,7 @@ impl Access {
         // The manifest is here: what was proved before may hold without an answer.
         let context = &context.without_patience();
         let repository = context.repository();
-        let absence = Absence::of(self.known(), self.membership(), repository, digest).await;
+        let absence = Absence::of_digest(self.known(), repository).await;
         let absent = &absence;
         let request = |auth: AuthContext| {
             let (upstream, asked) = (Arc::clone(&self.0.upstream), repository.clone());
@@ -109,7 +109,7 @@ impl Access {
             _ => self.ask(context, &subject, Purpose::Prove, request).await.map(|_| ()),
         };
         if answered.is_err() {
-            absence.conclude().await;
+            absence.conclude(self.membership(), repository, digest).await;
         }
         answered
     }

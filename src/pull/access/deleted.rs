@@ -1,11 +1,14 @@
-//! Deleted content: when a repository stops handing out a digest because its registry does not have it any more.
+//! When a repository stops handing out what it has: because its registry does not have it any more, or withholds it.
 //!
-//! The rule: the registry itself (an authoritative endpoint, by `GET`) says with an error document of its own that the
-//! manifest or blob is unknown, to a principal whose word counts: one with a right that needs no new proof, or the only
-//! one with a right. Some registries hide by 404 what a principal must not read, so that the word of any other ends
-//! nothing. What no error document says (a proxy's page, an empty 404) ends nothing either, nor does a mirror's 404.
+//! The rule for deleted content: the registry itself (an authoritative endpoint, by `GET`) says with an error document
+//! of its own that the manifest or blob is unknown, to a principal whose word counts: one with a right that needs no
+//! new proof, or the only one with a right. Some registries hide by 404 what a principal must not read, so that the
+//! word of any other ends nothing. What no error document says (a proxy's page, an empty 404) ends nothing either, nor
+//! does a mirror's 404. A tag is gone by any 404 to such a principal.
+//!
+//! What is withheld is hidden from nobody: that the registry says so to any principal with a right is enough.
 
-use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::known_rights::KnownRights;
 use super::membership::Membership;
@@ -13,42 +16,53 @@ use crate::pull::error::Error;
 use crate::reference::{Digest, Principal, Repository};
 use crate::upstream;
 
-/// What is said of one digest of a repository while upstream is asked about it as one principal after the other.
+/// What is said of one reference of a repository while upstream is asked about it as one principal after the other.
 pub(crate) struct Absence<'a> {
     known: &'a KnownRights,
-    membership: &'a Membership,
-    repository: &'a Repository,
-    digest: Digest,
-    /// The principals whose word counts, as it was before the question: a denial may end a right.
+    /// Whether the reference is a tag.
+    of_tag: bool,
+    /// The principals whose word counts that something is gone, as it was before the question: a denial may end a
+    /// right.
     credible: Vec<Principal>,
-    said_by: Mutex<Vec<Principal>>,
+    /// Those with any right.
+    with_right: Vec<Principal>,
+    is_certain: AtomicBool,
 }
 
 impl<'a> Absence<'a> {
-    /// To be made before upstream is asked.
-    pub(crate) async fn of(
-        known: &'a KnownRights,
-        membership: &'a Membership,
-        repository: &'a Repository,
-        digest: Digest,
-    ) -> Self {
+    /// Of a digest; to be made before upstream is asked.
+    pub(crate) async fn of_digest(known: &'a KnownRights, repository: &Repository) -> Self {
         let credible = known.credible_principals(repository).await;
-        Self { known, membership, repository, digest, credible, said_by: Mutex::default() }
+        let (with_right, is_certain) = (known.principals(repository).await, AtomicBool::new(false));
+        Self { known, of_tag: false, credible, with_right, is_certain }
+    }
+
+    /// Of a tag; to be made before upstream is asked.
+    pub(crate) async fn of_tag(known: &'a KnownRights, repository: &Repository) -> Self {
+        Self { of_tag: true, ..Self::of_digest(known, repository).await }
     }
 
     /// Takes note of what an authoritative endpoint answered to `asked`.
     pub(crate) fn note<T>(&self, asked: Principal, answer: &Result<T, Error>) {
-        if let Err(Error::Upstream(error @ upstream::Error::NotFound { public, .. })) = answer
-            && error.says_content_is_gone()
-        {
-            self.said_by.lock().push(self.known.concerned(asked, *public));
-        }
+        let Err(Error::Upstream(error)) = answer else { return };
+        let is_gone = match error {
+            upstream::Error::NotFound { .. } => self.of_tag || error.says_content_is_gone(),
+            _ => false,
+        };
+        let concerned = self.known.concerned(asked, error.is_public());
+        let counts = is_gone && self.credible.contains(&concerned)
+            || error.is_withheld() && self.with_right.contains(&concerned);
+        self.is_certain.fetch_or(counts, Ordering::Relaxed);
     }
 
-    /// Ends the membership of the digest if it is gone; to be called if no principal was answered yes.
-    pub(crate) async fn conclude(self) {
-        let Self { membership, repository, digest, credible, said_by, .. } = self;
-        if said_by.lock().iter().any(|principal| credible.contains(principal)) {
+    /// Whether it is not to be handed out any more, if no principal was answered yes.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.is_certain.load(Ordering::Relaxed)
+    }
+
+    /// Ends the membership of the digest if it is gone or withheld; to be called if no principal was answered yes.
+    pub(crate) async fn conclude(self, membership: &Membership, repository: &Repository, digest: Digest) {
+        if self.is_certain() {
             membership.end(repository, digest).await;
         }
     }

@@ -87,6 +87,11 @@ impl KnownRights {
         grants.iter().filter(counts).map(|grant| grant.principal).collect()
     }
 
+    /// The principals that have a right, whether it needs a new proof or not.
+    pub(crate) async fn principals(&self, repository: &Repository) -> Vec<Principal> {
+        self.0.grants.of(repository).await.iter().map(|grant| grant.principal).collect()
+    }
+
     /// When it was proved last that everyone may read a repository, if that is fresh.
     pub(crate) async fn public_since(&self, repository: &Repository) -> Option<Timestamp> {
         let (everyone, terms) = (self.0.principals.anonymous(), self.terms(repository));

@@ -6,14 +6,14 @@
 //! one may serve any digest under any name. What a mirror delivers becomes a member by the word of an authoritative
 //! endpoint: a tag that names it, or a yes to the question for it.
 //!
-//! Membership ends when the registry does not have the digest any more, by the rule of [`super::deleted`]. What has
-//! ended is asked of authoritative endpoints only: a mirror may still have it.
+//! Membership ends when the registry does not have the digest any more, or withholds it, by the rule of
+//! [`super::deleted`]. What has ended is asked of authoritative endpoints only: a mirror may still have it.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::reference::{Child, Digest, MediaType, Repository};
+use crate::reference::{Child, Digest, MediaType, Repository, Tag};
 use crate::store::{Member, Records};
 use crate::support::bounded_map::BoundedMap;
 
@@ -55,6 +55,23 @@ impl Membership {
         named || matches!(self.records.member(repository, digest).await, Some(Member::Manifest(_)))
     }
 
+    /// A manifest that the registry said `repository` has: the one that a tag was last said to name.
+    pub(crate) async fn known_manifest(&self, repository: &Repository) -> Option<Digest> {
+        let named = {
+            let named = self.named.lock();
+            named.iter().map(|(key, ())| key).find(|(of, _)| of == repository).map(|(_, digest)| *digest)
+        };
+        match named {
+            Some(digest) => Some(digest),
+            None => self.records.latest_tag(repository).await.map(|record| record.digest),
+        }
+    }
+
+    /// Whether it is recorded what a tag names.
+    pub(crate) async fn has_tag(&self, repository: &Repository, tag: &Tag) -> bool {
+        self.records.tag(repository, tag).await.is_some()
+    }
+
     /// Records the sizes that a manifest of `repository` states. They prove nothing about who may read what.
     pub(crate) fn declare_sizes(&self, repository: &Repository, listed: &[Child]) {
         let mut sizes = self.sizes.lock();
@@ -88,13 +105,13 @@ impl Membership {
         !self.has_ended(repository, digest) && self.records.member(repository, digest).await.is_some()
     }
 
-    /// Ends the membership of a digest: its registry does not have it any more.
+    /// Ends the membership of a digest: its registry does not have it any more, or withholds it.
     pub(crate) async fn end(&self, repository: &Repository, digest: Digest) {
         // Whether there is a record or not: it may be about to be written.
         let key = (repository.clone(), digest);
         self.named.lock().remove(&key);
         self.ended.lock().insert(key, ());
-        tracing::info!(%repository, %digest, "its registry does not have it any more: it is not served from here");
+        tracing::info!(%repository, %digest, "its registry does not hand it out any more: it is not served from here");
         if let Err(error) = self.records.remove_member(repository, digest).await {
             tracing::error!(%repository, %digest, %error, "deleted content could not be forgotten");
         }

@@ -8,7 +8,9 @@
 //! ```text
 //! authorize             what is known, else what upstream says; challenges
 //! asking                asks upstream as one principal after the other
+//! denied_reference      whether the denial of one tag or manifest is about the whole repository
 //! tried                 what the credentials of one request came to so far
+//! other_proofs          what else ends and proves rights: the operator's word, content that was verified
 //! recorded_answers      what each answer says of rights, recorded
 //! known_rights          what is known without asking: grants, principals and terms, by the rules of rights (pure)
 //! granted_rights        what these two share: the grants, whose they are, and the terms
@@ -16,7 +18,7 @@
 //! principals            as whom a caller may read, and the credentials to ask with
 //! membership            which digests a repository may hand out
 //! confirm               asks whether a repository still has what is here
-//! deleted               when a digest is not handed out any more because its registry has deleted it
+//! deleted               when content is not handed out any more: its registry has deleted it, or withholds it
 //! negative_cache        denials of a moment ago
 //! refused_repositories  where callers without a credential are challenged at once
 //! outages               which registries cannot be asked, and since when
@@ -30,11 +32,13 @@ mod asking;
 pub(crate) mod authorize;
 mod confirm;
 pub(crate) mod deleted;
+mod denied_reference;
 mod granted_rights;
 pub(crate) mod grants;
 pub(crate) mod known_rights;
 pub(crate) mod membership;
 pub(crate) mod negative_cache;
+mod other_proofs;
 pub(crate) mod outages;
 pub(crate) mod principals;
 pub(crate) mod recorded_answers;
@@ -45,5 +49,6 @@ pub(crate) mod tried;
 
 pub(crate) use authorize::{Access, Purpose, UnprovedRight, proved_by};
 pub(crate) use confirm::CONFIRM_WAIT;
+pub(crate) use deleted::Absence;
 pub(crate) use negative_cache::Subject;
 pub(crate) use shared_rights::is_older;

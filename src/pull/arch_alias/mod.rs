@@ -283,10 +283,11 @@ impl OfRegistry<'_> {
 }
 
 /// Whether an alias may answer instead: upstream does not show the name. Registries hide what they do not show, so that
-/// a refusal may mean that it does not exist.
+/// a refusal may mean that it does not exist; what they withhold does.
 fn may_have_alias(error: &Error) -> bool {
-    matches!(
+    let is_hidden = matches!(
         error.fault(),
         Fault::NotFound | Fault::Refused(_) | Fault::AuthenticationRequired | Fault::Outage
-    )
+    );
+    is_hidden && !error.is_withheld()
 }

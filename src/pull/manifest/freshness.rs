@@ -94,6 +94,8 @@ pub(crate) enum Decision {
     Stale(TagRecord, upstream::Error),
     /// This error, and the record is removed: upstream has no such tag.
     Forget(upstream::Error),
+    /// This error, the record is removed, and what it names is not handed out: upstream withholds it.
+    Withhold(TagRecord, upstream::Error),
     /// This error.
     Fail(upstream::Error),
 }
@@ -107,6 +109,7 @@ pub(crate) fn decide(answer: TagAnswer, record: Option<TagRecord>) -> Decision {
         (Err(error), Some(record)) if error.is_invalid_answer() => Decision::Stale(record, error),
         (Err(error), Some(record)) if error.is_outage() => Decision::Stale(record, error),
         (Err(error @ upstream::Error::NotFound { .. }), Some(_)) => Decision::Forget(error),
+        (Err(error), Some(record)) if error.is_withheld() => Decision::Withhold(record, error),
         (Err(error), _) => Decision::Fail(error),
     }
 }
@@ -196,6 +199,7 @@ mod tests {
         let gone = Error::NotFound { host: host(), unknown: Unknown::Unsaid, public: false };
         let invalid = Error::Invalid { host: host(), why: String::new() };
         let expects_tls = Error::ExpectsTls { host: host() };
+        let withheld = Error::Withheld { host: host(), why: String::new(), public: false };
 
         assert_eq!(decide(Ok(digest), Some(record)), Decision::Current(digest));
         let overloaded = Error::Overloaded { limit: NodeLimit::Names, host: host(), why: String::new() };
@@ -207,5 +211,7 @@ mod tests {
         assert_eq!(decide(Err(gone.clone()), Some(record)), Decision::Forget(gone.clone()));
         assert_eq!(decide(Err(gone.clone()), None), Decision::Fail(gone));
         assert_eq!(decide(Err(refused.clone()), Some(record)), Decision::Fail(refused));
+        assert_eq!(decide(Err(withheld.clone()), Some(record)), Decision::Withhold(record, withheld.clone()));
+        assert_eq!(decide(Err(withheld.clone()), None), Decision::Fail(withheld));
     }
 }

@@ -168,7 +168,7 @@ impl Manifests {
             self.resolved.record(repository, digest, self.clock.now());
             return Ok(answer.with_source(AnswerSource::Revalidated));
         };
-        if error.is_not_found() && !self.stored.is_still_member(repository, digest).await {
+        if error.is_denied() && !self.stored.is_still_member(repository, digest).await {
             self.resolved.forget(repository, digest);
         }
         match (known.held_since(context, &error).await, fresh) {

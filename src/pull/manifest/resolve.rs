@@ -9,7 +9,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::confirmed::Refreshes;
@@ -18,7 +17,7 @@ use super::freshness::{self, Decision, Revalidation};
 use super::recorded::RecordedTags;
 use super::stored::StoredManifests;
 use crate::pull::access::rights::Use;
-use crate::pull::access::{Access, Purpose, Subject};
+use crate::pull::access::{Absence, Access, Purpose, Subject};
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
 use crate::pull::config::Config;
 use crate::pull::context::{PullContext, UpstreamWait};
@@ -181,12 +180,9 @@ impl Tags {
     async fn resolve(&self, context: &PullContext, tag: &Tag) -> Result<ManifestAnswer, Error> {
         let inner = &*self.0;
         let repository = context.repository();
-        // Some registries hide by a 404 what they do not let a principal read: the tag is gone if one says so that
-        // could read the repository a moment ago, or if no other one can.
-        let credible = inner.access.known().credible_principals(repository);
+        let absence = Absence::of_tag(inner.access.known(), repository);
         // Both may have to be read from the disk.
-        let (credible, record) = tokio::join!(credible, inner.recorded.records.tag(repository, tag));
-        let missed_by = Mutex::default();
+        let (absence, record) = tokio::join!(absence, inner.recorded.records.tag(repository, tag));
         let has_record = match record {
             Some(record) => self.0.recorded.may_serve_record(context, tag, record).await,
             None => false,
@@ -194,10 +190,10 @@ impl Tags {
         let asked = if has_record {
             let context = context.without_patience();
             let (wait, begun) = (UpstreamWait::default(), Instant::now());
-            let asked = context.in_time(pin!(self.ask_upstream(&context, tag, &missed_by, &wait))).await;
+            let asked = context.in_time(pin!(self.ask_upstream(&context, tag, &absence, &wait))).await;
             asked.unwrap_or_else(|| Err(context.too_slow(&wait, begun)))
         } else {
-            self.ask_upstream(context, tag, &missed_by, &UpstreamWait::default()).await
+            self.ask_upstream(context, tag, &absence, &UpstreamWait::default()).await
         };
         let (answer, fetched, asked_as) = match asked {
             Ok((Named { digest, fetched }, principal)) => (Ok(digest), fetched, Some(principal)),
@@ -230,29 +226,42 @@ impl Tags {
             }
             Decision::Stale(record, error) => self.0.recorded.stale(context, tag, record, error.into()).await,
             Decision::Forget(error) => {
-                let is_gone = missed_by.lock().iter().any(|principal| credible.contains(principal));
-                if !is_gone {
-                    return Err(error.into());
+                if absence.is_certain() {
+                    self.forget_record(repository, tag).await;
                 }
-                inner.recorded.confirmed.forget(repository, tag);
-                if let Err(error) = inner.recorded.records.remove_tag(repository, tag).await {
-                    tracing::error!(%repository, %tag, %error, "the record of a tag that is gone could not be removed");
+                Err(error.into())
+            }
+            Decision::Withhold(record, error) => {
+                if absence.is_certain() {
+                    self.forget_record(repository, tag).await;
+                    // It may name another manifest by now; then this one is asked for by its digest.
+                    inner.access.membership().end(repository, record.digest).await;
+                    inner.stored.is_still_member(repository, record.digest).await;
                 }
-                inner.fetcher.names().forget_tag(repository, tag, &inner.tasks);
                 Err(error.into())
             }
             Decision::Fail(error) => self.0.recorded.record_if_open_to_all(context, tag, error.into()).await,
         }
     }
 
+    /// Forgets what a tag named, here and in what nodes share.
+    async fn forget_record(&self, repository: &Repository, tag: &Tag) {
+        let inner = &*self.0;
+        inner.recorded.confirmed.forget(repository, tag);
+        if let Err(error) = inner.recorded.records.remove_tag(repository, tag).await {
+            tracing::error!(%repository, %tag, %error, "the record of a tag that is gone could not be removed");
+        }
+        inner.fetcher.names().forget_tag(repository, tag, &inner.tasks);
+    }
+
     /// What upstream says that the tag names, and as whom it was asked; one request for equal questions. A manifest
-    /// that comes with the answer is verified and stored: what is no manifest proves no right. The principals for whom
-    /// there is no such tag are added to `missed_by`.
+    /// that comes with the answer is verified and stored: what is no manifest proves no right. `absence` takes note of
+    /// each answer.
     async fn ask_upstream(
         &self,
         context: &PullContext,
         tag: &Tag,
-        missed_by: &Mutex<Vec<Principal>>,
+        absence: &Absence<'_>,
         wait: &UpstreamWait,
     ) -> Result<(Named, Principal), Error> {
         let repository = context.repository();
@@ -265,9 +274,7 @@ impl Tags {
             let resolved = self.0.resolutions.run(key, named);
             async move {
                 let resolved = wait.ask(resolved).await.unwrap_or(Err(Error::panicked("resolved a tag")));
-                if let Err(Error::Upstream(upstream::Error::NotFound { public, .. })) = &resolved {
-                    missed_by.lock().push(self.0.access.known().concerned(principal, *public));
-                }
+                absence.note(principal, &resolved);
                 resolved
             }
         };

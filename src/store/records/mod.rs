@@ -38,6 +38,9 @@ use crate::store::records::pending_tags::PendingTags;
 use crate::store::records::tags::TagRecord;
 use crate::support::clock::{Clock, Timestamp};
 
+/// Tags of a repository that are looked at for the one that was confirmed last.
+const LATEST_OF_MAX: usize = 64;
+
 /// The records of a store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Records {
@@ -270,6 +273,16 @@ impl Records {
             let record = tags::find(&this.layout, &repository, &tag)?;
             this.cache.add_tag(repository, tag, record, read_at);
             Some(record)
+        };
+        blocking::find(self.layout.calls(), find).await
+    }
+
+    /// The record of the tag of `repository` that was confirmed last, as far as it is on the disk.
+    pub async fn latest_tag(&self, repository: &Repository) -> Option<TagRecord> {
+        let (this, repository) = (self.clone(), repository.clone());
+        let find = move || {
+            let records = tags::of(&this.layout, &repository).take(LATEST_OF_MAX).map(|(_, record)| record);
+            records.max_by_key(|record| record.confirmed_at)
         };
         blocking::find(self.layout.calls(), find).await
     }

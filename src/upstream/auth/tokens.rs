@@ -23,6 +23,7 @@ use crate::upstream::body::read_small;
 use crate::upstream::error::{ConnectStage, Error};
 use crate::upstream::headers::retry_after;
 use crate::upstream::metrics::RequestKind;
+use crate::upstream::response::is_outage_status;
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
 use crate::upstream::transport::client::HttpClient;
@@ -187,7 +188,7 @@ impl Inner {
                 let retry_after = retry_after(response.headers(), self.clock.now());
                 return Err(Error::RateLimited { host, retry_after });
             }
-            status @ (408 | 500..) => {
+            status if is_outage_status(status) => {
                 let retry_after = retry_after(response.headers(), self.clock.now());
                 return Err(Error::ServerError { host, status, retry_after });
             }
