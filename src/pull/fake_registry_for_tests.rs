@@ -45,11 +45,15 @@ struct State {
     token_age: Duration,
     /// How long each manifest takes.
     delay: Duration,
-    /// How long each other question about a manifest takes.
+    /// How long each other question takes that is not for content.
     answer_delay: Duration,
     asked: Vec<String>,
     /// Blobs that it has, and says to `HEAD` that it has not.
     denied_heads: Vec<(Repository, Digest)>,
+    /// Whether its answers to `HEAD` say nothing of a blob.
+    heads_are_empty: bool,
+    /// What each answer with content waits for.
+    download_gate: Option<Arc<Semaphore>>,
 }
 
 /// A blob as a mirror has it.
@@ -184,6 +188,16 @@ impl FakeRegistry {
         self.0.lock().denied_heads.push((repository.clone(), digest));
     }
 
+    /// From now on it says yes to `HEAD` of a blob, and nothing that shows the blob.
+    pub(crate) fn show_nothing_by_head(&self) {
+        self.0.lock().heads_are_empty = true;
+    }
+
+    /// From now on each answer with a blob waits for a permit of what is returned.
+    pub(crate) fn hold_downloads(&self) -> Arc<Semaphore> {
+        Arc::clone(self.0.lock().download_gate.insert(Arc::new(Semaphore::new(0))))
+    }
+
     /// From now on only these users read a repository.
     pub(crate) fn allow(&self, repository: &Repository, users: &[&'static str]) {
         self.0.lock().readers.insert(repository.clone(), users.to_vec());
@@ -204,7 +218,7 @@ impl FakeRegistry {
         self.0.lock().delay = delay;
     }
 
-    /// From now on the other questions about manifests take this long.
+    /// From now on the other questions that are not for content take this long.
     pub(crate) fn delay_answers(&self, delay: Duration) {
         self.0.lock().answer_delay = delay;
     }
@@ -330,11 +344,15 @@ impl RegistryClient for FakeRegistry {
     ) -> Answer<'a, BlobHead> {
         Box::pin(async move {
             let proof = self.check("confirm blob", repository, auth)?;
+            let delay = self.0.lock().answer_delay;
+            tokio::time::sleep(delay).await;
             if self.0.lock().denied_heads.contains(&(repository.clone(), digest)) {
                 return Err(not_found());
             }
             let size = self.content(repository, digest)?.len() as u64;
-            Ok(Allowed { value: BlobHead { size: Some(size), has_digest: true }, proof })
+            let is_empty = self.0.lock().heads_are_empty;
+            let size = (!is_empty).then_some(size);
+            Ok(Allowed { value: BlobHead { size, has_digest: !is_empty }, proof })
         })
     }
 
@@ -348,6 +366,10 @@ impl RegistryClient for FakeRegistry {
     ) -> Answer<'a, Download> {
         Box::pin(async move {
             let proof = self.check("download", repository, auth)?;
+            let gate = self.0.lock().download_gate.clone();
+            if let Some(gate) = gate {
+                gate.acquire().await.expect("an open gate").forget();
+            }
             let mirrored = self.0.lock().mirror_of(repository, digest);
             if let Some(body) = mirrored {
                 let value = body.download(from as usize, until.map_or(usize::MAX, |until| until as usize));

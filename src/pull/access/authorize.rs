@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::confirmations::Confirmations;
 use super::grants::Grants;
 use super::known_rights::KnownRights;
 use super::membership::Membership;
@@ -30,15 +31,13 @@ use crate::pull::context::PullContext;
 use crate::pull::error::{ChallengeReason, Error};
 use crate::pull::metrics::Metrics;
 use crate::pull::registry_client::RegistryClient;
-use crate::reference::{Digest, Principal, Registry, Repository};
+use crate::reference::{Principal, Registry, Repository};
 use crate::store::{self, Records};
 use crate::support::clock::Timestamp;
 use crate::support::live::Live;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::upstream::{self, Allowed, AuthContext, BlobHead, Need, Proof};
-
-type Confirmations<T> = Singleflight<(Repository, Digest, Principal), Result<Allowed<T>, Error>>;
 
 /// Rights to repositories. Cheap to clone.
 #[derive(Clone)]
@@ -117,6 +116,12 @@ impl Access {
     /// Whether a grant is fresh, so that upstream is asked only to deliver.
     pub(crate) async fn purpose(&self, context: &PullContext) -> Purpose {
         self.known().fresh(context, Use::Read).await.map_or(Purpose::Prove, Purpose::Deliver)
+    }
+
+    /// How often rights were revoked by hand: whoever shares the answer to another's question shares none that was
+    /// asked when there were fewer, since it proves no right.
+    pub(crate) fn revocations(&self) -> u64 {
+        self.0.answers.revocations()
     }
 
     /// Asks upstream as one principal after the other until one is allowed; returns the answer and that principal's

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::pull::for_tests::{self, Parts};
-use crate::reference::PrincipalKind;
+use crate::reference::{Digest, PrincipalKind};
 
 async fn confirm(parts: &Parts, context: &PullContext) -> Result<(), Error> {
     parts.access.confirm_blob(context, Digest::of(b"layer"), None).await.map(|head| assert!(head.has_digest))
@@ -134,6 +134,25 @@ async fn a_right_holds_in_an_outage_for_its_own_caller_only() {
     assert_eq!(parts.access.outages().len(), 1);
     let error = confirm(&parts, &for_tests::pull(&app)).await.unwrap_err();
     assert!(matches!(error, Error::AuthenticationRequired { why: ChallengeReason::Unreachable, .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_after_a_revocation_shares_no_answer_to_a_question_from_before() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    parts.registry.push(&app, None, b"layer");
+    parts.registry.allow(&app, &["alice"]);
+    let alice = parts.pull_as("alice", &app);
+    parts.registry.delay_answers(Duration::from_secs(10));
+    let after = async {
+        parts.registry.is_asked("confirm blob").await;
+        parts.access.revoke(Some(&app)).await.unwrap();
+        parts.registry.allow(&app, &[]);
+        confirm(&parts, &alice).await
+    };
+    let (before, after) = tokio::join!(confirm(&parts, &alice), after);
+    before.unwrap();
+    assert!(after.unwrap_err().is_denied(), "it was let in by an answer from before");
+    assert!(parts.access.known().fresh(&alice, Use::Read).await.is_none(), "the right is proved again");
 }
 
 fn to_strings(texts: &[&str]) -> Vec<String> {

@@ -8,7 +8,7 @@
 use parking_lot::Mutex;
 
 use super::known_rights::KnownRights;
-use super::membership::Membership;
+use super::membership::{AnswerNumber, Membership};
 use crate::pull::error::Error;
 use crate::reference::{Digest, Principal, Repository};
 use crate::upstream;
@@ -19,6 +19,7 @@ pub(crate) struct Absence<'a> {
     membership: &'a Membership,
     repository: &'a Repository,
     digest: Digest,
+    before: AnswerNumber,
     /// The principals whose word counts, as it was before the question: a denial may end a right.
     credible: Vec<Principal>,
     said_by: Mutex<Vec<Principal>>,
@@ -32,8 +33,14 @@ impl<'a> Absence<'a> {
         repository: &'a Repository,
         digest: Digest,
     ) -> Self {
+        let before = membership.last_answer_about(repository, digest);
         let credible = known.credible_principals(repository).await;
-        Self { known, membership, repository, digest, credible, said_by: Mutex::default() }
+        Self { known, membership, repository, digest, before, credible, said_by: Mutex::default() }
+    }
+
+    /// The last answer about the digest before the question.
+    pub(crate) fn before(&self) -> AnswerNumber {
+        self.before
     }
 
     /// Takes note of what an authoritative endpoint answered to `asked`.
@@ -47,9 +54,35 @@ impl<'a> Absence<'a> {
 
     /// Ends the membership of the digest if it is gone; to be called if no principal was answered yes.
     pub(crate) async fn conclude(self) {
-        let Self { membership, repository, digest, credible, said_by, .. } = self;
+        let Self { membership, repository, digest, before, credible, said_by, .. } = self;
         if said_by.lock().iter().any(|principal| credible.contains(principal)) {
-            membership.end(repository, digest).await;
+            membership.end(repository, digest, before).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pull::for_tests::{self, Parts};
+    use crate::upstream::Unknown;
+
+    #[tokio::test]
+    async fn a_no_that_is_noticed_after_a_later_yes_takes_no_blob_away() {
+        let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+        let layer = parts.registry.push(&app, None, b"layer");
+        parts.access.confirm_blob(&for_tests::pull(&app), layer, None).await.unwrap();
+        let (known, membership) = (parts.access.known(), parts.access.membership());
+        for is_pushed_again in [true, false] {
+            let absence = Absence::of(known, membership, &app, layer).await;
+            let (host, asked) = ("reg.test".to_owned(), absence.credible[0]);
+            let gone = upstream::Error::NotFound { host, unknown: Unknown::Content, public: true };
+            absence.note::<()>(asked, &Err(gone.into()));
+            if is_pushed_again {
+                parts.access.confirm_blob(&for_tests::pull(&app), layer, None).await.unwrap();
+            }
+            absence.conclude().await;
+            assert_eq!(membership.is_confirmed(&app, layer).await, is_pushed_again);
         }
     }
 }

@@ -13,7 +13,7 @@
 //! grants                when upstream last let a principal read a repository
 //! principals            as whom a caller may read, and the credentials to ask with
 //! membership            which digests a repository may hand out
-//! confirm               asks whether a repository still has what is here
+//! confirm               asks whether a repository still has what is here, once for equal questions (confirmations)
 //! deleted               when a digest is not handed out any more because its registry has deleted it
 //! negative_cache        denials of a moment ago
 //! refused_repositories  where callers without a credential are challenged at once
@@ -26,6 +26,7 @@
 
 pub(crate) mod authorize;
 mod confirm;
+mod confirmations;
 pub(crate) mod deleted;
 pub(crate) mod grants;
 pub(crate) mod known_rights;

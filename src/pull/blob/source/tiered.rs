@@ -11,6 +11,7 @@
 
 use super::UpstreamBlobs;
 use super::upstream_body::UpstreamBody;
+use crate::pull::access::membership::AnswerNumber;
 use crate::pull::access::{CONFIRM_WAIT, Purpose};
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
@@ -39,8 +40,8 @@ pub(crate) enum Share {
 enum Confirmation {
     /// Both are proved; or they were, and the registry cannot be asked.
     Proved,
-    /// The registry has the blob, by its answer of now.
-    Answered(BlobHead),
+    /// The registry has the blob, by its answer of now, and the last answer about it before that.
+    Answered(BlobHead, AnswerNumber),
     /// The registry took too long.
     Late,
     /// The registry does not confirm it.
@@ -177,7 +178,7 @@ impl UpstreamBlobs {
             other => other,
         };
         let size = match &confirmation {
-            Confirmation::Answered(head) => head.size,
+            Confirmation::Answered(head, _) => head.size,
             Confirmation::Late => return self.open_after_silence(context, digest).await,
             Confirmation::Proved | Confirmation::Denied => None,
         };
@@ -224,11 +225,12 @@ impl UpstreamBlobs {
         if self.slow().has(repository.registry()) {
             return Confirmation::Denied;
         }
+        let before = access.membership().last_answer_about(repository, digest);
         let confirming = access.confirm_blob(context, digest, declared);
         match tokio::time::timeout(CONFIRM_WAIT, confirming).await {
             Ok(Ok(head)) => {
                 self.slow().forget(repository.registry());
-                Confirmation::Answered(head)
+                Confirmation::Answered(head, before)
             }
             Ok(Err(error)) if declared.is_some() && self.holds(context, digest, &error).await => {
                 Confirmation::Proved
@@ -243,8 +245,8 @@ impl UpstreamBlobs {
 
     /// Records the membership of a blob that the registry confirmed by its size, which only the tier knew.
     async fn record_confirmed(&self, context: &PullContext, digest: Digest, confirmation: &Confirmation) {
-        if matches!(confirmation, Confirmation::Answered(_)) {
-            self.access().membership().confirm_blob(context.repository(), digest).await;
+        if let Confirmation::Answered(_, before) = confirmation {
+            self.access().membership().confirm_blob(context.repository(), digest, *before).await;
         }
     }
 
@@ -259,7 +261,7 @@ impl UpstreamBlobs {
         let declared = self.access().membership().declared_size(context.repository(), digest);
         match confirmation {
             Confirmation::Proved if declared == Some(size) => Usable::Yes,
-            Confirmation::Answered(head) => is_usable(*head, declared, size),
+            Confirmation::Answered(head, _) => is_usable(*head, declared, size),
             Confirmation::Proved | Confirmation::Late | Confirmation::Denied => Usable::No,
         }
     }
