@@ -66,7 +66,7 @@ pub enum Priority {
 }
 
 /// A number that distinguishes requests in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId(u64);
 
 impl RequestId {

@@ -84,7 +84,9 @@ impl RegistryClient for FakeRegistry {
             let proof = self.check("confirm blob", repository, auth)?;
             self.before(Question { asks: Asks::IsBlobThere, repository, digest: Some(digest) }).await?;
             let size = self.content(repository, digest)?.len() as u64;
-            Ok(Allowed { value: BlobHead { size: Some(size), has_digest: true }, proof })
+            let is_empty = self.0.lock().heads_are_empty;
+            let value = BlobHead { size: (!is_empty).then_some(size), has_digest: !is_empty };
+            Ok(Allowed { value, proof })
         })
     }
 

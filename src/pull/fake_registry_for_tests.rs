@@ -36,6 +36,8 @@ pub(super) struct State {
     asked: Vec<String>,
     before: Vec<BeforeAnswer>,
     pub(super) changes: Vec<Change>,
+    /// Whether its answers to `HEAD` say nothing of a blob.
+    pub(super) heads_are_empty: bool,
 }
 
 /// What the registry is asked.
@@ -65,6 +67,8 @@ type BeforeAnswer = Arc<dyn Fn(&Question<'_>) -> Before + Send + Sync>;
 pub(crate) enum Before {
     Nothing,
     Pause(Duration),
+    /// For a permit.
+    Permit(Arc<Semaphore>),
     /// It is the answer.
     Failure(Error),
     /// It is the answer, once there is a permit.
@@ -148,6 +152,11 @@ impl FakeRegistry {
         self.0.lock().content.insert((repository.clone(), digest), Bytes::from_static(bytes));
     }
 
+    /// From now on it says yes to `HEAD` of a blob, and nothing that shows the blob.
+    pub(crate) fn show_nothing_by_head(&self) {
+        self.0.lock().heads_are_empty = true;
+    }
+
     /// From now on only these users read a repository.
     pub(crate) fn allow(&self, repository: &Repository, users: &[&'static str]) {
         self.0.lock().readers.insert(repository.clone(), users.to_vec());
@@ -202,6 +211,7 @@ impl FakeRegistry {
             match before(&question) {
                 Before::Nothing => {}
                 Before::Pause(pause) => tokio::time::sleep(pause).await,
+                Before::Permit(gate) => gate.acquire().await.expect("an open gate").forget(),
                 Before::Failure(failure) => return Err(failure),
                 Before::FailureAfter(gate, failure) => {
                     drop(gate.acquire().await);

@@ -30,18 +30,23 @@ const TOKEN_CHALLENGE: &str = r#"Bearer realm="https://auth.reg.example.com/toke
 impl Exchange {
     /// An exchange over the transport of `configured`.
     pub(in crate::upstream) fn for_test(configured: Live<Configured>) -> Self {
+        Self::for_test_with_tokens(configured).0
+    }
+
+    /// The same, and the tokens that it has.
+    fn for_test_with_tokens(configured: Live<Configured>) -> (Self, Tokens) {
         let (recorder, clock) = (Recorder::for_test(), Clock::system());
         let http = HttpClient::new(configured.clone(), recorder.clone());
         let tokens = Tokens::new(http.clone(), configured.clone(), clock.clone(), Tasks::default());
         let rate_limits = Arc::new(RateLimits::new(recorder, clock.clone()));
         let requests = AuthenticatedRequests {
             http: http.clone(),
-            authenticator: Authenticator::new(tokens),
+            authenticator: Authenticator::new(tokens.clone()),
             rate_limits: Arc::clone(&rate_limits),
             configured,
             anonymous: AuthContext::for_test(None).presented,
         };
-        Self { requests, http, rate_limits, heads: HeadSupport::default(), clock }
+        (Self { requests, http, rate_limits, heads: HeadSupport::default(), clock }, tokens)
     }
 }
 
@@ -374,4 +379,29 @@ async fn a_registry_in_trouble_is_told_from_a_login_that_its_token_server_refuse
         assert!(error.is_outage() || error.is_overloaded(), "{trouble}: {error}");
         assert!(transport.sent().len() > 3);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_after_tokens_were_forgotten_is_given_no_token_that_was_requested_before() {
+    let asked = AtomicUsize::new(0);
+    let (transport, configured) =
+        Scripted::new(Config::default(), move |request| match request.host.as_str() {
+            "auth.reg.example.com:443" if asked.fetch_add(1, Ordering::SeqCst) == 0 => Outcome::Hang,
+            "auth.reg.example.com:443" => respond(200, &[], r#"{"token": "new"}"#),
+            _ => requires_token(request, "Bearer new"),
+        });
+    let (exchange, tokens) = Exchange::for_test_with_tokens(Live::new(configured));
+    let auth = AuthContext::for_test(Some(("u", "p")));
+    let (endpoint, app) = (endpoint(), repository("a"));
+    let ask = || blob(&exchange, &endpoint, &app, &auth);
+    let after = async {
+        while !transport.sent().iter().any(|request| request.url.contains("/token")) {
+            tokio::task::yield_now().await;
+        }
+        tokens.forget(Some(&app));
+        ask().await
+    };
+    let (before, after) = tokio::join!(ask(), after);
+    assert!(before.is_err(), "its token never came");
+    assert!(after.is_ok(), "it waited for the token from before");
 }

@@ -160,6 +160,41 @@ async fn a_blob_that_was_deleted_is_not_served_after_the_registry_said_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_was_pushed_again_is_served_without_a_question_each_time_and_in_an_outage() {
+    // Its bytes are still here, or they come again.
+    for is_evicted in [false, true] {
+        let scene = scene("").await;
+        scene.pull_as_a().await;
+        let layer = scene.image.platforms[0].layers[0];
+        let path = format!("blobs/{layer}");
+        scene.registry.remove_blob("a/app", layer);
+        scene.larder.clock.advance(GRANT_TTL + Duration::from_secs(1));
+        assert_eq!(status(&scene, &path).await, StatusCode::NOT_FOUND);
+        crate::support::image::push(&scene.registry, "a/app", "v1", 100_000);
+        if is_evicted {
+            let file = scene.directory.path().join("larder/store/blobs/sha256").join(layer.hex());
+            std::fs::remove_file(file).unwrap();
+        }
+        // The registry's no is remembered for a moment.
+        tokio::time::sleep(Duration::from_millis(3_100)).await;
+        assert_eq!(status(&scene, "manifests/v1").await, StatusCode::OK, "the right is fresh again");
+        assert_eq!(status(&scene, &path).await, StatusCode::OK, "{is_evicted}");
+        scene.larder.settled().await;
+        scene.registry.forget_seen();
+        for method in [Method::GET, Method::HEAD] {
+            let reply = scene.larder.send_as(method, &Scene::path("a/app", &path), A).await;
+            assert_eq!(reply.status, StatusCode::OK, "{is_evicted}");
+        }
+        let seen: Vec<_> = scene.registry.seen().into_iter().map(|seen| seen.path).collect();
+        assert!(!seen.iter().any(|path| path.contains("/blobs/")), "it is asked for each time: {seen:?}");
+        scene.registry.stop().await;
+        assert_eq!(status(&scene, &path).await, StatusCode::OK, "{is_evicted}: an outage takes it away");
+        let scene = scene.restart().await;
+        assert_eq!(status(&scene, &path).await, StatusCode::OK, "{is_evicted}: a restart takes it away");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_mirror_lacks_is_not_deleted_and_what_it_still_has_is() {
     use crate::support::registry::FakeRegistry;
     use crate::support::world::Larder;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use super::access::{A, Scene, scene};
+use crate::support::client;
 use crate::support::image;
 use crate::support::registry::{FakeRegistry, Fault};
 use crate::support::world::Larder;
@@ -114,6 +115,44 @@ async fn rights_revoked_by_hand_end_in_an_outage_too() {
     assert!(send(&socket, &Revoke { repository: Some("nonsense".into()) }).await.is_err());
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_under_way_is_not_read_by_whom_its_right_has_ended_since() {
+    use larder::admin::control::{Revoke, send};
+    for end in ["by hand", "by a tag", "by its time"] {
+        let scene = scene("").await;
+        assert_eq!(scene.get("a/app", "manifests/v1", A).await.status, StatusCode::OK);
+        let layer = scene.registry.put_blob("a/app", image::noise(1_000_000, 3));
+        let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+        scene.registry.wrong_at("/blobs/", Fault::HoldAfter(500_000, std::sync::Arc::clone(&gate)));
+        let (path, header) = (Scene::path("a/app", &format!("blobs/{layer}")), client::basic(A.0, A.1));
+        let authorization = [("authorization", header.as_str())];
+        let mut leader = client::open(scene.larder.address, Method::GET, &path, &authorization).await;
+        assert_eq!(leader.status(), StatusCode::OK);
+        let joiner = client::open(scene.larder.address, Method::GET, &path, &authorization).await;
+        assert_eq!(joiner.status(), StatusCode::OK, "the right is fresh");
+        scene.registry.change(true, |accounts| drop(accounts.users.remove(A.0)));
+        match end {
+            "by hand" => {
+                let socket = scene.directory.path().join("larder/larder.sock");
+                send(&socket, &Revoke { repository: Some("reg.test/a/app".into()) }).await.unwrap();
+            }
+            "by a tag" => {
+                let status = scene.get("a/app", "manifests/v1", A).await.status;
+                assert_eq!(status, StatusCode::UNAUTHORIZED);
+            }
+            _ => scene.larder.clock.advance(Duration::from_secs(301)),
+        }
+        let again = client::open(scene.larder.address, Method::GET, &path, &authorization).await;
+        assert_eq!(
+            again.status(),
+            StatusCode::UNAUTHORIZED,
+            "a right that ended {end} reads the whole layer"
+        );
+        gate.add_permits(1_000);
+        assert_eq!(client::rest(&mut leader).await.len(), 1_000_000, "the answer that had begun goes on");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

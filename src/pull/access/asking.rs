@@ -10,7 +10,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::denied_reference::{Confirmations, DeniedReference};
+use super::confirmations::Confirmations;
+use super::denied_reference::DeniedReference;
 use super::known_rights::KnownRights;
 use super::membership::Membership;
 use super::negative_cache::{Question, Subject};

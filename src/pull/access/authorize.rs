@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::asking::Asking;
-use super::denied_reference::Confirmations;
+use super::confirmations::Confirmations;
 use super::granted_rights::GrantedRights;
 use super::grants::Grants;
 use super::known_rights::KnownRights;
@@ -107,6 +107,12 @@ impl Access {
     /// Whether a grant is fresh, so that upstream is asked only to deliver.
     pub(crate) async fn purpose(&self, context: &PullContext) -> Purpose {
         self.known().fresh(context, Use::Read).await.map_or(Purpose::Prove, Purpose::Deliver)
+    }
+
+    /// How often rights were revoked by hand: whoever shares the answer to another's question shares none that was
+    /// asked when there were fewer, since it proves no right.
+    pub(crate) fn revocations(&self) -> u64 {
+        self.0.answers.revocations()
     }
 
     /// Asks upstream as one principal after the other until one is allowed; returns the answer and that principal's

@@ -1,7 +1,7 @@
 //! Access against a registry of the tests' own.
 
 use super::*;
-use crate::pull::for_tests::{self, Parts};
+use crate::pull::for_tests::{self, Before, Parts};
 use crate::reference::{Digest, PrincipalKind};
 
 async fn confirm(parts: &Parts, context: &PullContext) -> Result<(), Error> {
@@ -150,6 +150,25 @@ async fn a_refused_credential_ends_no_right_that_everyone_has_from_another_node(
         confirm(&parts, &parts.pull_as("mistyped", &app)).await.unwrap_err();
         assert_eq!(shared.hold(&app, parts.clock.now()).await, is_held);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_after_a_revocation_shares_no_answer_to_a_question_from_before() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    parts.registry.push(&app, None, b"layer");
+    parts.registry.allow(&app, &["alice"]);
+    let alice = parts.pull_as("alice", &app);
+    parts.registry.before_answers(|_| Before::Pause(Duration::from_secs(10)));
+    let after = async {
+        parts.registry.is_asked("confirm blob").await;
+        parts.access.revoke(Some(&app)).await.unwrap();
+        parts.registry.allow(&app, &[]);
+        confirm(&parts, &alice).await
+    };
+    let (before, after) = tokio::join!(confirm(&parts, &alice), after);
+    before.unwrap();
+    assert!(after.unwrap_err().is_denied(), "it was let in by an answer from before");
+    assert!(parts.access.known().fresh(&alice, Use::Read).await.is_none(), "the right is proved again");
 }
 
 fn to_strings(texts: &[&str]) -> Vec<String> {

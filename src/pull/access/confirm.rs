@@ -1,5 +1,5 @@
 //! Asks upstream whether a repository still has what is here: for the right of the caller, and because it may have been
-//! deleted. Equal questions are asked once.
+//! deleted. Equal questions are asked once; what has changed since a question was asked makes it another one.
 //!
 //! Promises: an answer that does not show the content proves nothing; content that the registry does not have any more,
 //! or withholds, is not handed out again ([`super::deleted`]).
@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::authorize::{Access, Purpose, proved_by};
+use super::confirmations::ConfirmedAs;
 use super::deleted::Absence;
+use super::membership::AnswerNumber;
 use super::negative_cache::Subject;
 use crate::pull::context::{PullContext, UpstreamWait};
 use crate::pull::error::Error;
-use crate::reference::{Digest, Principal};
+use crate::reference::{Digest, Principal, Repository};
 use crate::upstream::{AuthContext, BlobHead};
 
 /// How long a registry may take to confirm what the shared tier or a mirror delivers: less than a client waits for an
@@ -35,17 +37,17 @@ impl Access {
         // The bytes are here: what was proved before may hold without an answer.
         let context = &context.without_patience();
         let repository = context.repository();
+        let before = self.membership().last_answer_about(repository, digest);
+        let absence = Absence::of_digest(self.known(), repository).await;
+        let absent = &absence;
         let request = |auth: AuthContext| {
-            let upstream = Arc::clone(&self.0.upstream);
-            let key = (repository.clone(), digest, auth.presented.principal);
-            let asked = repository.clone();
+            let (upstream, asked) = (Arc::clone(&self.0.upstream), repository.clone());
+            let key = self.confirmed_as(repository, digest, auth.presented.principal, before);
             self.0.blob_confirmations.run(key, move || async move {
                 upstream.confirm_blob(&asked, digest, &auth).await.map_err(Error::from)
             })
         };
         let ended = || Err(Error::panicked("confirmed a blob upstream"));
-        let absence = Absence::of_digest(self.known(), repository).await;
-        let absent = &absence;
         let request = |auth: AuthContext| async {
             let asked = auth.presented.principal;
             let answer = request(auth).await.unwrap_or_else(ended);
@@ -55,12 +57,12 @@ impl Access {
         let (head, _) = match self.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await {
             Ok(answered) => answered,
             Err(error) => {
-                absence.conclude(self.membership(), repository, digest).await;
+                absence.conclude(self.membership(), repository, digest, before).await;
                 return Err(error);
             }
         };
         if head.shows_blob_of(size) {
-            self.membership().confirm_blob(repository, digest).await;
+            self.membership().confirm_blob(repository, digest, before).await;
         }
         Ok(head)
     }
@@ -80,12 +82,13 @@ impl Access {
         // The manifest is here: what was proved before may hold without an answer.
         let context = &context.without_patience();
         let repository = context.repository();
+        let before = self.membership().last_answer_about(repository, digest);
         let absence = Absence::of_digest(self.known(), repository).await;
         let absent = &absence;
         let request = |auth: AuthContext| {
             let (upstream, asked) = (Arc::clone(&self.0.upstream), repository.clone());
             let principal = auth.presented.principal;
-            let key = (asked.clone(), digest, principal);
+            let key = self.confirmed_as(repository, digest, principal, before);
             let answer = self.0.manifest_confirmations.run(key, move || async move {
                 upstream.confirm_manifest(&asked, digest, &auth).await.map_err(Error::from)
             });
@@ -104,13 +107,28 @@ impl Access {
             None => None,
         };
         let answered = match first {
-            Some(Ok(_)) => return Ok(()),
+            Some(Ok(_)) => Ok(()),
             Some(Err(error)) if !error.is_denied() => Err(error),
             _ => self.ask(context, &subject, Purpose::Prove, request).await.map(|_| ()),
         };
-        if answered.is_err() {
-            absence.conclude(self.membership(), repository, digest).await;
+        match answered {
+            Ok(()) => {
+                self.membership().begin_again(repository, digest, before);
+            }
+            Err(_) => absence.conclude(self.membership(), repository, digest, before).await,
         }
         answered
+    }
+
+    /// What questions share an answer, of those that are asked now.
+    fn confirmed_as(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        principal: Principal,
+        before: AnswerNumber,
+    ) -> ConfirmedAs {
+        let (repository, revocations) = (repository.clone(), self.revocations());
+        ConfirmedAs { repository, digest, principal, revocations, before }
     }
 }

@@ -11,7 +11,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::known_rights::KnownRights;
-use super::membership::Membership;
+use super::membership::{AnswerNumber, Membership};
 use crate::pull::error::Error;
 use crate::reference::{Digest, Principal, Repository};
 use crate::upstream;
@@ -61,9 +61,43 @@ impl<'a> Absence<'a> {
     }
 
     /// Ends the membership of the digest if it is gone or withheld; to be called if no principal was answered yes.
-    pub(crate) async fn conclude(self, membership: &Membership, repository: &Repository, digest: Digest) {
+    /// `before` is the last answer about the digest before the question.
+    pub(crate) async fn conclude(
+        self,
+        membership: &Membership,
+        repository: &Repository,
+        digest: Digest,
+        before: AnswerNumber,
+    ) {
         if self.is_certain() {
-            membership.end(repository, digest).await;
+            membership.end(repository, digest, before).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pull::for_tests::{self, Parts};
+    use crate::upstream::Unknown;
+
+    #[tokio::test]
+    async fn a_no_that_is_noticed_after_a_later_yes_takes_no_blob_away() {
+        let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+        let layer = parts.registry.push(&app, None, b"layer");
+        parts.access.confirm_blob(&for_tests::pull(&app), layer, None).await.unwrap();
+        let (known, membership) = (parts.access.known(), parts.access.membership());
+        for is_pushed_again in [true, false] {
+            let before = membership.last_answer_about(&app, layer);
+            let absence = Absence::of_digest(known, &app).await;
+            let (host, asked) = ("reg.test".to_owned(), absence.credible[0]);
+            let gone = upstream::Error::NotFound { host, unknown: Unknown::Content, public: true };
+            absence.note::<()>(asked, &Err(gone.into()));
+            if is_pushed_again {
+                parts.access.confirm_blob(&for_tests::pull(&app), layer, None).await.unwrap();
+            }
+            absence.conclude(membership, &app, layer, before).await;
+            assert_eq!(membership.is_confirmed(&app, layer).await, is_pushed_again);
         }
     }
 }

@@ -10,21 +10,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::confirmations::{Confirmations, ConfirmedAs};
 use super::known_rights::KnownRights;
 use super::membership::Membership;
 use super::negative_cache::{Question, Subject};
 use super::recorded_answers::RecordedAnswers;
 use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
-use crate::reference::{Digest, Principal, Repository};
-use crate::support::singleflight::Singleflight;
+use crate::reference::Digest;
 use crate::upstream::{self, Allowed, AuthContext, Patience, Proof};
 
 /// How long the registry may take to say so: less than a client waits for an answer after the first one took its time.
 const WAIT: Duration = Duration::from_secs(4);
-
-/// Questions for content that is known, asked once by equal callers.
-pub(super) type Confirmations<T> = Singleflight<(Repository, Digest, Principal), Result<Allowed<T>, Error>>;
 
 /// A denial that was given to a question which is to prove a right.
 pub(super) struct DeniedReference<'a> {
@@ -76,7 +73,13 @@ impl DeniedReference<'_> {
 
     async fn confirm(&self, digest: Digest, auth: AuthContext) -> Result<Allowed<()>, Error> {
         let (upstream, repository) = (Arc::clone(self.upstream), self.question.repository.clone());
-        let key = (repository.clone(), digest, auth.presented.principal);
+        let key = ConfirmedAs {
+            repository: repository.clone(),
+            digest,
+            principal: auth.presented.principal,
+            revocations: self.answers.revocations(),
+            before: self.membership.last_answer_about(&repository, digest),
+        };
         let auth = AuthContext { patience: Patience::None, ..auth };
         let asking = move || async move {
             upstream.confirm_manifest(&repository, digest, &auth).await.map_err(Error::from)

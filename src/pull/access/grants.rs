@@ -116,6 +116,8 @@ pub(crate) struct Grants {
     repositories: Arc<Mutex<State>>,
     /// How often rights were revoked by hand.
     revocations: AtomicU64,
+    /// How often upstream refused what may have been a right.
+    refusals: AtomicU64,
 }
 
 impl Grants {
@@ -127,6 +129,7 @@ impl Grants {
                 revoked: Revoked::default(),
             })),
             revocations: AtomicU64::new(0),
+            refusals: AtomicU64::new(0),
         }
     }
 
@@ -175,6 +178,16 @@ impl Grants {
         self.revocations.load(Ordering::Acquire)
     }
 
+    /// How often a right has ended, or may have, other than by its time.
+    pub(crate) fn endings(&self) -> u64 {
+        self.revocations() + self.refusals.load(Ordering::Acquire)
+    }
+
+    /// The time by which grants are dated.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.records.clock().now()
+    }
+
     /// Records that upstream let `principal` read `repository`, by a proof of this age, unless rights were revoked
     /// after `revocations`. An older proof replaces no younger one.
     pub(crate) async fn record(
@@ -218,6 +231,7 @@ impl Grants {
 
     /// Ends the grant of `principal`; returns whether there was one.
     pub(crate) async fn end(&self, repository: &Repository, principal: Principal) -> bool {
+        self.refusals.fetch_add(1, Ordering::AcqRel);
         let grants = self.of(repository).await;
         let known = grants.iter().any(|grant| grant.principal == principal);
         let mut are_loaded = false;

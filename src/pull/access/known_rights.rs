@@ -3,6 +3,8 @@
 //! The decisions themselves are in [`super::rights`]; here they meet the grants, the principals that the caller may
 //! use, and the operator's terms.
 
+use std::time::Duration;
+
 use super::granted_rights::GrantedRights;
 use super::grants::Grant;
 use super::rights::{self, Trouble, Use};
@@ -11,7 +13,7 @@ use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::pull::metrics::RightEvent;
 use crate::reference::{Principal, Repository};
-use crate::support::clock::Timestamp;
+use crate::support::clock::{Moment, Timestamp};
 
 /// A right to a repository, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,17 @@ pub struct KnownRight {
     pub holds_in_outage: bool,
     /// Whether this caller may use it.
     pub is_callers: bool,
+}
+
+/// How long an answer of upstream counts for others who ask the same, where no right is recorded for it: many
+/// registries state no digest, so that only the whole content proves a right.
+const SHARED_FOR: Duration = Duration::from_secs(60);
+
+/// When a question that is to prove a right was asked, and how often rights had ended by then.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AskedAt {
+    at: Moment,
+    endings: u64,
 }
 
 /// The rights that are known. Cheap to clone.
@@ -45,6 +58,19 @@ impl KnownRights {
     /// A principal that the caller may use and whose grant needs no new proof.
     pub(crate) async fn fresh(&self, context: &PullContext, wanted: Use) -> Option<Principal> {
         self.fresh_grant(context, wanted).await.map(|grant| grant.principal)
+    }
+
+    /// What is to be known of a question that is asked now, for [`Self::counts_for_others`].
+    pub(crate) fn asked_now(&self) -> AskedAt {
+        AskedAt { at: Moment::recorded(self.0.grants.now()), endings: self.0.grants.endings() }
+    }
+
+    /// Whether the answer to a question that was to prove a right is also one to others who ask the same now: it was
+    /// asked a short time ago, and no right has ended since.
+    pub(crate) fn counts_for_others(&self, repository: &Repository, asked: AskedAt) -> bool {
+        let age = asked.at.age_at(self.0.grants.now());
+        let is_young = age < SHARED_FOR && rights::is_fresh(age, Use::Read, &self.terms(repository));
+        is_young && self.0.grants.endings() == asked.endings
     }
 
     /// The grant of such a principal.

@@ -17,7 +17,7 @@
 //! grants                when upstream last let a principal read a repository
 //! principals            as whom a caller may read, and the credentials to ask with
 //! membership            which digests a repository may hand out
-//! confirm               asks whether a repository still has what is here
+//! confirm               asks whether a repository still has what is here, once for equal questions (confirmations)
 //! deleted               when content is not handed out any more: its registry has deleted it, or withholds it
 //! negative_cache        denials of a moment ago
 //! refused_repositories  where callers without a credential are challenged at once
@@ -31,6 +31,7 @@
 mod asking;
 pub(crate) mod authorize;
 mod confirm;
+mod confirmations;
 pub(crate) mod deleted;
 mod denied_reference;
 mod granted_rights;

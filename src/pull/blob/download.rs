@@ -1,7 +1,9 @@
 //! Downloads: a request for a blob that is not in the store joins the flight that fetches it, or leads one.
 //!
-//! A request that joins is authorised in its own repository first. How many downloads there are at once is bounded, in
-//! all and by registry; one that finds no place is passed through to its clients past the disk.
+//! A request that joins is authorised in its own repository first, as things are now: what the registry said to the
+//! leader is as old as the download, which may last an hour, and counts for those who ask the same no longer than a
+//! minute. How many downloads there are at once is bounded, in all and by registry; one that finds no place is passed
+//! through to its clients past the disk.
 
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use tracing::{Instrument, Span};
 
 use super::fill::Filler;
 use super::flight::progress::Progress;
-use super::flight::{Flight, Flights, Leader, Role, Sharing};
+use super::flight::{Flight, FlightStart, Flights, Leader, Role, Sharing};
 use super::past_the_disk::memory::WINDOWS_MAX;
 use super::places::{Places, Shares};
 use super::room::Room;
@@ -91,7 +93,9 @@ impl Downloads {
         looked_up_at: Option<u64>,
         sharing: Sharing,
     ) -> Result<StoredOrFollowed, Error> {
-        match self.flights.join_or_lead(context, digest, sharing) {
+        let has_right = self.access.known().fresh(context, Use::Read).await.is_some();
+        let start = self.start(has_right);
+        match self.flights.join_or_lead(context, digest, sharing, start) {
             Role::Lead(leader) => {
                 // The flight before this one may have completed after the look into the store.
                 if looked_up_at != Some(self.ended())
@@ -105,18 +109,13 @@ impl Downloads {
             }
             Role::Follow(flight) => {
                 let progress = flight.follow();
-                if !self.answer_counts_for(&flight, context, digest).await {
-                    let (access, repository) = (&self.access, context.repository());
-                    let declared = access.membership().declared_size(repository, digest);
-                    let known = declared.or(progress.borrow().verified_size());
-                    let head = access.confirm_blob(context, digest, known).await?;
-                    let size = known.or(progress.borrow().size());
-                    if !head.shows_blob_of(size) {
-                        // What the registry delivers for this very repository shows it.
-                        let own = self.join_or_lead(context, digest, looked_up_at, Sharing::SameQuestion);
-                        return Box::pin(own).await;
-                    }
-                    access.membership().confirm_blob(repository, digest).await;
+                if sharing != Sharing::Nobody
+                    && !self.answer_counts_for(&flight, context, digest, has_right).await
+                    && !self.is_allowed(&flight, context, digest).await?
+                {
+                    // What the registry delivers to this very request shows it.
+                    let own = self.join_or_lead(context, digest, looked_up_at, sharing.with_fewer());
+                    return Box::pin(own).await;
                 }
                 let (source, is_own_answer) = (AnswerSource::Join, flight.is_same_question(context));
                 flight.add_alternate(context);
@@ -127,17 +126,71 @@ impl Downloads {
         }
     }
 
-    /// Whether upstream's answer to the leader is an answer to this caller too: it would ask the same, or upstream has
-    /// allowed it in this repository already. Other callers need an answer of their own.
-    async fn answer_counts_for(&self, flight: &Flight, context: &PullContext, digest: Digest) -> bool {
-        let repository = context.repository();
-        if flight.is_same_question(context) {
-            return true;
+    /// What is known before a flight that this pull leads. With a fresh right upstream is asked only to deliver.
+    fn start(&self, has_right: bool) -> FlightStart {
+        FlightStart {
+            last_answer: self.access.membership().last_answer(),
+            asked: (!has_right).then(|| self.access.known().asked_now()),
         }
-        let same = flight.is_for(repository);
-        // The bytes come from this very registry, so that its answer about another of its repositories counts.
-        (same || self.access.membership().is_confirmed(repository, digest).await)
-            && self.access.known().fresh(context, Use::Read).await.is_some()
+    }
+
+    /// Whether upstream's answer to the leader is an answer to this caller too: it would ask the same a moment later,
+    /// or upstream has allowed it in this repository already. Other callers, and those whose right has ended since,
+    /// need an answer of their own.
+    async fn answer_counts_for(
+        &self,
+        flight: &Flight,
+        context: &PullContext,
+        digest: Digest,
+        has_right: bool,
+    ) -> bool {
+        let (repository, known) = (context.repository(), self.access.known());
+        if flight.is_same_question(context) {
+            let is_young = |asked| known.counts_for_others(repository, asked);
+            return has_right
+                || flight.start().asked.is_some_and(is_young)
+                || known.is_open_to_all(repository);
+        }
+        has_right && self.is_of_repository(flight, context, digest).await
+    }
+
+    /// Whether the registry itself said that the repository has the blob: to the leader, or to a question before. The
+    /// bytes come from this very registry, so that its answer about another of its repositories counts.
+    async fn is_of_repository(&self, flight: &Flight, context: &PullContext, digest: Digest) -> bool {
+        let repository = context.repository();
+        flight.is_for(repository) || self.access.membership().is_confirmed(repository, digest).await
+    }
+
+    /// Whether upstream says now that the caller may have the blob, or cannot be asked and what it said before holds.
+    ///
+    /// # Errors
+    /// Upstream's answer, or why there is none.
+    async fn is_allowed(
+        &self,
+        flight: &Flight,
+        context: &PullContext,
+        digest: Digest,
+    ) -> Result<bool, Error> {
+        let (membership, repository) = (self.access.membership(), context.repository());
+        let before = membership.last_answer_about(repository, digest);
+        let progress = flight.follow();
+        let declared = membership.declared_size(repository, digest);
+        let known = declared.or(progress.borrow().verified_size());
+        let head = match self.access.confirm_blob(context, digest, known).await {
+            Ok(head) => head,
+            Err(error) => {
+                let is_held = self.is_of_repository(flight, context, digest).await
+                    && self.access.known().held_since(context, &error).await.is_some();
+                return if is_held { Ok(true) } else { Err(error) };
+            }
+        };
+        let size = known.or(progress.borrow().size());
+        let is_shown = head.shows_blob_of(size);
+        if is_shown {
+            // Where the download alone says the size, the question did not record it.
+            membership.confirm_blob(repository, digest, before).await;
+        }
+        Ok(is_shown)
     }
 
     fn lead(&self, leader: Leader) -> Result<watch::Receiver<Progress>, Error> {

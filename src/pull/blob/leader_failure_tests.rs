@@ -183,6 +183,7 @@ async fn who_joins_a_download_as_it_ends_because_no_client_waits_gets_the_whole_
             &context.clone().with_priority(Priority::Background),
             digest,
             Sharing::All,
+            Default::default(),
         );
         let Role::Lead(leader) = role else { panic!("there is a download") };
         let owner = Owner::named(good.registry());

@@ -10,6 +10,7 @@
 //! flight/        one download of a blob under way, and every request that waits for it
 //!   progress       how far it is, as its leader publishes it; its content may begin anew (content)
 //!   pace           whether it is fast enough to fill the line of a node
+//!   sharing        who shares it, and what was known when it began
 //! fill/          upstream -> store: room, bound, write, hash, verify, commit
 //!   prepared       its file, made while the registry is asked
 //!   transfer       one connection, or several (segments, concurrency), yielding by priority
@@ -312,6 +313,8 @@ impl Blobs {
 
 #[cfg(test)]
 mod hanging_disk_tests;
+#[cfg(test)]
+mod joined_tests;
 #[cfg(test)]
 mod leader_failure_tests;
 #[cfg(test)]

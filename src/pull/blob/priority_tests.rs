@@ -24,7 +24,8 @@ fn pull() -> PullContext {
 
 /// The leader of a new flight.
 fn lead(flights: &Flights, context: &PullContext, of: &[u8]) -> Leader {
-    let Role::Lead(leader) = flights.join_or_lead(context, Digest::of(of), Sharing::All) else {
+    let Role::Lead(leader) = flights.join_or_lead(context, Digest::of(of), Sharing::All, Default::default())
+    else {
         panic!("it is led")
     };
     leader
@@ -55,7 +56,7 @@ async fn background_work_goes_on_in_the_moment_in_which_it_may() {
     let (_leader, begun) = (lead(&flights, &pull(), b"x"), Instant::now());
     let joins = async {
         tokio::time::sleep(second).await;
-        let joined = flights.join_or_lead(&pull(), Digest::of(b"own"), Sharing::All);
+        let joined = flights.join_or_lead(&pull(), Digest::of(b"own"), Sharing::All, Default::default());
         assert!(matches!(joined, Role::Follow(_)));
     };
     tokio::join!(foreground.yield_before_chunk(own.flight()), joins);
@@ -86,7 +87,7 @@ async fn what_is_fetched_ahead_goes_before_the_background_and_never_before_what_
     assert_eq!(elapsed(runtime.flight()).await, Duration::ZERO);
     assert!(!foreground.may_widen(ahead.flight()));
     // The runtime gets so far.
-    let _ = flights.join_or_lead(&pull(), Digest::of(b"ahead"), Sharing::All);
+    let _ = flights.join_or_lead(&pull(), Digest::of(b"ahead"), Sharing::All, Default::default());
     assert_eq!(elapsed(ahead.flight()).await, Duration::ZERO);
     assert!(foreground.may_widen(ahead.flight()));
 }
@@ -162,7 +163,9 @@ async fn what_another_node_downloads_does_not_slow_down_what_this_one_fetches_ah
     let foreground = Foreground::new(flights.clone());
     let pull = || PullContext::new("a.test/r".parse().unwrap(), None, Caller::Anonymous);
     let lead = |context: &PullContext, of: &[u8]| {
-        let Role::Lead(leader) = flights.join_or_lead(context, Digest::of(of), Sharing::All) else {
+        let Role::Lead(leader) =
+            flights.join_or_lead(context, Digest::of(of), Sharing::All, Default::default())
+        else {
             panic!("it is led")
         };
         leader
@@ -188,14 +191,21 @@ async fn what_a_pod_wants_does_not_wait_behind_the_pre_pull_that_downloads_it() 
     let joins = async {
         tokio::time::sleep(Duration::from_millis(5)).await;
         let ahead = pull().with_priority(Priority::Ahead);
-        assert!(matches!(flights.join_or_lead(&ahead, Digest::of(b"own"), Sharing::All), Role::Follow(_)));
+        assert!(matches!(
+            flights.join_or_lead(&ahead, Digest::of(b"own"), Sharing::All, Default::default()),
+            Role::Follow(_)
+        ));
     };
     tokio::join!(foreground.yield_before_chunk(own.flight()), joins);
     assert_eq!(begun.elapsed(), Duration::from_millis(5));
     assert!(own.flight().is_ahead() && foreground.may_widen(own.flight()));
     // Another pre-pull that joins takes nothing back.
-    let _ =
-        flights.join_or_lead(&pull().with_priority(Priority::Background), Digest::of(b"own"), Sharing::All);
+    let _ = flights.join_or_lead(
+        &pull().with_priority(Priority::Background),
+        Digest::of(b"own"),
+        Sharing::All,
+        Default::default(),
+    );
     assert!(own.flight().is_ahead());
 }
 

@@ -77,6 +77,8 @@ struct Key {
     principal: Principal,
     /// How long they wait.
     patience: Patience,
+    /// How often rights had been revoked: none shares the answer to a question from before.
+    revocations: u64,
 }
 
 /// Fetches manifests. Cheap to clone.
@@ -139,6 +141,7 @@ impl ManifestFetcher {
                 need: auth.need,
                 principal: auth.presented.principal,
                 patience: auth.patience,
+                revocations: self.access.revocations(),
             };
             let fetcher = self.clone();
             let fetched = self
@@ -147,13 +150,24 @@ impl ManifestFetcher {
             async move { fetched.await.unwrap_or(Err(Error::panicked("fetched a manifest"))) }
         };
         let (fetched, _) = self.access.ask(context, &subject, purpose, request).await?;
-        if fetched.is_authoritative {
-            self.access.membership().begin_again(context.repository(), fetched.digest);
-        }
         Ok(fetched)
     }
 
     async fn fetch_as(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        auth: &AuthContext,
+    ) -> Result<Allowed<FetchedManifest>, Error> {
+        let before = self.access.membership().last_answer();
+        let fetched = self.fetch_now(repository, reference, auth).await?;
+        if fetched.value.is_authoritative {
+            self.access.membership().begin_again(repository, fetched.value.digest, before);
+        }
+        Ok(fetched)
+    }
+
+    async fn fetch_now(
         &self,
         repository: &Repository,
         reference: &Reference,

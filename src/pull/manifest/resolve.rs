@@ -31,7 +31,19 @@ use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::upstream::{self, Allowed, AuthContext, Patience, ResolvedTag};
 
-type Resolutions = Singleflight<(Repository, Tag, Principal, Patience), Result<Allowed<Named>, Error>>;
+type Resolutions = Singleflight<ResolvedAs, Result<Allowed<Named>, Error>>;
+
+/// What questions are equal. None shares the answer to one that was asked before rights were revoked.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct ResolvedAs {
+    repository: Repository,
+    tag: Tag,
+    principal: Principal,
+    /// How long they wait.
+    patience: Patience,
+    /// How often rights had been revoked.
+    revocations: u64,
+}
 
 /// Resolves tags. Cheap to clone.
 #[derive(Clone)]
@@ -180,6 +192,7 @@ impl Tags {
     async fn resolve(&self, context: &PullContext, tag: &Tag) -> Result<ManifestAnswer, Error> {
         let inner = &*self.0;
         let repository = context.repository();
+        let before = inner.access.membership().last_answer();
         let absence = Absence::of_tag(inner.access.known(), repository);
         // Both may have to be read from the disk.
         let (absence, record) = tokio::join!(absence, inner.recorded.records.tag(repository, tag));
@@ -235,7 +248,7 @@ impl Tags {
                 if absence.is_certain() {
                     self.forget_record(repository, tag).await;
                     // It may name another manifest by now; then this one is asked for by its digest.
-                    inner.access.membership().end(repository, record.digest).await;
+                    inner.access.membership().end(repository, record.digest, before).await;
                     inner.stored.is_still_member(repository, record.digest).await;
                 }
                 Err(error.into())
@@ -268,8 +281,9 @@ impl Tags {
         let request = |auth: AuthContext| {
             let tags = self.clone();
             let (repository, tag) = (repository.clone(), tag.clone());
-            let principal = auth.presented.principal;
-            let key = (repository.clone(), tag.clone(), principal, auth.patience);
+            let (principal, patience) = (auth.presented.principal, auth.patience);
+            let (revocations, asked) = (self.0.access.revocations(), (repository.clone(), tag.clone()));
+            let key = ResolvedAs { repository: asked.0, tag: asked.1, principal, patience, revocations };
             let named = move || async move { tags.ask_as(&repository, &tag, &auth).await };
             let resolved = self.0.resolutions.run(key, named);
             async move {
@@ -289,12 +303,15 @@ impl Tags {
         tag: &Tag,
         auth: &AuthContext,
     ) -> Result<Allowed<Named>, Error> {
-        let Inner { upstream, stored, fetcher, .. } = &*self.0;
+        let Inner { access, upstream, stored, fetcher, .. } = &*self.0;
+        let before = access.membership().last_answer();
         let Allowed { value, proof } = upstream.resolve(repository, tag, auth).await?;
         let ResolvedTag { digest, manifest } = value;
         let fetched = match manifest {
             Some(manifest) if stored.find(repository, digest).await.is_none() => {
-                Some(fetcher.accept(repository, digest, manifest, BytesProvedBy::Registry).await?)
+                let accepted = fetcher.accept(repository, digest, manifest, BytesProvedBy::Registry).await?;
+                access.membership().begin_again(repository, digest, before);
+                Some(accepted)
             }
             _ => None,
         };

@@ -215,3 +215,52 @@ async fn a_caller_that_the_registry_refuses_costs_no_request_to_the_tier() {
     assert_eq!(find(parts.pull_as("alice", &app)).await.unwrap().bytes, MANIFEST);
     assert_eq!(objects.asked(Op::Get, "manifests"), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_pulls_after_a_revocation_shares_no_answer_to_a_question_from_before() {
+    for (is_stored, by_digest, question) in [
+        (false, false, "resolve v1"),
+        (false, true, "manifest"),
+        (true, false, "resolve v1"),
+        (true, true, "confirm manifest"),
+    ] {
+        let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+        let digest = parts.registry.push(&app, Some("v1"), MANIFEST);
+        parts.registry.allow(&app, &["alice"]);
+        let alice = parts.pull_as("alice", &app);
+        if is_stored {
+            pull(&parts, &alice).await.unwrap();
+            parts.clock.advance(Duration::from_secs(3_600));
+        }
+        parts.registry.asked();
+        parts.registry.before_answers(|_| Before::Pause(Duration::from_secs(10)));
+        let reference: Reference = if by_digest { digest.into() } else { "v1".parse().unwrap() };
+        let ask = || parts.manifests.find(&alice, &reference, ManifestUse::Pull);
+        let after = async {
+            parts.registry.is_asked(question).await;
+            parts.access.revoke(Some(&app)).await.unwrap();
+            parts.registry.allow(&app, &[]);
+            ask().await
+        };
+        let (_, after) = tokio::join!(ask(), after);
+        let error = after.err().expect("it was let in by an answer from before");
+        assert!(error.is_denied(), "{is_stored} {by_digest}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_its_registry_has_again_is_no_deleted_one_any_more() {
+    // Delivered, and named in the answer to the tag.
+    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+    let digest = parts.registry.push(&app, Some("v1"), MANIFEST);
+    let (context, membership) = (for_tests::pull(&app), parts.access.membership());
+    for reference in ["v1".parse().unwrap(), Reference::from(digest)] {
+        pull(&parts, &context).await.unwrap();
+        membership.end(&app, digest, membership.last_answer()).await;
+        parts.manifests.forget(&app, None);
+        parts.manifests.find(&context, &reference, ManifestUse::Pull).await.unwrap();
+        parts.store.flush().await;
+        assert!(!membership.has_ended(&app, digest), "{reference:?}");
+        assert!(membership.is_confirmed(&app, digest).await, "{reference:?}");
+    }
+}

@@ -13,10 +13,16 @@ use crate::store::layout::write_behind::Place;
 use crate::support::clock::Timestamp;
 
 impl Records {
-    /// As [`Records::add_member`], behind what is being written already, unless it is known: the answer does not wait
-    /// for the disk. Readers see it at once; where too much waits to be written, only as long as it is in memory.
-    pub async fn add_member_later(&self, repository: &Repository, digest: Digest, member: Member) {
-        let place = self.writes.place().await;
+    /// As [`Records::add_member`], in a place behind what is being written already, unless it is known: the answer does
+    /// not wait for the disk. Readers see it at once; without a place, only as long as it is in memory. A membership
+    /// that is ended later does not return.
+    pub fn add_member_later(
+        &self,
+        place: Option<Place<'_>>,
+        repository: &Repository,
+        digest: Digest,
+        member: Member,
+    ) {
         self.cache.add_member(repository.clone(), digest, member.clone(), self.cache.age());
         let Some(place) = place else { return };
         let (this, repository) = (self.clone(), repository.clone());

@@ -152,7 +152,7 @@ async fn a_manifest_that_is_confirmed_as_a_blob_in_the_batch_that_writes_it_keep
         (members::add(staging, &name, &digest, &member), Box::new(|_| ()))
     };
     records.writes().stage(Box::new(write)).await;
-    records.add_member_later(&app, digest, Member::Blob).await;
+    records.add_member_later(records.place().await, &app, digest, Member::Blob);
     drop(held);
     records.writes().flush().await;
     assert_eq!(records.member(&app, digest).await, Some(manifest));
@@ -168,7 +168,8 @@ async fn a_request_that_gives_up_while_too_much_waits_to_be_written_changes_no_t
     records.add_member(&app, old, Member::Blob).await.unwrap();
     let full = records.writes().fill_places();
     assert!(records.confirm_tag_later(&app, &tag, new).now_or_never().is_none());
-    assert!(records.add_member_later(&app, new, Member::Blob).now_or_never().is_none());
+    let added = async { records.add_member_later(records.place().await, &app, new, Member::Blob) };
+    assert!(added.now_or_never().is_none());
     assert!(records.remove_member(&app, old).now_or_never().is_none());
     drop(full);
     records.writes().flush().await;

@@ -44,7 +44,8 @@ struct Inner {
     configured: Live<Configured>,
     clock: Clock,
     cache: TokenCache,
-    requests: Singleflight<TokenKey, Result<Token, Error>>,
+    /// By how often tokens had been forgotten, besides: none shares a token that was requested before that.
+    requests: Singleflight<(TokenKey, u64), Result<Token, Error>>,
 }
 
 /// Which token is needed.
@@ -133,11 +134,12 @@ impl Tokens {
         }
         let (this, registry, credential) =
             (self.clone(), wanted.registry.clone(), presented.credential.clone());
+        let generation = self.0.cache.generation();
         let fetch = || {
             let key = key.clone();
-            async move { this.0.fetch(&registry, key, trust, credential.as_ref()).await }
+            async move { this.0.fetch(&registry, key, trust, credential.as_ref(), generation).await }
         };
-        let issued = self.0.requests.run(key.clone(), fetch).await.unwrap_or_else(|| {
+        let issued = self.0.requests.run((key.clone(), generation), fetch).await.unwrap_or_else(|| {
             let why = "the token request ended in a defect of Larder".to_owned();
             let host = authority(wanted.challenged_by);
             Err(Error::Unreachable { host, stage: ConnectStage::Head, why })
@@ -147,15 +149,15 @@ impl Tokens {
 }
 
 impl Inner {
-    /// Requests a token within [`WAIT`] and caches it.
+    /// Requests a token within [`WAIT`] and caches it, unless tokens were forgotten since `generation`.
     async fn fetch(
         &self,
         registry: &Registry,
         key: TokenKey,
         trust: HostTrust,
         credential: Option<&Credential>,
+        generation: u64,
     ) -> Result<Token, Error> {
-        let generation = self.cache.generation();
         let sending = self.send(registry, &key, trust, credential);
         let result = tokio::time::timeout(WAIT, sending).await.unwrap_or_else(|_| {
             let why = format!("no token within {WAIT:?}");

@@ -136,7 +136,8 @@ impl Filler {
     ) {
         leader.publish_complete(verified.size());
         let (digest, context) = (leader.digest(), leader.flight().context());
-        let is_member = self.blobs.is_member(context, digest, verified.size(), trail).await;
+        let before = leader.flight().start().last_answer;
+        let is_member = self.blobs.is_member(context, digest, verified.size(), trail, before).await;
         if is_member {
             copy.into_iter().for_each(|copy| copy.complete(verified.size()));
             self.blobs.names().share_member(context.repository(), digest, &Member::Blob).await;

@@ -56,7 +56,10 @@ async fn a_segment_whose_task_ends_is_fetched_again_from_where_it_ended() {
     };
     second.task.abort();
     let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
-    let Role::Lead(leader) = flights.join_or_lead(&context, scene.digest, Sharing::All) else { panic!() };
+    let Role::Lead(leader) = flights.join_or_lead(&context, scene.digest, Sharing::All, Default::default())
+    else {
+        panic!()
+    };
     let foreground = Foreground::new(flights);
     let holder = Holder::of(scene.app.registry(), true);
     let (mut queue, mut pieces) = piece_queue(FillMemory::default().of_fill(&holder));

@@ -52,7 +52,7 @@ impl Scene {
     fn lead(&self, digest: Digest, priority: Priority) -> Leader {
         let context = PullContext::new("reg.test/app".parse().unwrap(), None, Caller::Anonymous);
         let context = context.with_priority(priority);
-        match self.flights.join_or_lead(&context, digest, Sharing::All) {
+        match self.flights.join_or_lead(&context, digest, Sharing::All, Default::default()) {
             Role::Lead(leader) => leader,
             Role::Follow(_) => panic!("it is led"),
         }

@@ -210,7 +210,10 @@ mod tests {
         let digest = Digest::of(&content);
         let flights = Flights::new(IntGauge::new("flights", "x").unwrap());
         let context = for_tests::pull(&"reg.test/app".parse().unwrap());
-        let Role::Lead(leader) = flights.join_or_lead(&context, digest, Sharing::All) else { panic!() };
+        let Role::Lead(leader) = flights.join_or_lead(&context, digest, Sharing::All, Default::default())
+        else {
+            panic!()
+        };
         let ingest = store.begin(digest, Some(1_000), owner).await.unwrap();
         let (growing, trail) = (ingest.growing(), Trail::default());
         let filling = leader.publish_filling(growing.clone(), Some(1_000), false, None);

@@ -11,7 +11,7 @@ fn flights() -> Flights {
 
 fn ask(flights: &Flights, repository: &str) -> Role {
     let context = PullContext::new(repository.parse().unwrap(), None, Caller::Anonymous);
-    flights.join_or_lead(&context, Digest::of(b"x"), Sharing::All)
+    flights.join_or_lead(&context, Digest::of(b"x"), Sharing::All, Default::default())
 }
 
 #[test]
@@ -55,16 +55,24 @@ fn a_background_download_that_a_runtime_joins_is_foreground_from_then_on() {
     let flights = flights();
     let context = PullContext::new("a.test/r".parse().unwrap(), None, Caller::Anonymous);
     let digest = Digest::of(b"x");
-    let Role::Lead(leader) =
-        flights.join_or_lead(&context.clone().with_priority(Priority::Background), digest, Sharing::All)
-    else {
+    let Role::Lead(leader) = flights.join_or_lead(
+        &context.clone().with_priority(Priority::Background),
+        digest,
+        Sharing::All,
+        Default::default(),
+    ) else {
         panic!()
     };
     assert!(!leader.flight().is_foreground());
-    drop(flights.join_or_lead(&context, digest, Sharing::All));
+    drop(flights.join_or_lead(&context, digest, Sharing::All, Default::default()));
     assert!(leader.flight().is_foreground());
     // A pod's image that is fetched ahead joins later, and takes nothing back.
-    drop(flights.join_or_lead(&context.with_priority(Priority::Ahead), digest, Sharing::All));
+    drop(flights.join_or_lead(
+        &context.with_priority(Priority::Ahead),
+        digest,
+        Sharing::All,
+        Default::default(),
+    ));
     assert!(leader.flight().is_foreground() && !leader.flight().is_ahead());
 }
 

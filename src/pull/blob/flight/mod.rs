@@ -11,6 +11,7 @@
 pub(super) mod content;
 mod pace;
 pub(super) mod progress;
+mod sharing;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -22,10 +23,12 @@ use tokio::time::Instant;
 use crate::pull::blob::flight::content::FlightContent;
 use crate::pull::blob::flight::pace::Pace;
 use crate::pull::blob::flight::progress::Progress;
+use crate::pull::blob::flight::sharing::Key;
+pub(crate) use crate::pull::blob::flight::sharing::{FlightStart, Sharing};
 use crate::pull::blob::vouched::Vouched;
 use crate::pull::context::{Caller, Priority, PullContext};
 use crate::pull::error::Error;
-use crate::reference::{Digest, Principal, Registry, Repository};
+use crate::reference::{Digest, Registry, Repository};
 use crate::store::GrowingBlob;
 use crate::support::metrics::IntGauge;
 use crate::support::sync::Mutex;
@@ -40,6 +43,7 @@ pub(crate) struct Flight {
     /// The pull that upstream was asked for: its repository's right is what upstream's answer proves, and its answer is
     /// an answer to callers with the same credential and to no others.
     context: PullContext,
+    start: FlightStart,
     /// The greatest [`Priority`] of those who joined, as a number: it only rises.
     priority: AtomicU8,
     /// Whether the shared tier delivers it.
@@ -58,6 +62,11 @@ impl Flight {
         &self.context
     }
 
+    /// What was known when it began.
+    pub(crate) fn start(&self) -> FlightStart {
+        self.start
+    }
+
     /// Whether it is for this repository.
     pub(crate) fn is_for(&self, repository: &Repository) -> bool {
         self.context.repository() == repository
@@ -68,7 +77,7 @@ impl Flight {
         self.context.caller().has_same_credential_as(caller)
     }
 
-    /// Whether upstream's answer to the leader is an answer to this pull: it would ask the same.
+    /// Whether this pull asks what the leader asked. That answer may be older than the pull's right.
     pub(crate) fn is_same_question(&self, context: &PullContext) -> bool {
         self.is_for(context.repository()) && self.asked_as(context.caller())
     }
@@ -152,18 +161,6 @@ impl Flight {
     }
 }
 
-/// With whom a request shares a flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sharing {
-    /// With all who may read the blob of that registry.
-    All,
-    /// With those who ask in the same repository with the same credential: the answer to another did not help.
-    SameQuestion,
-}
-
-/// The registry and the digest; for [`Sharing::SameQuestion`] the repository and the caller's principal too.
-type Key = (Registry, Digest, Option<(Repository, Option<Principal>)>);
-
 #[derive(Debug)]
 struct AllFlights {
     flights: Mutex<HashMap<Key, Arc<Flight>>>,
@@ -234,10 +231,14 @@ impl Flights {
     }
 
     /// Joins the flight for `digest` from the registry of the pull's repository, or leads a new one.
-    pub(crate) fn join_or_lead(&self, context: &PullContext, digest: Digest, sharing: Sharing) -> Role {
-        let question = || (context.repository().clone(), context.caller().principal());
-        let question = (sharing == Sharing::SameQuestion).then(question);
-        let key = (context.repository().registry().clone(), digest, question);
+    pub(crate) fn join_or_lead(
+        &self,
+        context: &PullContext,
+        digest: Digest,
+        sharing: Sharing,
+        start: FlightStart,
+    ) -> Role {
+        let key = sharing.key(context, digest);
         let priority = context.priority() as u8;
         let mut flights = self.0.flights.lock();
         let role = match flights.entry(key.clone()) {
@@ -248,6 +249,7 @@ impl Flights {
             Entry::Vacant(vacant) => {
                 let flight = Arc::new(Flight {
                     context: context.clone(),
+                    start,
                     priority: AtomicU8::new(priority),
                     from_tier: AtomicBool::new(false),
                     alternates: Mutex::default(),

@@ -34,7 +34,7 @@ impl World {
         if self.stored.load(Ordering::SeqCst) {
             return false;
         }
-        match flights.join_or_lead(&context, Digest::of(b"x"), Sharing::All) {
+        match flights.join_or_lead(&context, Digest::of(b"x"), Sharing::All, Default::default()) {
             Role::Follow(flight) => {
                 let mut progress = flight.follow();
                 let over = block_on(progress.wait_for(Progress::is_over)).unwrap();

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 
 use crate::pull::access::Access;
+use crate::pull::access::membership::AnswerNumber;
 use crate::pull::blob::source::delivery::Trail;
 use crate::pull::blob::source::request::{BlobRequests, UnprovedSource};
 use crate::pull::blob::source::slow_registries::SlowRegistries;
@@ -101,18 +102,20 @@ impl UpstreamBlobs {
         }
     }
 
-    /// Whether the repository has the blob of `size` bytes that came as `trail` says: an authoritative endpoint
-    /// delivered some of it, or says so now. A mirror may serve any digest under any name.
+    /// Whether the repository has the blob of `size` bytes that came as `trail` says, asked for after `before`: an
+    /// authoritative endpoint delivered some of it, or says so now. A mirror may serve any digest under any name.
     pub(crate) async fn is_member(
         &self,
         context: &PullContext,
         digest: Digest,
         size: u64,
         trail: &Trail,
+        before: AnswerNumber,
     ) -> bool {
-        let repository = context.repository();
-        if trail.is_proved_in(repository) || self.access().membership().is_confirmed(repository, digest).await
-        {
+        let (repository, membership) = (context.repository(), self.access().membership());
+        let is_delivered =
+            trail.is_proved_in(repository) && membership.begin_again(repository, digest, before);
+        if is_delivered || membership.is_confirmed(repository, digest).await {
             return true;
         }
         match self.access().confirm_blob(context, digest, Some(size)).await {

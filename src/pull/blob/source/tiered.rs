@@ -11,6 +11,7 @@
 
 use super::UpstreamBlobs;
 use super::upstream_body::UpstreamBody;
+use crate::pull::access::membership::AnswerNumber;
 use crate::pull::access::{Access, CONFIRM_WAIT, Purpose};
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
@@ -39,8 +40,8 @@ pub(crate) enum TierCopy {
 enum Confirmation {
     /// Both are proved; or they were, and the registry cannot be asked.
     Proved,
-    /// The registry has the blob, by its answer of now.
-    Answered(BlobHead),
+    /// The registry has the blob, by its answer of now, and the last answer about it before that.
+    Answered(BlobHead, AnswerNumber),
     /// The registry took too long.
     Late,
     /// The registry does not confirm it.
@@ -171,7 +172,7 @@ impl WholeBlob<'_> {
             other => other,
         };
         let size = match &confirmation {
-            Confirmation::Answered(head) => head.size,
+            Confirmation::Answered(head, _) => head.size,
             Confirmation::Late => return self.open_after_silence().await,
             Confirmation::Proved | Confirmation::Denied => None,
         };
@@ -211,11 +212,12 @@ impl WholeBlob<'_> {
         if self.blobs.slow().has(registry) {
             return Confirmation::Denied;
         }
+        let before = self.access().membership().last_answer_about(self.repository(), self.digest);
         let confirming = self.access().confirm_blob(self.context, self.digest, declared);
         match tokio::time::timeout(CONFIRM_WAIT, confirming).await {
             Ok(Ok(head)) => {
                 self.blobs.slow().forget(registry);
-                Confirmation::Answered(head)
+                Confirmation::Answered(head, before)
             }
             Ok(Err(error)) if declared.is_some() && self.holds(&error).await => Confirmation::Proved,
             Ok(Err(error)) => {
@@ -229,8 +231,8 @@ impl WholeBlob<'_> {
 
     /// Records the membership of a blob that the registry confirmed by its size, which only the tier knew.
     async fn record_confirmed(&self, confirmation: &Confirmation) {
-        if matches!(confirmation, Confirmation::Answered(_)) {
-            self.access().membership().confirm_blob(self.repository(), self.digest).await;
+        if let Confirmation::Answered(_, before) = confirmation {
+            self.access().membership().confirm_blob(self.repository(), self.digest, *before).await;
         }
     }
 
@@ -239,7 +241,7 @@ impl WholeBlob<'_> {
         let declared = self.declared_size();
         match confirmation {
             Confirmation::Proved if declared == Some(size) => Usable::Yes,
-            Confirmation::Answered(head) => is_usable(*head, declared, size),
+            Confirmation::Answered(head, _) => is_usable(*head, declared, size),
             Confirmation::Proved | Confirmation::Late | Confirmation::Denied => Usable::No,
         }
     }
