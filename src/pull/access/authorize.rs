@@ -170,7 +170,7 @@ impl Access {
         while let Some(presented) = candidates.pop_front().or_else(|| self.last_resort(&tried)) {
             if presented.credential.is_none()
                 && !caller.is_identified()
-                && inner.upstream.is_budget_low(repository.registry(), presented.principal)
+                && inner.upstream.is_budget_low(repository, presented.principal)
             {
                 return Err(Error::authentication_required(ChallengeReason::RateLimit, None));
             }
@@ -287,9 +287,7 @@ impl Access {
     pub(crate) async fn is_budget_low(&self, context: &PullContext) -> bool {
         let (caller, repository) = (context.caller(), context.repository());
         let (candidates, _) = self.0.principals.candidates(caller, repository, Purpose::Prove).await;
-        let low = |first: &PresentedCredential| {
-            self.0.upstream.is_budget_low(repository.registry(), first.principal)
-        };
+        let low = |first: &PresentedCredential| self.0.upstream.is_budget_low(repository, first.principal);
         candidates.first().is_some_and(low)
     }
 
