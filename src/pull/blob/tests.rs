@@ -86,7 +86,7 @@ async fn what_one_tenant_received_makes_no_first_request_of_another_wait_through
     parts.registry.asked();
     tokio::time::pause();
     let begun = tokio::time::Instant::now();
-    let context = for_tests::pull(&two).answered_within(Duration::from_secs(25));
+    let context = for_tests::pull(&two).as_anonymous().answered_within(Duration::from_secs(25));
     assert!(parts.blobs.find(&context, digest, BlobRange::Whole).await.is_err());
     let asked = parts.registry.asked();
     assert!(asked.len() <= 3, "{asked:?}");

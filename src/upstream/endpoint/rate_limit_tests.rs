@@ -165,7 +165,7 @@ async fn a_registry_that_limits_lists_has_no_low_budget_for_images() {
 #[tokio::test(start_paused = true)]
 async fn ever_new_accounts_do_not_grow_it() {
     let (limits, hub) = (limits(), Registry::docker_hub());
-    for n in 0..3 * ACCOUNTS_MAX as u64 {
+    for n in 0..ACCOUNTS_MAX as u64 + 100 {
         let mut fingerprint = [0; 16];
         fingerprint[..8].copy_from_slice(&n.to_be_bytes());
         let principal = Principal::new(PrincipalKind::Caller, fingerprint);
@@ -242,6 +242,20 @@ async fn repositories_that_are_limited_by_themselves_delay_a_neighbour_for_a_mom
     assert!(limits.record_result(anonymous, &quiet, &class, Ok(())).is_ok());
     assert_eq!(limits.held_back_for(anonymous, &repository("other"), &class), None, "it is no limit of all");
     assert!(limits.held_back_for(anonymous, &a, &class).is_some(), "what it said of itself counts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repository_that_was_answered_429_takes_no_turn_of_one_that_was_not() {
+    let (limits, hub) = (limits(), Registry::docker_hub());
+    let anonymous = account(&hub, PrincipalKind::Anonymous);
+    let [a, b, quiet] = ["a", "b", "quiet"].map(repository);
+    for of in [&a, &b] {
+        let _ = limits.record_result(anonymous, of, &get(), refused(None));
+    }
+    tokio::time::advance(2 * PAUSE).await;
+    assert_eq!(limits.held_back_for(anonymous, &a, &get()), None, "it finds out");
+    let _ = limits.record_result(anonymous, &a, &get(), refused(None));
+    assert_eq!(limits.held_back_for(anonymous, &quiet, &get()), None);
 }
 
 #[tokio::test(start_paused = true)]
