@@ -103,11 +103,12 @@ pub fn registries(
         });
     }
     for status in rate_limits {
-        let RateLimitStatus { registry, principal, limit, remaining, retry_after } = &status;
+        let RateLimitStatus { registry, principal, repository, limit, remaining, retry_after } = &status;
         let (principal, report) = (*principal, reports.of(registry));
         let pulls = pulls_of(principal);
         if let Some(wait) = retry_after {
-            report.messages.push(format!("limits {pulls}: it is asked again in {}", shown(*wait)));
+            let of = repository.as_ref().map_or_else(String::new, |repository| format!(" of {repository}"));
+            report.messages.push(format!("limits {pulls}{of}: it is asked again in {}", shown(*wait)));
         }
         if let Some(left) = remaining {
             let of = limit.map_or_else(String::new, |limit| format!(" of {limit}"));
@@ -174,13 +175,20 @@ mod tests {
         let limited = RateLimitStatus {
             registry: registry.clone(),
             principal: "anonymous",
+            repository: None,
             limit: Some(100),
             remaining: Some(2),
             retry_after: Some(Duration::from_secs(30)),
         };
+        let of_repository = RateLimitStatus {
+            repository: Some("reg.test/app".parse().unwrap()),
+            limit: None,
+            remaining: None,
+            ..limited.clone()
+        };
         let outages = vec![(registry.clone(), Timestamp(940))];
         let endpoints = vec![endpoint(5), endpoint(300)];
-        let reports = registries(outages, endpoints, vec![limited], Timestamp(1_000));
+        let reports = registries(outages, endpoints, vec![limited, of_repository], Timestamp(1_000));
         let [report] = reports.as_slice() else { panic!("{reports:?}") };
         assert_eq!(
             report.messages[0],
@@ -190,7 +198,8 @@ mod tests {
         assert!(report.messages[2].contains("for 1m 30s, and was last asked 5m ago: "));
         assert_eq!(report.messages[3], "limits anonymous pulls: it is asked again in 30s");
         assert_eq!(report.messages[4], "2 of 100 requests are left for anonymous pulls");
-        assert_eq!((report.endpoints.len(), report.rate_limits.len()), (2, 1));
+        assert_eq!(report.messages[5], "limits anonymous pulls of reg.test/app: it is asked again in 30s");
+        assert_eq!((report.endpoints.len(), report.rate_limits.len()), (2, 2));
         assert_eq!(registries(vec![], vec![], vec![], Timestamp(1_000)), []);
     }
 }

@@ -141,7 +141,7 @@ impl RegistryClient for FakeRegistry {
         })
     }
 
-    fn is_budget_low(&self, _registry: &Registry, _principal: Principal) -> bool {
+    fn is_budget_low(&self, _repository: &Repository, _principal: Principal) -> bool {
         false
     }
 

@@ -75,8 +75,8 @@ pub(crate) trait RegistryClient: Send + Sync {
         auth: &'a AuthContext,
     ) -> Answer<'a, Page>;
 
-    /// Whether the rate limit of a registry is nearly used up for a principal.
-    fn is_budget_low(&self, registry: &Registry, principal: Principal) -> bool;
+    /// Whether the rate limit of a repository or its registry is nearly used up for a principal.
+    fn is_budget_low(&self, repository: &Repository, principal: Principal) -> bool;
 
     /// Whether no authoritative endpoint of a registry answers anything: none can be connected to, or several
     /// repositories fail and no request was answered since.
@@ -158,8 +158,8 @@ impl RegistryClient for Upstream {
         self.record_wrong_content(registry, digest, endpoint, fault)
     }
 
-    fn is_budget_low(&self, registry: &Registry, principal: Principal) -> bool {
-        self.is_budget_low(registry, principal)
+    fn is_budget_low(&self, repository: &Repository, principal: Principal) -> bool {
+        self.is_budget_low(repository, principal)
     }
 
     fn is_in_outage(&self, registry: &Registry) -> bool {

@@ -268,9 +268,10 @@ impl Upstream {
         self.0.configured.current()
     }
 
-    /// Whether the rate limit of a registry is nearly used up for `principal`: requests that can wait should.
-    pub fn is_budget_low(&self, registry: &Registry, principal: Principal) -> bool {
-        self.0.rate_limits.is_low(registry, principal)
+    /// Whether the rate limit of a repository or its registry is nearly used up for `principal`: requests that can wait
+    /// should.
+    pub fn is_budget_low(&self, repository: &Repository, principal: Principal) -> bool {
+        self.0.rate_limits.is_low(repository, principal)
     }
 
     /// Whether no authoritative endpoint of a registry answers anything: none can be connected to, or several

@@ -94,6 +94,20 @@ async fn what_is_cached_is_served_stale_while_the_limit_is_used_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_429_of_one_repository_makes_no_tag_of_another_stale() {
+    let scene = scene().await;
+    assert_eq!(scene.larder.get(TAG).await.status, StatusCode::OK);
+    let moved = image::push(&scene.registry, "team/app", "v1", 2_000);
+    // As a registry does that hands on the 429 of another one.
+    scene.registry.wrong(|seen| seen.path.contains("/hub-proxy/").then(|| limited(Some("3600"))));
+    let limited = scene.larder.get("/v2/hub-proxy/nginx/manifests/v1?ns=reg.test").await;
+    assert_eq!(limited.status, StatusCode::SERVICE_UNAVAILABLE);
+    let reply = scene.larder.get(TAG).await;
+    assert_eq!(reply.body, moved.index_bytes);
+    assert_eq!(reply.header("warning"), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tag_that_moved_while_its_new_manifest_is_refused_keeps_its_old_one() {
     let scene = scene().await;
     assert_eq!(scene.larder.get(TAG).await.body, scene.image.index_bytes);

@@ -65,7 +65,9 @@ impl Explainer {
         let (endpoints, not_permitted) = self.endpoints(repository);
         let (matches, credential_problems) = self.keychain.matches(repository, &secrets).await;
         let registry = repository.registry();
-        let limits = self.upstream.rate_limits().into_iter().filter(|limit| limit.registry == *registry);
+        let limits = self.upstream.rate_limits().into_iter().filter(|limit| {
+            limit.registry == *registry && limit.repository.as_ref().is_none_or(|of| of == repository)
+        });
         let mut explanation = Explanation {
             image: image.to_string(),
             registry: registry.to_string(),

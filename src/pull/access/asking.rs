@@ -72,7 +72,7 @@ impl Asking<'_> {
         while let Some(presented) = candidates.pop_front().or_else(|| self.last_resort(tried)) {
             if presented.credential.is_none()
                 && !caller.is_identified()
-                && self.upstream.is_budget_low(repository.registry(), presented.principal)
+                && self.upstream.is_budget_low(repository, presented.principal)
             {
                 return Err(Error::authentication_required(ChallengeReason::RateLimit, None));
             }

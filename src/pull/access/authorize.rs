@@ -173,9 +173,7 @@ impl Access {
     pub(crate) async fn is_budget_low(&self, context: &PullContext) -> bool {
         let (caller, repository) = (context.caller(), context.repository());
         let (candidates, _) = self.0.principals.candidates(caller, repository, Purpose::Prove).await;
-        let low = |first: &PresentedCredential| {
-            self.0.upstream.is_budget_low(repository.registry(), first.principal)
-        };
+        let low = |first: &PresentedCredential| self.0.upstream.is_budget_low(repository, first.principal);
         candidates.first().is_some_and(low)
     }
 

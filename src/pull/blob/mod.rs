@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! stored         on disk, and this caller may read it?
-//! begun          what a client has parts of: an outage of upstream is waited through
+//! begun          what a client has parts of: an outage of upstream is waited through for the rest
 //! parts/         a small part of a blob that is not being downloaded: kept, else fetched once
 //!   wanted         whether it is fetched alone (byte_range)
 //!   partial        what is kept of such parts, each fetched once for all (fetch), and read with what is missing (read)
@@ -111,7 +111,7 @@ impl Blobs {
 
     /// A blob, whole whatever range is wanted; a small part of a blob that is not being downloaded may come alone. For
     /// a range the answer waits until the size is known, if no manifest says it. An outage of upstream is waited
-    /// through where a client has a part of the blob already.
+    /// through where the caller was given a part of the blob in this repository and asks for what comes later.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -121,6 +121,7 @@ impl Blobs {
         digest: Digest,
         wanted: BlobRange,
     ) -> Result<BlobAnswer, Error> {
+        let mut waits = 0;
         loop {
             match self.find_now(context, digest, wanted).await {
                 Ok(answer) => {
@@ -129,7 +130,9 @@ impl Blobs {
                     }
                     return Ok(answer);
                 }
-                Err(error) if self.0.begun.waits_through(context, digest, &error).await => {}
+                Err(error) if self.0.begun.waits_through(context, digest, wanted, &error, waits).await => {
+                    waits += 1
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -74,6 +74,26 @@ async fn a_blob_of_one_tenant_is_not_served_to_another_from_disk_or_in_flight() 
 }
 
 #[tokio::test]
+async fn what_one_tenant_received_makes_no_first_request_of_another_wait_through_an_outage() {
+    let parts = Parts::new();
+    let [one, two]: [crate::reference::Repository; 2] =
+        ["reg.test/one", "reg.test/two"].map(|name| name.parse().unwrap());
+    let digest = parts.registry.push(&one, None, &LAYER);
+    parts.registry.push(&two, None, &LAYER);
+    assert_eq!(pull(&parts, &for_tests::pull(&one), digest).await.unwrap(), LAYER);
+    parts.blobs.settle(Duration::from_secs(10)).await;
+    parts.registry.fail(Some(for_tests::outage()));
+    parts.registry.asked();
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    let context = for_tests::pull(&two).as_anonymous().answered_within(Duration::from_secs(25));
+    assert!(parts.blobs.find(&context, digest, BlobRange::Whole).await.is_err());
+    let asked = parts.registry.asked();
+    assert!(asked.len() <= 3, "{asked:?}");
+    assert_eq!(begun.elapsed(), Duration::ZERO, "its client asks the registry itself");
+}
+
+#[tokio::test]
 async fn bytes_on_disk_from_another_registry_prove_nothing() {
     let parts = Parts::new();
     let [ours, evil]: [crate::reference::Repository; 2] =

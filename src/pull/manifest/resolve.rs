@@ -330,9 +330,9 @@ impl Tags {
         asked_as: Option<Principal>,
     ) -> Result<ManifestAnswer, Error> {
         let Some(record) = record else { return self.fetch(context, tag, digest).await };
-        let registry = context.repository().registry();
-        if asked_as.is_some_and(|principal| self.0.upstream.is_budget_low(registry, principal)) {
-            let reserved = Error::RateLimitReserved { registry: registry.clone() };
+        let repository = context.repository();
+        if asked_as.is_some_and(|principal| self.0.upstream.is_budget_low(repository, principal)) {
+            let reserved = Error::RateLimitReserved { registry: repository.registry().clone() };
             if let Ok(answer) = self.0.recorded.stale(context, tag, record, reserved).await {
                 return Ok(answer);
             }

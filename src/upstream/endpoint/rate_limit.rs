@@ -2,74 +2,41 @@
 //!
 //! Promises: a request that was answered 429 is not repeated by the same principal before the time that the registry
 //! named (or a few seconds, longer each time), and then by one request first, whose outcome others wait for; the limit
-//! of one principal does not hold back another, and a 429 of a redirect target or token server holds back the question
-//! that led there. What a response says of the limit (`ratelimit-limit`, `ratelimit-remaining`:
+//! of one principal does not hold back another, and a 429 of one repository no other repository, unless it is the
+//! account's ([`super::account_limit`]). A 429 of a redirect target or token server holds back the question that led
+//! there. What a response says of the limit (`ratelimit-limit`, `ratelimit-remaining`:
 //! draft-ietf-httpapi-ratelimit-headers as Docker Hub has it) counts for ten minutes: the window may have moved on.
 //!
 //! Deliberately not here: what is done about it (`pull`), and outages (`health`): a registry that limits requests is
 //! healthy.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
+use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::too_many_requests::{Hold, Refusal};
+use super::limits::{Account, Known, RequestClass, is_content};
+use super::too_many_requests::Hold;
 use crate::reference::{Principal, Registry, Repository};
-use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::rounded::rounded;
 use crate::upstream::error::{Error, Failure, Party};
 use crate::upstream::headers::header;
-use crate::upstream::metrics::{Recorder, RequestKind};
+use crate::upstream::metrics::Recorder;
 
-/// What a response said counts for this long.
-const RECENT: Duration = Duration::from_secs(600);
 /// How long a request waits for the outcome of that one.
 const TRIAL_WAIT: Duration = Duration::from_secs(6);
-/// Below this fraction of the limit, one in so many, the budget is low.
-const LOW_FRACTION: u64 = 10;
-/// Accounts at most; a limit that is forgotten is learnt again from the next response.
-const ACCOUNTS_MAX: usize = 4_096;
-
-/// Registries count by what is requested and how: Docker Hub counts `GET`s of manifests and nothing else.
-pub(crate) type RequestClass = (RequestKind, Method);
-
-/// Whose limit it is: a registry counts what one principal requests from one endpoint.
-#[derive(Clone, Copy)]
-pub(crate) struct Account<'a> {
-    pub(crate) registry: &'a Registry,
-    /// The URL of the endpoint.
-    pub(crate) endpoint: &'a str,
-    pub(crate) principal: Principal,
-}
 
 /// The rate limits of all accounts.
 pub(crate) struct RateLimits {
-    /// By the URL of the endpoint and the principal.
-    budgets: Mutex<BoundedMap<(String, Principal), Budget>>,
-    /// What a redirect target or token server answered 429: it limits that question, and not the endpoint's account.
-    elsewhere: Mutex<BoundedMap<Elsewhere, Refusal>>,
+    known: Mutex<Known>,
     /// Records the outcome of every request.
     changed: Notify,
     recorder: Recorder,
     clock: Clock,
-}
-
-/// By the URL of the endpoint.
-type Elsewhere = (String, Principal, Repository, RequestClass);
-
-/// What one endpoint grants to one principal.
-struct Budget {
-    registry: Registry,
-    limit: Option<u64>,
-    remaining: Option<u64>,
-    updated: Instant,
-    /// Requests that were answered 429; at most one entry for each kind and method.
-    refused: HashMap<RequestClass, Refusal>,
 }
 
 /// What is known of a limit, for an operator.
@@ -79,6 +46,8 @@ pub struct RateLimitStatus {
     pub registry: Registry,
     /// Whom it limits: the label of the principal's kind.
     pub principal: &'static str,
+    /// The one repository for which it does; `None` if it is the limit of the account.
+    pub repository: Option<Repository>,
     /// Requests in a window.
     pub limit: Option<u64>,
     /// Requests that are left in the window.
@@ -89,21 +58,24 @@ pub struct RateLimitStatus {
 
 impl RateLimits {
     pub(crate) fn new(recorder: Recorder, clock: Clock) -> Self {
-        let budgets = Mutex::new(BoundedMap::new(ACCOUNTS_MAX));
-        let elsewhere = Mutex::new(BoundedMap::new(ACCOUNTS_MAX));
-        Self { budgets, elsewhere, changed: Notify::new(), recorder, clock }
+        Self { known: Mutex::default(), changed: Notify::new(), recorder, clock }
     }
 
     /// Records what the headers of a response say of the limit; headers that say nothing change nothing.
     pub(crate) fn record_headers(&self, account: Account<'_>, headers: &HeaderMap) {
         let number = |name| header(headers, name).and_then(first_number);
-        let limit = number("ratelimit-limit");
-        let Some(remaining) = number("ratelimit-remaining") else { return };
-        self.with_budget(account, |budget| {
-            budget.limit = limit.or(budget.limit);
-            budget.remaining = Some(remaining);
-            budget.updated = Instant::now();
-        });
+        let (limit, remaining) = (number("ratelimit-limit"), number("ratelimit-remaining"));
+        if remaining.is_none() && !headers.contains_key("docker-ratelimit-source") {
+            return;
+        }
+        let mut known = self.known.lock();
+        let budget = known.budget(account);
+        budget.is_stated = true;
+        let Some(remaining) = remaining else { return };
+        budget.limit = limit.or(budget.limit);
+        budget.remaining = Some(remaining);
+        budget.updated = Instant::now();
+        drop(known);
         self.recorder.rate_limit(account.registry, account.principal, limit, remaining);
     }
 
@@ -120,7 +92,7 @@ impl RateLimits {
     }
 
     /// The same, for a request that may wait: while another one finds out whether the limit is over, its outcome is
-    /// waited for, at most [`TRIAL_WAIT`].
+    /// waited for, and so is the time for which a limit is only suspected, at most [`TRIAL_WAIT`].
     pub(crate) async fn wait_until_held_back_for(
         &self,
         account: Account<'_>,
@@ -141,23 +113,16 @@ impl RateLimits {
                 Hold::OnTrial(_) if Instant::now() < until => {
                     let _ = timeout_at(until, changed).await;
                 }
+                Hold::Suspected(left) if Instant::now() + left < until => {
+                    let _ = timeout_at(Instant::now() + left, changed).await;
+                }
                 hold => return Some(hold.time()),
             }
         }
     }
 
     fn hold(&self, account: Account<'_>, repository: &Repository, class: &RequestClass) -> Option<Hold> {
-        let now = Instant::now();
-        let own = {
-            let mut budgets = self.budgets.lock();
-            let refusal = budgets.get_by(|| account.key()).and_then(|budget| budget.refused.get_mut(class));
-            refusal.and_then(|refusal| refusal.hold(now))
-        };
-        let elsewhere = || {
-            let mut elsewhere = self.elsewhere.lock();
-            elsewhere.get_by(|| account.elsewhere(repository, class))?.hold(now)
-        };
-        own.or_else(elsewhere)
+        self.known.lock().hold(account, repository, class, Instant::now())
     }
 
     /// Records what a request says of the limit, and puts into a 429 for how long such requests are held back now.
@@ -183,7 +148,7 @@ impl RateLimits {
             }
         };
         let wait = match party {
-            Party::Endpoint => self.record_refusal(account, class.clone(), retry_after),
+            Party::Endpoint => self.record_refusal(account, repository, class, retry_after),
             Party::RedirectTarget | Party::TokenServer => {
                 self.record_refusal_elsewhere(account, repository, class, retry_after)
             }
@@ -202,26 +167,23 @@ impl RateLimits {
         class: &RequestClass,
         retry_after: Option<Duration>,
     ) -> Duration {
-        let (now, mut elsewhere) = (Instant::now(), self.elsewhere.lock());
-        let key = account.elsewhere(repository, class);
-        elsewhere.get_or_insert_with(key, || Refusal::new(now)).repeat(now, retry_after)
+        let (now, mut known) = (Instant::now(), self.known.lock());
+        known.refused(account.question(repository, class), now, false).repeat(now, retry_after)
     }
 
-    /// Records a 429; returns for how long such requests are held back.
+    /// Records a 429 of the endpoint; returns for how long such requests are held back.
     fn record_refusal(
         &self,
         account: Account<'_>,
-        class: RequestClass,
+        repository: &Repository,
+        class: &RequestClass,
         retry_after: Option<Duration>,
     ) -> Duration {
-        let wait = self.with_budget(account, |budget| {
-            let now = Instant::now();
-            let refusal = budget.refused.entry(class).or_insert(Refusal::new(now));
-            refusal.repeat(now, retry_after)
-        });
+        let (wait, is_stated) = self.known.lock().record(account, repository, class, retry_after);
         let Account { registry, endpoint, principal } = account;
+        let whom = if is_stated { "account" } else { "repository" };
         tracing::warn!(
-            %registry, endpoint, principal = principal.kind.label(), wait = ?rounded(wait),
+            %registry, %repository, endpoint, principal = principal.kind.label(), limits = whom, wait = ?rounded(wait),
             "a rate limit is used up; requests are held back"
         );
         let until = self.clock.now().0.saturating_add(wait.as_secs());
@@ -231,87 +193,57 @@ impl RateLimits {
 
     /// Records any other response: such requests are not held back any more.
     fn record_response(&self, account: Account<'_>, repository: &Repository, class: &RequestClass) {
-        self.elsewhere.lock().remove_by(|| account.elsewhere(repository, class));
-        if let Some(budget) = self.budgets.lock().get_by(|| account.key()) {
-            budget.refused.remove(class);
+        let mut known = self.known.lock();
+        known.refused.remove_by(|| account.question(repository, class));
+        if let Some(budget) = known.budgets.get_by(|| account.key()) {
+            budget.limits.remove(class);
         }
     }
 
-    /// Whether little or nothing is left for a principal at any endpoint of a registry.
-    pub(crate) fn is_low(&self, registry: &Registry, principal: Principal) -> bool {
-        let (now, budgets) = (Instant::now(), self.budgets.lock());
-        budgets
-            .iter()
-            .filter(|((_, who), budget)| *who == principal && budget.registry == *registry)
-            .any(|(_, budget)| budget.is_low(now))
+    /// Whether little or nothing is left for a principal at any endpoint of a registry, or of the repository's own
+    /// limit. A limit of the account that is only suspected makes nothing low.
+    pub(crate) fn is_low(&self, repository: &Repository, principal: Principal) -> bool {
+        let (now, known) = (Instant::now(), self.known.lock());
+        let is_refused = known
+            .refused_by_endpoint(now)
+            .any(|((_, who, of, class), _)| *who == principal && of == repository && is_content(class));
+        let mut budgets = known.budgets.iter().filter(|((_, who), _)| *who == principal);
+        is_refused
+            || budgets.any(|(_, budget)| budget.registry == *repository.registry() && budget.is_low(now))
     }
 
     /// All that is known, for an operator; of several callers the one with the least left.
     pub(crate) fn statuses(&self) -> Vec<RateLimitStatus> {
-        let (now, budgets) = (Instant::now(), self.budgets.lock());
-        let mut found: Vec<RateLimitStatus> = budgets
-            .iter()
-            .map(|((_, principal), budget)| RateLimitStatus {
-                registry: budget.registry.clone(),
-                principal: principal.kind.label(),
-                limit: budget.limit.filter(|_| budget.is_recent(now)),
-                remaining: budget.remaining.filter(|_| budget.is_recent(now)),
-                retry_after: budget.held_back_for(now),
-            })
+        let (now, known) = (Instant::now(), self.known.lock());
+        let of_accounts = known.budgets.iter().map(|((_, principal), budget)| RateLimitStatus {
+            registry: budget.registry.clone(),
+            principal: principal.kind.label(),
+            repository: None,
+            limit: budget.limit.filter(|_| budget.is_recent(now)),
+            remaining: budget.remaining.filter(|_| budget.is_recent(now)),
+            retry_after: budget.held_back_for(now),
+        });
+        let of_repositories = known.refused_by_endpoint(now).map(|((_, principal, repository, _), left)| {
+            let registry = repository.registry().clone();
+            let (principal, repository) = (principal.kind.label(), Some(repository.clone()));
+            RateLimitStatus {
+                registry,
+                principal,
+                repository,
+                limit: None,
+                remaining: None,
+                retry_after: Some(left),
+            }
+        });
+        let mut found: Vec<RateLimitStatus> = of_accounts
+            .chain(of_repositories)
             .filter(|status| status.remaining.is_some() || status.retry_after.is_some())
             .collect();
-        drop(budgets);
-        found.sort_by_key(|s| (s.registry.clone(), s.principal, s.remaining.unwrap_or(u64::MAX)));
-        found.dedup_by_key(|s| (s.registry.clone(), s.principal));
+        drop(known);
+        let whom = |s: &RateLimitStatus| (s.registry.clone(), s.principal, s.repository.clone());
+        found.sort_by_key(|s| (whom(s), s.remaining.unwrap_or(u64::MAX), Reverse(s.retry_after)));
+        found.dedup_by_key(|s| whom(s));
         found
-    }
-
-    fn with_budget<T>(&self, account: Account<'_>, change: impl FnOnce(&mut Budget) -> T) -> T {
-        let (mut budgets, now) = (self.budgets.lock(), Instant::now());
-        let key = account.key();
-        if budgets.len() >= ACCOUNTS_MAX && budgets.peek(&key).is_none() {
-            // An account that is held back stays as long as another one can go: invented accounts must not make it
-            // be asked before its time.
-            let free = budgets.iter().filter(|(_, budget)| budget.held_back_for(now).is_none()).last();
-            let free = free.map(|(key, _)| key.clone());
-            free.and_then(|key| budgets.remove(&key));
-        }
-        change(budgets.get_or_insert_with(key, || Budget {
-            registry: account.registry.clone(),
-            limit: None,
-            remaining: None,
-            updated: now,
-            refused: HashMap::new(),
-        }))
-    }
-}
-
-impl Account<'_> {
-    fn key(self) -> (String, Principal) {
-        (self.endpoint.to_owned(), self.principal)
-    }
-
-    fn elsewhere(self, repository: &Repository, class: &RequestClass) -> Elsewhere {
-        (self.endpoint.to_owned(), self.principal, repository.clone(), class.clone())
-    }
-}
-
-impl Budget {
-    fn is_recent(&self, now: Instant) -> bool {
-        now - self.updated < RECENT
-    }
-
-    fn held_back_for(&self, now: Instant) -> Option<Duration> {
-        self.refused.values().filter(|refusal| refusal.until > now).map(|refusal| refusal.until - now).max()
-    }
-
-    /// What a 429 to another kind of question says nothing of: a registry that limits lists hands out manifests.
-    fn is_low(&self, now: Instant) -> bool {
-        let is_low = |left| left == 0 || left < self.limit.unwrap_or(100) / LOW_FRACTION;
-        let is_content = |kind: &RequestKind| matches!(kind, RequestKind::Manifest | RequestKind::Blob);
-        let mut refused = self.refused.iter().filter(|(_, refusal)| refusal.until > now);
-        let content_refused = refused.any(|((kind, method), _)| method == Method::GET && is_content(kind));
-        self.remaining.is_some_and(is_low) && self.is_recent(now) || content_refused
     }
 }
 

@@ -12,6 +12,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(15);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 /// How long the one request that finds out whether the limit is over holds back the others.
 pub(crate) const TRIAL: Duration = Duration::from_secs(5);
+
 /// A 429.
 pub(crate) struct Refusal {
     pub(crate) until: Instant,
@@ -27,12 +28,14 @@ pub(crate) enum Hold {
     For(Duration),
     /// Another request is finding out, within this time.
     OnTrial(Duration),
+    /// Other repositories were answered 429, and for this time it is taken for the limit of the account.
+    Suspected(Duration),
 }
 
 impl Hold {
     pub(crate) fn time(self) -> Duration {
         match self {
-            Self::For(time) | Self::OnTrial(time) => time,
+            Self::For(time) | Self::OnTrial(time) | Self::Suspected(time) => time,
         }
     }
 }
@@ -42,15 +45,16 @@ impl Refusal {
         Self { until: now, times: 0, on_trial: false }
     }
 
-    /// Why a request is held back; `None` if it is the one that finds out.
-    pub(crate) fn hold(&mut self, now: Instant) -> Option<Hold> {
-        if self.until > now {
-            let left = self.until - now;
-            return Some(if self.on_trial { Hold::OnTrial(left) } else { Hold::For(left) });
-        }
+    /// Why a request is held back; `None` if it would be the one that finds out.
+    pub(crate) fn hold(&self, now: Instant) -> Option<Hold> {
+        let left = self.until.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        Some(if self.on_trial { Hold::OnTrial(left) } else { Hold::For(left) })
+    }
+
+    /// A request is sent to find out whether the limit is over.
+    pub(crate) fn begin_trial(&mut self, now: Instant) {
         self.until = now + TRIAL;
         self.on_trial = true;
-        None
     }
 
     /// Another 429; returns for how long requests are held back now.
@@ -58,6 +62,13 @@ impl Refusal {
         let wait = pause(self.times, retry_after);
         *self = Self { until: now + wait, times: self.times.saturating_add(1), on_trial: false };
         wait
+    }
+
+    /// The same for one that says no time, if requests are not held back by an earlier one.
+    pub(crate) fn repeat_unless_held(&mut self, now: Instant) {
+        if !matches!(self.hold(now), Some(Hold::For(_))) {
+            self.repeat(now, None);
+        }
     }
 }
 
