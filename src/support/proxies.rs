@@ -1,7 +1,7 @@
 //! The proxies of the environment, and the hosts that are asked without one.
 //!
-//! Promises: `NO_PROXY` is read as the clients written in Go read it, containerd and kubelet among them, so that one line
-//! in the unit of a runtime and in that of the daemon means the same (Go's `httpproxy` package):
+//! Promises: `NO_PROXY` is read as the clients written in Go read it, containerd and kubelet among them, so that
+//! one line in the unit of a runtime and in that of the daemon means the same (Go's `httpproxy` package):
 //!
 //! | Entry | Asked without a proxy |
 //! | --- | --- |
@@ -12,7 +12,8 @@
 //! | one of the first three with a port: `reg.corp:5000`, `[fd00::1]:5000` | the same, at that port |
 //! | `*` | every host |
 //!
-//! Loopback is never asked through a proxy. Names are not resolved: an entry with an address fits a URL with an address.
+//! Loopback is never asked through a proxy. Names are not resolved: an entry with an address fits a URL with an
+//! address.
 //!
 //! Deliberately not here: connections, and the tunnel through a proxy.
 

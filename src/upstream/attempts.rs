@@ -240,8 +240,8 @@ impl Attempts {
         all.is_ok_and(|all| all.iter().any(|endpoint| !self.avoided.is_avoided(endpoint, digest)))
     }
 
-    /// Sends a request to one endpoint, again where that may help, and records the outcome. `is_only` says that no other
-    /// endpoint may answer it.
+    /// Sends a request to one endpoint, again where that may help, and records the outcome. `is_only` says that no
+    /// other endpoint may answer it.
     async fn try_endpoint(
         &self,
         endpoint: &Endpoint,

@@ -7,9 +7,9 @@
 //! endpoint: a tag that names it, or a yes to the question for it.
 //!
 //! Membership ends when the registry does not have the digest any more, or withholds it, by the rule of
-//! [`super::deleted`]. What has ended is asked of authoritative endpoints only: a mirror may still have it. It begins again with the registry's next
-//! yes. Answers may be recorded in another order than that in which they were given: one undoes no other that was
-//! recorded after its question was asked ([`AnswerNumber`]).
+//! [`super::deleted`]. What has ended is asked of authoritative endpoints only: a mirror may still have it. It
+//! begins again with the registry's next yes. Answers may be recorded in another order than that in which they were
+//! given: one undoes no other that was recorded after its question was asked ([`AnswerNumber`]).
 
 use std::sync::Arc;
 
@@ -171,8 +171,8 @@ impl Membership {
         self.answers.lock().about(&(repository.clone(), digest))
     }
 
-    /// Ends the membership of a digest: its registry does not have it any more, or withholds it, as it said to a question that was asked
-    /// after `before`.
+    /// Ends the membership of a digest: its registry does not have it any more, or withholds it, as it said to a question
+    /// that was asked after `before`.
     pub(crate) async fn end(&self, repository: &Repository, digest: Digest, before: AnswerNumber) {
         // Whether there is a record or not: it may be about to be written.
         let key = (repository.clone(), digest);

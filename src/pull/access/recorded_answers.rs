@@ -98,7 +98,8 @@ impl RecordedAnswers {
                         self.rights.metrics.count_right(concerned, RightEvent::Ended);
                     }
                 }
-                // After that: it may wait for the disk, and a client that leaves meanwhile keeps no right that has ended.
+                // After that: it may wait for the disk, and a client that leaves meanwhile keeps no right that has
+                // ended.
                 self.answered_if_not_away(registry).await;
                 if error.is_answer() {
                     self.denials.record(question, error.clone(), self.negative_ttl());
