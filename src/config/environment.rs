@@ -72,14 +72,32 @@ impl Environment {
     }
 }
 
-/// The proxies that variables name.
+/// The proxies that variables name: of a name in capital and in small letters the first that is not empty, as clients
+/// written in Go have it.
 fn proxy(variable: impl Fn(&str) -> Option<String>) -> ProxyVariables {
-    let either =
-        |name: &str| variable(&name.to_ascii_lowercase()).or_else(|| variable(name)).unwrap_or_default();
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let either = |name: &str| set(name).or_else(|| set(&name.to_ascii_lowercase())).unwrap_or_default();
     ProxyVariables { http: either("HTTP_PROXY"), https: either("HTTPS_PROXY"), no: either("NO_PROXY") }
 }
 
 /// Of these variables, those that are settings.
 fn overrides(all: impl Iterator<Item = (String, String)>) -> BTreeMap<String, String> {
     all.filter(|(name, value)| name.starts_with(PREFIX) && name != CONFIG && !value.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_variables_of_a_proxy_the_first_that_says_something_counts_and_capital_letters_come_first() {
+        let no = |variables: &[(&str, &str)]| {
+            let found = |name: &str| variables.iter().find(|(of, _)| *of == name);
+            proxy(|name| found(name).map(|(_, value)| (*value).to_owned())).no
+        };
+        assert_eq!(no(&[("no_proxy", ""), ("NO_PROXY", "a")]), "a", "an empty one hides it");
+        assert_eq!(no(&[("NO_PROXY", ""), ("no_proxy", "a")]), "a", "an empty one hides it");
+        assert_eq!(no(&[("no_proxy", "a"), ("NO_PROXY", "b")]), "b");
+        assert_eq!(no(&[]), "");
+    }
 }

@@ -124,6 +124,7 @@ impl Entry {
             return Some(Self { hosts: Hosts::Address(ip), port: None });
         }
         let (host, port) = match text.rsplit_once(':') {
+            Some((host, "")) => (host, None),
             Some((host, port)) => (host, Some(port.parse().ok()?)),
             None => (text.as_str(), None),
         };
@@ -203,6 +204,7 @@ mod tests {
                 "http://reg.corp/ http://reg.corp:5001/ http://corp:5000/",
             ),
             ("reg.corp:443", "https://reg.corp/", "http://reg.corp/"),
+            ("reg.corp:", "https://reg.corp/ http://reg.corp:5000/", "http://corp/"),
             ("10.0.0.5", "http://10.0.0.5/ https://10.0.0.5:5000/", "http://10.0.0.6/ http://10.0.0.5.test/"),
             ("10.0.0.5:5000", "http://10.0.0.5:5000/", "http://10.0.0.5/ http://10.0.0.6:5000/"),
             ("10.0.0.0/8", "http://10.255.0.1:5000/ https://10.0.0.5/", "http://11.0.0.1/ http://reg.corp/"),

@@ -70,6 +70,8 @@ struct Failing {
     last_at: Instant,
     kind: ErrorKind,
     alone_until: Instant,
+    /// Until when no other small object is tried.
+    small_until: Instant,
 }
 
 /// What is known of a tier that fails.
@@ -87,6 +89,19 @@ impl Health {
             Some(failing) if now < failing.alone_until => false,
             Some(failing) => {
                 failing.alone_until = now + failing.pause();
+                true
+            }
+        }
+    }
+
+    /// Whether a small object may be read at `now`, after a pause: one at a time, until it came. It takes the test from no
+    /// large one, of which it says little.
+    pub(super) fn admits_small(&self, now: Instant) -> bool {
+        match self.0.lock().as_mut() {
+            None => true,
+            Some(failing) if now < failing.alone_until.max(failing.small_until) => false,
+            Some(failing) => {
+                failing.small_until = now + failing.pause();
                 true
             }
         }
@@ -129,13 +144,19 @@ impl Health {
     /// for as long as the longest pause.
     pub(super) fn succeeded_with(&self, bytes: u64, now: Instant) {
         let is_long_ago = |failing: &mut Failing| now.saturating_duration_since(failing.last_at) >= PAUSE_MAX;
-        self.0.lock().take_if(|failing| bytes >= BODY_BYTES_MIN || is_long_ago(failing));
+        let mut state = self.0.lock();
+        if state.take_if(|failing| bytes >= BODY_BYTES_MIN || is_long_ago(failing)).is_none()
+            && let Some(failing) = state.as_mut()
+        {
+            failing.small_until = now;
+        }
     }
 
     /// A request failed, at `now`, in a way that concerns the tier as a whole.
     pub(super) fn failed(&self, kind: ErrorKind, now: Instant) {
         let mut state = self.0.lock();
-        let first = Failing { failures: 0, since: now, last_at: now, kind, alone_until: now };
+        let first =
+            Failing { failures: 0, since: now, last_at: now, kind, alone_until: now, small_until: now };
         let failing = state.get_or_insert(first);
         failing.failures = failing.failures.saturating_add(1);
         failing.kind = kind;

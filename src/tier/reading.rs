@@ -203,9 +203,10 @@ impl Inner {
         match answer {
             Ok(object) => {
                 self.writes.present.note(registry, digest);
-                // A small body says little of large ones, and does not take their test.
-                let is_of_test = object.size >= BODY_BYTES_MIN;
-                if is_of_test && !self.health.bodies.admits(Instant::now()) {
+                let (bodies, now) = (&self.health.bodies, Instant::now());
+                let is_small = object.size < BODY_BYTES_MIN;
+                let is_admitted = if is_small { bodies.admits_small(now) } else { bodies.admits(now) };
+                if !is_admitted {
                     metrics.reads.count(Read::LeftAlone);
                     return Lookup::Unavailable;
                 }

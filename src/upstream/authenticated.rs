@@ -218,7 +218,8 @@ impl AuthenticatedRequests {
                 }
                 answered
             }
-            408 | 429 | 500..=599 => attempt.otherwise.is_err(),
+            // Not 429: the limit of those who show nothing is not the limit of this login.
+            408 | 500..=599 => attempt.otherwise.is_err(),
             _ => false,
         }
     }

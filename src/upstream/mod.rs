@@ -23,6 +23,7 @@ mod download;
 mod endpoint;
 mod error;
 mod error_document;
+mod error_meaning;
 mod exchange;
 mod exchange_state;
 mod headers;

@@ -43,6 +43,7 @@ mod path_logins;
 mod plugins;
 #[cfg(feature = "kubernetes")]
 mod pods;
+#[cfg(feature = "kubernetes")]
 mod pods_list;
 #[cfg(feature = "kubernetes")]
 mod pods_no_room;

@@ -171,8 +171,8 @@ impl Membership {
         self.answers.lock().about(&(repository.clone(), digest))
     }
 
-    /// Ends the membership of a digest: its registry does not have it any more, or withholds it, as it said to a question
-    /// that was asked after `before`.
+    /// Ends the membership of a digest: its registry does not have it any more, or withholds it, as it said to a
+    /// question that was asked after `before`.
     pub(crate) async fn end(&self, repository: &Repository, digest: Digest, before: AnswerNumber) {
         // Whether there is a record or not: it may be about to be written.
         let key = (repository.clone(), digest);

@@ -5,6 +5,7 @@
 //! operator named or what answered before, and only while it is asked: what a client mistyped is no outage.
 //! Bounded: what is forgotten is read again from the store.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -25,11 +26,18 @@ const SHOWN_FOR: Duration = Duration::from_secs(3_600);
 /// What is known of a registry.
 #[derive(Debug, Clone, Copy)]
 enum State {
-    Answers {
-        /// Whether the store knows of no outage: one whose end the disk did not take would be found by the next start.
-        is_written: bool,
-    },
+    Answers { written: Written },
     Out(Outage),
+}
+
+/// Whether the store knows that a registry is in no outage: one whose end the disk did not take is found by the next
+/// start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// The disk did not take it.
+    No,
+    UnderWay,
+    Yes,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -41,16 +49,20 @@ struct Outage {
     has_answered: bool,
 }
 
-/// The registries that were asked since the start of the daemon.
+/// The registries that were asked since the start of the daemon. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Outages {
     records: Records,
     config: Live<Config>,
-    states: Mutex<BoundedMap<Registry, State>>,
+    states: Arc<Mutex<BoundedMap<Registry, State>>>,
+    /// Held while a state is written: what is written last is what holds.
+    writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Outages {
     pub(crate) fn new(records: Records, config: Live<Config>) -> Self {
-        Self { records, config, states: Mutex::new(BoundedMap::new(REGISTRIES_MAX)) }
+        let states = Arc::new(Mutex::new(BoundedMap::new(REGISTRIES_MAX)));
+        Self { records, config, states, writing: Arc::default() }
     }
 
     /// Records that `registry` cannot be asked; returns how long that has lasted, restarts included.
@@ -83,9 +95,7 @@ impl Outages {
             states.insert(registry.clone(), State::Out(Outage { since, last, has_answered }));
             since
         };
-        if let Err(error) = self.records.set_outage(registry, Some(since)).await {
-            tracing::debug!(%registry, %error, "the start of an outage could not be written to the store");
-        }
+        self.write(registry).await;
         since.age_at(now)
     }
 
@@ -93,17 +103,39 @@ impl Outages {
     pub(crate) async fn end(&self, registry: &Registry) {
         {
             let mut states = self.states.lock();
-            if matches!(states.get(registry), Some(State::Answers { is_written: true })) {
+            if matches!(
+                states.get(registry),
+                Some(State::Answers { written: Written::Yes | Written::UnderWay })
+            ) {
                 return;
             }
-            // Written as far as others are concerned, so that each answer does not write it anew meanwhile.
-            states.insert(registry.clone(), State::Answers { is_written: true });
+            states.insert(registry.clone(), State::Answers { written: Written::UnderWay });
         }
-        if let Err(error) = self.records.set_outage(registry, None).await {
-            tracing::debug!(%registry, %error, "the end of an outage could not be written to the store");
-            if let Some(State::Answers { is_written }) = self.states.lock().get(registry) {
-                *is_written = false;
-            }
+        self.write(registry).await;
+    }
+
+    /// Writes the state of a registry. A task does, so that no client that leaves ends a write half-way and another
+    /// overtakes it.
+    async fn write(&self, registry: &Registry) {
+        let (this, registry) = (self.clone(), registry.clone());
+        let _ = tokio::spawn(async move { this.write_in_turn(&registry).await }).await;
+    }
+
+    async fn write_in_turn(&self, registry: &Registry) {
+        let _turn = self.writing.lock().await;
+        let since = match self.states.lock().peek(registry) {
+            Some(State::Out(outage)) => Some(outage.since),
+            Some(State::Answers { .. }) => None,
+            None => return,
+        };
+        let result = self.records.set_outage(registry, since).await;
+        if let Err(error) = &result {
+            tracing::debug!(%registry, %error, "the start or the end of an outage could not be written to the store");
+        }
+        if since.is_none()
+            && let Some(State::Answers { written }) = self.states.lock().get(registry)
+        {
+            *written = if result.is_ok() { Written::Yes } else { Written::No };
         }
     }
 

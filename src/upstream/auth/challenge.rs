@@ -173,6 +173,17 @@ mod tests {
     }
 
     #[test]
+    fn so_many_bytes_of_challenges_are_read_and_no_more() {
+        let long = format!("Other realm=\"{}\"", "a".repeat(HEADER_BYTES_MAX - 100));
+        let last = &*format!("Basic realm=\"{}\"", "b".repeat(300));
+        assert_eq!(parsed(&[&long, last]), Some(Challenge::Basic));
+        assert!(
+            matches!(parsed(&[&long, &long, &long, last]), Some(Challenge::Other(_))),
+            "a third and a fourth are read"
+        );
+    }
+
+    #[test]
     fn the_forms_that_registries_use_are_read() {
         let own = "repository:team/app:pull";
         for (lines, expected) in [

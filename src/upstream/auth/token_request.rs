@@ -91,7 +91,10 @@ pub(crate) fn parse(body: &[u8]) -> Result<(AuthorizationHeader, Duration), Stri
     let document = serde_json::Value::deserialize(&mut reader).and_then(TokenDocument::deserialize);
     let document = document
         // The parser's own message may quote a value.
-        .map_err(|e| format!("not the expected JSON at line {}, column {}", e.line(), e.column()))?;
+        .map_err(|e| match e.line() {
+            0 => "not the expected JSON".to_owned(),
+            line => format!("not the expected JSON at line {line}, column {}", e.column()),
+        })?;
     let token = document.token.filter(|token| !token.is_empty()).or(document.access_token);
     if token.as_ref().is_some_and(|token| token.len() > TOKEN_BYTES_MAX) {
         return Err(format!("a token of more than {}", size::shown(TOKEN_BYTES_MAX as u64)));

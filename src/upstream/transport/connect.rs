@@ -6,9 +6,10 @@
 //!
 //! A connection that was used before, was idle for seconds and does not answer may have been forgotten by what is
 //! between: the idle ones to its host are closed, and the request is sent once more over a new one. A request that
-//! carries a login or is for a token is never sent twice, since a server that is slow would count each login, and so
-//! goes over no connection that was idle for seconds. A request of which nothing was sent, since its connection was
-//! closed meanwhile, goes over another one, whatever it carries.
+//! carries a login or is for a token is not sent twice for that, since a server that is slow would count each login, and
+//! so goes over no connection that was idle for seconds. A request of which nothing was sent, since its connection was
+//! closed meanwhile, goes over another one, whatever it carries; and one that only reads is sent once more over a new
+//! one where a connection that had been used before was closed without a byte of an answer.
 //!
 //! Deliberately not here: redirects and challenges (`authenticated`), and other retries (`attempts`).
 
@@ -195,7 +196,8 @@ impl Transport {
             };
             let idle = way.idle;
             let is_doubtful = may_be_forgotten(idle);
-            // A login is sent again where the connection was closed: no caller of this tries another one for it.
+            // A login is sent again where the connection was closed: whoever repeats the question begins with the
+            // challenge, and so comes to send the login over a connection that was just used, too.
             let may_follow = is_doubtful || changes_nothing && is_login && idle.is_some();
             let again = may_follow.then(|| sending.clone());
             let wait = if is_doubtful { self.header_wait / 2 } else { self.header_wait };
@@ -295,7 +297,14 @@ fn is_closed(error: &hyper::Error) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
     error.is_incomplete_message()
         || cause.is_some_and(|cause| {
-            matches!(cause.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+            matches!(
+                cause.kind(),
+                io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::BrokenPipe
+                    // Of TLS without its own word for the end.
+                    | io::ErrorKind::UnexpectedEof
+            )
         })
 }
 

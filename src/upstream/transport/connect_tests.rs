@@ -2,11 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use http::HeaderValue;
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 
 use super::*;
 use crate::upstream::transport::network::{Io, Network, Pending, Reach};
@@ -25,6 +27,42 @@ struct Server {
     hangs_up: bool,
     /// Whether it closes a connection at the second request over it, without an answer.
     answers_once: bool,
+    /// Whether the end of a connection is an error, as that of TLS is without its own word for it.
+    ends_abruptly: bool,
+}
+
+/// A connection whose end is an error.
+struct Abrupt(DuplexStream);
+
+impl AsyncRead for Abrupt {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.0).poll_read(cx, buffer);
+        match read {
+            Poll::Ready(Ok(())) if buffer.filled().len() == before => {
+                Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
+            }
+            read => read,
+        }
+    }
+}
+
+impl AsyncWrite for Abrupt {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
 }
 
 impl Server {
@@ -73,7 +111,8 @@ impl Network for Server {
             });
         }
         tokio::spawn(self.clone().serve(number, theirs));
-        Box::pin(async { Ok::<Box<dyn Io>, io::Error>(Box::new(ours)) })
+        let io: Box<dyn Io> = if self.ends_abruptly { Box::new(Abrupt(ours)) } else { Box::new(ours) };
+        Box::pin(async { Ok(io) })
     }
 }
 
@@ -112,7 +151,7 @@ async fn sent(
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_may_be_forgotten_and_carries_no_login_is_sent_twice() {
+async fn of_what_is_not_answered_only_what_may_be_forgotten_and_carries_no_login_is_sent_twice() {
     let (short, long, slow) = (Duration::from_secs(1), Duration::from_secs(20), Duration::from_secs(10));
     let bearer = Some("Bearer t");
     let may_be_forgotten = sent(long, slow, bearer, false).await;
@@ -125,9 +164,15 @@ async fn only_what_may_be_forgotten_and_carries_no_login_is_sent_twice() {
 /// As a token server does it that closes what it takes for idle: the login comes over the connection of the challenge.
 #[tokio::test(start_paused = true)]
 async fn a_login_is_sent_again_where_a_used_connection_was_closed_without_an_answer() {
-    for (login, is_for_token) in [(None, true), (Some("Basic dTpw"), false), (Some("Basic dTpw"), true)] {
+    let kinds = [
+        (None, true, false),
+        (Some("Basic dTpw"), false, false),
+        (Some("Basic dTpw"), true, false),
+        (Some("Basic dTpw"), true, true),
+    ];
+    for (login, is_for_token, ends_abruptly) in kinds {
         let answers_after = Arc::new(Mutex::new(Some(Duration::ZERO)));
-        let server = Server { answers_after, answers_once: true, ..Server::default() };
+        let server = Server { answers_after, answers_once: true, ends_abruptly, ..Server::default() };
         let config = Config { reach: Reach::through(Arc::new(server.clone())), ..Config::default() };
         let transport = Transport::new(&config).unwrap();
         assert!(send(&transport, None, false).await);

@@ -130,10 +130,22 @@ impl<T: Keepable> Host<T> {
 
     /// Closes what was idle for long enough or is closed at the other side; whether nothing is left to look after.
     fn sweep(&self) -> bool {
+        let (mut idle, period) = {
+            let mut kept = self.kept.lock();
+            (std::mem::take(&mut kept.idle), kept.period)
+        };
+        // Without the lock: to look at one may close its socket.
+        idle.retain_mut(|(since, connection)| since.elapsed() < IDLE_TIME && connection.is_open());
         let mut kept = self.kept.lock();
-        let is_over =
-            |(since, connection): &mut (Instant, T)| since.elapsed() >= IDLE_TIME || !connection.is_open();
-        let closed: Vec<_> = kept.idle.extract_if(.., is_over).collect();
+        let mut closed = Vec::new();
+        if kept.period == period {
+            let since = std::mem::replace(&mut kept.idle, idle);
+            kept.idle.extend(since);
+            let too_many = kept.idle.len().saturating_sub(self.idle_max);
+            closed.extend(kept.idle.drain(..too_many));
+        } else {
+            closed = idle;
+        }
         kept.is_swept = !kept.idle.is_empty();
         let is_over = !kept.is_swept;
         without_lock(kept, closed);
