@@ -64,7 +64,7 @@ async fn whose_right_has_ended_joins_no_download_that_was_begun_with_it() {
             }
             _ => parts.clock.advance(Duration::from_secs(301)),
         }
-        let error = scene.asks_again().await.err().expect(end);
+        let error = scene.asks_again().await.expect_err(end);
         assert!(error.is_denied(), "{end}: {error}");
     }
 }
@@ -137,5 +137,5 @@ async fn who_joins_after_a_revocation_shares_no_answer_that_was_asked_for_before
     };
     let (before, after) = tokio::join!(ask(), after);
     assert!(before.is_ok());
-    assert!(after.err().expect("it was let in").is_denied());
+    assert!(after.expect_err("it was let in").is_denied());
 }

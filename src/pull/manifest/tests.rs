@@ -243,7 +243,7 @@ async fn who_pulls_after_a_revocation_shares_no_answer_to_a_question_from_before
             ask().await
         };
         let (_, after) = tokio::join!(ask(), after);
-        let error = after.err().expect("it was let in by an answer from before");
+        let error = after.expect_err("it was let in by an answer from before");
         assert!(error.is_denied(), "{is_stored} {by_digest}: {error}");
     }
 }

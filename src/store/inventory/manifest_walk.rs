@@ -149,12 +149,12 @@ mod tests {
         }
         let (root, _) = indexes[DEPTH_MAX];
         let mut walk = ManifestWalk::from(root);
-        let mut read = |digest: &Digest| {
+        let read = |digest: &Digest| {
             let (_, bytes) = indexes.iter().find(|(of, _)| of == digest)?;
             Some((bytes.len() as u64, bytes.clone()))
         };
         let mut met = Vec::new();
-        while let Some(Met { digest, found, .. }) = walk.meet(&mut read) {
+        while let Some(Met { digest, found, .. }) = walk.meet(read) {
             met.push((digest, matches!(found, Found::Here(_, ManifestKind::Index))));
         }
         let mut expected: Vec<_> = indexes.iter().rev().map(|(digest, _)| (*digest, true)).collect();
