@@ -94,8 +94,8 @@ impl Health {
         }
     }
 
-    /// Whether a small object may be read at `now`, after a pause: one at a time, until it came. It takes the test from no
-    /// large one, of which it says little.
+    /// Whether a small object may be read at `now`, after a pause: one at a time, until it came. It takes the test
+    /// from no large one, of which it says little.
     pub(super) fn admits_small(&self, now: Instant) -> bool {
         match self.0.lock().as_mut() {
             None => true,

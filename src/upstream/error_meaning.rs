@@ -1,6 +1,6 @@
 //! What an error says: of whom it speaks, what it ends, and whether another try or another endpoint is worth it. Pure.
 //!
-//! Deliberately not here: what a response means ([`super::response`]), and what is done about it (`attempts`, and `pull`).
+//! Deliberately not here: what a response means ([`super::response`]), and what is done about it (`attempts`, `pull`).
 
 use std::time::Duration;
 

@@ -226,7 +226,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "redirect",
                 "request",
             ],
-            &["auth/challenge_cache", "auth/token_cache", "endpoint/key", "endpoint/limits"],
+            &["auth/challenge_cache", "auth/token_cache", "endpoint/key", "endpoint/limits", "error_meaning"],
             &[
                 "auth/token_request",
                 "body",

@@ -6,10 +6,10 @@
 //!
 //! A connection that was used before, was idle for seconds and does not answer may have been forgotten by what is
 //! between: the idle ones to its host are closed, and the request is sent once more over a new one. A request that
-//! carries a login or is for a token is not sent twice for that, since a server that is slow would count each login, and
-//! so goes over no connection that was idle for seconds. A request of which nothing was sent, since its connection was
-//! closed meanwhile, goes over another one, whatever it carries; and one that only reads is sent once more over a new
-//! one where a connection that had been used before was closed without a byte of an answer.
+//! carries a login or is for a token is not sent twice for that, since a server that is slow would count each login,
+//! and so goes over no connection that was idle for seconds. A request of which nothing was sent, since its connection
+//! was closed meanwhile, goes over another one, whatever it carries; and one that only reads is sent once more over a
+//! new one where a connection that had been used before was closed without a byte of an answer.
 //!
 //! Deliberately not here: redirects and challenges (`authenticated`), and other retries (`attempts`).
 
