@@ -84,6 +84,8 @@ fn lines(explanation: &Explanation, now: Timestamp) -> Vec<(&'static str, String
     }
     let pins = explanation.pins.iter().map(|owner| format!("by {owner}"));
     add_or(&mut lines, "pinned", pins, "no");
+    let failed = explanation.failed_fetch.iter();
+    add(&mut lines, "fetch", failed.map(|failed| format!("failed {}: {}", ago(failed.at), failed.error)));
     add(&mut lines, "pods", explanation.pods.iter().map(shown_pod));
     let recent = explanation.recent.iter().take(RECENT_SHOWN).map(|request| shown_request(request, now));
     add_or(&mut lines, "last", recent, "no request since the start");
