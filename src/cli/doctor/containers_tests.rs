@@ -117,3 +117,17 @@ fn a_node_whose_policy_demands_signatures_is_not_told_to_set_up_what_setup_left_
         assert!(found.iter().any(is_said), "{found:#?}");
     }
 }
+
+#[test]
+fn a_location_that_a_hand_led_here_and_setup_cannot_correct_is_named_as_what_is_to_be_corrected() {
+    let by_hand = "[[registry]]\nprefix = \"quay.io\"\nlocation = \"127.0.0.1:5050/quay.io\"\n";
+    let policy = r#"{"transports": {"docker": {"quay.io": [{"type": "signedBy"}]}}}"#;
+    let found = found(&[
+        ("/usr/bin/podman", ""),
+        ("/etc/containers/policy.json", policy),
+        ("/etc/containers/registries.conf", by_hand),
+    ]);
+    let problem = found.iter().find(|one| one.level == Level::Problem).unwrap();
+    assert!(problem.what.contains("cannot pull it"), "{problem:?}");
+    assert!(problem.remedy.contains("name the registry's own there"), "{problem:?}");
+}
