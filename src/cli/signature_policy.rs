@@ -6,7 +6,8 @@
 //! 4.3.1). So what must be signed cannot have this cache as its mirror.
 //!
 //! Except for sigstore signatures that are kept beside an image, as a tag of its repository: this cache has those too.
-//! They are looked for only where `registries.d` says `use-sigstore-attachments`, of this cache's address or by default.
+//! They are looked for only where `registries.d` says `use-sigstore-attachments`, of this cache's address or by
+//! default.
 //!
 //! Promises: read as containers/image reads it: for an image the longest scope that matches it counts, else a wildcard
 //! of its host (`*.corp`), else `""`, else `default`. A user's own policy and `signature_policy` of `crio.conf` are not

@@ -9,7 +9,8 @@ use crate::cli::machine::Machine;
 use crate::cli::registries_conf::{Entry, OURS, matching};
 use crate::cli::signature_policy::{PolicyError, SignaturePolicies};
 
-/// `all`: the entries that count. `authorities`: this cache's addresses. `is_ours`: whether a location is this cache. Returns what must be signed.
+/// `all`: the entries that count. `authorities`: this cache's addresses. `is_ours`: whether a location is this cache.
+/// Returns what must be signed.
 pub(super) fn check(
     machine: &Machine,
     all: &[Entry],
