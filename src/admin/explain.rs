@@ -64,6 +64,9 @@ pub struct FailedFetchOutlook {
     pub error: String,
     /// Whether `[prepull]` tries it again.
     pub of_list: bool,
+    /// Whether a pod that pulls the image fails of it too.
+    #[serde(default)]
+    pub met_by_pods: bool,
 }
 
 /// The shared tier, for content that is not in the store.

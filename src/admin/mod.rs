@@ -23,8 +23,8 @@ mod status;
 pub use config::{Config, LISTEN};
 pub use disk_state::DiskState;
 pub use explain::{
-    AccessOutlook, CachedOutlook, CredentialOutlook, EndpointOutlook, Explanation, FreshnessOutlook,
-    PlatformOutlook, RightOutlook, TierOutlook,
+    AccessOutlook, CachedOutlook, CredentialOutlook, EndpointOutlook, Explanation, FailedFetchOutlook,
+    FreshnessOutlook, PlatformOutlook, RightOutlook, TierOutlook,
 };
 pub use history::{History, Sample};
 pub use readiness::Readiness;

@@ -169,8 +169,9 @@ impl Explanation {
             _ => true,
         };
         let last = self.recent.iter().find(|request| is_of_image(request) && is_said(request));
-        let since = |fetch: &&FailedFetchOutlook| last.is_none_or(|last| last.at <= fetch.at);
-        if let Some(FailedFetchOutlook { at, error, of_list }) = self.failed_fetch.as_ref().filter(since)
+        let counts =
+            |fetch: &&FailedFetchOutlook| fetch.met_by_pods && last.is_none_or(|last| last.at <= fetch.at);
+        if let Some(FailedFetchOutlook { at, error, of_list, .. }) = self.failed_fetch.as_ref().filter(counts)
             && (*of_list || at.age_at(now) <= LATELY)
         {
             let ago = humantime::format_duration(at.age_at(now));

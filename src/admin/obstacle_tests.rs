@@ -256,7 +256,8 @@ fn a_pull_or_pre_pull_that_failed_is_not_passed_over() {
     let after = |at: u64, of_list: bool, recent: Vec<RecentRequest>| {
         obstacle(|explanation| {
             let error = "reg.test refused access (401): it refuses the node's credential".to_owned();
-            explanation.failed_fetch = Some(FailedFetchOutlook { at: Timestamp(at), error, of_list });
+            let at = Timestamp(at);
+            explanation.failed_fetch = Some(FailedFetchOutlook { at, error, of_list, met_by_pods: true });
             explanation.recent = recent;
         })
     };
@@ -270,4 +271,10 @@ fn a_pull_or_pre_pull_that_failed_is_not_passed_over() {
     assert_eq!(after(9_990, false, vec![request("served", 9_991, "")]), None, "it was served since");
     assert_eq!(after(1_000, false, Vec::new()), None, "that was long ago");
     assert!(after(1_000, true, Vec::new()).is_some(), "it stands until it is tried again");
+    let of_another_platform = obstacle(|explanation| {
+        let error = "it is not there for windows/amd64, only for linux/amd64".to_owned();
+        let (at, of_list) = (Timestamp(9_990), false);
+        explanation.failed_fetch = Some(FailedFetchOutlook { at, error, of_list, met_by_pods: false });
+    });
+    assert_eq!(of_another_platform, None, "a pod's pull needs no such platform");
 }

@@ -65,7 +65,7 @@ pub(super) fn bind(settings: &Settings, inherited: Vec<Inherited>) -> Result<Wit
             data.push(listener);
         }
     }
-    make_homes(settings)?;
+    make_before_sockets(settings)?;
     // Addresses first: a second daemon should fail on what the operator sees first.
     for at in missing(&settings.listen, &held, settings.says_where_to_listen()) {
         if let Some(held) = held.iter().find(|held| held.blocks(at)) {
@@ -122,32 +122,37 @@ fn bound(key: &'static str, at: &Listen) -> Result<Listener, Error> {
     Listener::bind(at).map_err(|error| Error::Listen { key, error })
 }
 
-/// Those of the directories that the daemon makes in which a socket of `[server] listen` is to be.
-fn make_homes(settings: &Settings) -> Result<(), Error> {
-    let wanted = |home: &&Path| directories(settings).any(|directory| directory.starts_with(home));
-    homes(settings).into_iter().flatten().filter(wanted).try_for_each(make)
+/// Those of the directories that the daemon makes which a socket of `[server] listen` needs: it is to be in one, or
+/// in one above.
+fn make_before_sockets(settings: &Settings) -> Result<(), Error> {
+    let is_needed = |made: &&Path| {
+        directories_of_sockets(settings)
+            .any(|of_socket| of_socket.starts_with(made) || made.starts_with(of_socket))
+    };
+    directories_made(settings).into_iter().flatten().filter(is_needed).try_for_each(make)
 }
 
 /// The directories that each start makes: of what outlives the process, and of the control socket.
-fn homes(settings: &Settings) -> [Option<&Path>; 2] {
+fn directories_made(settings: &Settings) -> [Option<&Path>; 2] {
     [settings.keys.parent(), settings.admin.socket.parent()]
 }
 
 /// The directories of the unix sockets of `[server] listen`.
-fn directories(settings: &Settings) -> impl Iterator<Item = &Path> {
+fn directories_of_sockets(settings: &Settings) -> impl Iterator<Item = &Path> {
     settings.listen.iter().filter_map(|at| match at {
         Listen::Unix(path) => path.parent(),
         Listen::Tcp(_) => None,
     })
 }
 
-/// The directories of sockets that are not there, where no start makes them.
+/// The directories of the sockets of `[server] listen` that are not there and that no start makes, under its key.
 pub(super) fn without_directory(settings: &Settings) -> impl Iterator<Item = (String, Error)> {
-    let is_made =
-        |directory: &Path| homes(settings).into_iter().flatten().any(|home| home.starts_with(directory));
-    directories(settings).filter(move |at| !is_made(at)).filter_map(|at| {
-        let source = fs::metadata(at).err()?;
-        Some((LISTEN.to_owned(), Error::File { path: at.to_owned(), source }))
+    let is_made = |of_socket: &Path| {
+        directories_made(settings).into_iter().flatten().any(|made| made.starts_with(of_socket))
+    };
+    directories_of_sockets(settings).filter(move |of_socket| !is_made(of_socket)).filter_map(|of_socket| {
+        let source = fs::metadata(of_socket).err()?;
+        Some((LISTEN.to_owned(), Error::File { path: of_socket.to_owned(), source }))
     })
 }
 
@@ -196,7 +201,11 @@ mod tests {
         let settings = |socket: &str| {
             let text = format!(
                 "[server]\nstate = {state:?}\nlisten = [\"unix:{}\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n",
-                state.join(socket).display()
+                match socket.strip_prefix("../") {
+                    Some(beside) => directory.path().join("none").join(beside),
+                    None => state.join(socket),
+                }
+                .display()
             );
             config::resolve(&text, &Environment { home: Some("/h".into()), ..Environment::default() })
                 .unwrap()
@@ -205,6 +214,8 @@ mod tests {
         let expected = format!("there is no directory {}", state.join("below").display());
         assert!(error.starts_with("[server] listen: ") && error.ends_with(&expected), "{error}");
         assert_eq!(bind(&settings("r.sock"), Vec::new()).unwrap().data.len(), 1);
+        std::fs::remove_dir_all(directory.path().join("none")).unwrap();
+        assert_eq!(bind(&settings("../r.sock"), Vec::new()).unwrap().data.len(), 1, "beside it");
     }
 
     #[tokio::test]

@@ -28,11 +28,13 @@ pub fn check(settings: &Settings) -> Vec<(String, Error)> {
     add("[tier]", tier(settings).err());
     let keychain = Keys::ephemeral().map_err(Error::from).and_then(|keys| keychain(settings, keys));
     add("[credentials]", keychain.err());
+    found.extend(addresses::without_directory(settings));
     // What a part would have read after the file at which it stopped.
     for NamedFile { key, path, .. } in named_files(settings).into_iter().filter(|file| file.is_needed) {
-        let name = path.display().to_string();
         if let Err(source) = open(&path)
-            && !found.iter().any(|(_, error)| error.to_string().contains(&name))
+            // The plugins' directory need not be listed.
+            && !path.is_dir()
+            && !found.iter().any(|(_, error)| is_about(error, &path))
         {
             found.push((key, Error::File { path, source }));
         }
@@ -40,14 +42,22 @@ pub fn check(settings: &Settings) -> Vec<(String, Error)> {
     found
 }
 
-/// What would not end the daemon's start, but is named in vain, each with its key. Blocks while files are looked at.
-pub fn in_vain(settings: &Settings) -> Vec<(String, Error)> {
+/// Whether an error names this path, and not a longer one.
+fn is_about(error: &Error, path: &Path) -> bool {
+    let (text, name) = (error.to_string(), path.display().to_string());
+    let goes_on = |c: char| c.is_alphanumeric() || "._-/".contains(c);
+    text.match_indices(&name).any(|(at, _)| !text[at + name.len()..].starts_with(goes_on))
+}
+
+/// What is named and cannot be read, and would not end the daemon's start, each with its key. Blocks while files are
+/// looked at.
+pub fn unreadable(settings: &Settings) -> Vec<(String, Error)> {
     let files = named_files(settings).into_iter().filter(|file| !file.is_needed);
     let unreadable = files.filter_map(|NamedFile { key, path, .. }| {
         let source = open(&path).err()?;
         Some((key, Error::File { path, source }))
     });
-    unreadable.chain(addresses::without_directory(settings)).collect()
+    unreadable.collect()
 }
 
 /// The files and directories that settings name for the daemon to read.
@@ -178,6 +188,11 @@ mod tests {
             let all = found(&text);
             assert!(all.len() == 1 && all[0].contains(part), "{all:?}");
         }
+        let both = found(&format!(
+            "[[registry]]\nhost = \"r\"\nclient_cert = \"{0}.pem\"\nclient_key = \"{0}\"\n",
+            at("none")
+        ));
+        assert_eq!(both.len(), 2, "the name of one begins as that of the other: {both:?}");
         assert_eq!(
             found(&format!(
                 "[credentials]\nprovider_config = \"{}\"\nprovider_bin_dir = \"/\"\n",
@@ -185,5 +200,15 @@ mod tests {
             )),
             [""; 0]
         );
+    }
+
+    #[test]
+    fn a_file_that_a_tier_in_a_directory_does_not_read_ends_no_start() {
+        for key in ["ca", "key_file"] {
+            let text = format!("[tier]\nurl = \"file:///mnt\"\n{key} = \"/nothing-is-here\"\n");
+            let environment = Environment { home: Some("/h".into()), ..Default::default() };
+            let found = check(&resolve(&text, &environment).unwrap());
+            assert!(found.is_empty(), "{found:?}");
+        }
     }
 }

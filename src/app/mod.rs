@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-pub use check::{check, files, in_vain, tier};
+pub use check::{check, files, tier, unreadable};
 pub use error::Error;
 
 use crate::admin::control::{Control, EffectiveConfig, Explainer};

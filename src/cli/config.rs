@@ -92,13 +92,13 @@ impl Checked {
         let (mut refused, mut warnings) = (Vec::new(), Vec::new());
         let found = app::check(settings).into_iter();
         for (key, error) in found.filter(|(_, error)| is_whole || !may_be_of_a_mistake(error)) {
-            match doubt(&error, settings).filter(|_| is_units) {
+            match doubt(&key, &error, settings).filter(|_| is_units) {
                 Some(doubt) => warnings.push(format!("{key}: {doubt}: {error}")),
                 None => refused.push((key, error.to_string())),
             }
         }
-        let in_vain = app::in_vain(settings).into_iter().map(|(key, error)| (key, error.to_string()));
-        let certain = in_vain.filter(|(_, error)| !(is_units && is_a_credential_of_a_unit_at_rest(error)));
+        let unreadable = app::unreadable(settings).into_iter().map(|(key, error)| (key, error.to_string()));
+        let certain = unreadable.filter(|(_, error)| !(is_units && is_a_credential_of_a_unit_at_rest(error)));
         warnings.extend(certain.map(|(key, error)| format!("{key}: {error}")));
         Self { refused, warnings }
     }
@@ -119,7 +119,13 @@ fn environment(context: &Context, unit: Option<&Unit>) -> Environment {
 }
 
 /// Why an error may not be one for the daemon of the unit; `None` where it is.
-fn doubt(error: &app::Error, settings: &Settings) -> Option<&'static str> {
+fn doubt(key: &str, error: &app::Error, settings: &Settings) -> Option<&'static str> {
+    if let app::Error::File { path, .. } = error
+        && key == "[server] listen"
+        && path.starts_with("/run")
+    {
+        return Some("systemd may make this directory (RuntimeDirectory=, larder.socket)");
+    }
     if is_a_credential_of_a_unit_at_rest(&error.to_string()) {
         return Some("not checked, since systemd has this file only while larder.service runs");
     }
@@ -237,9 +243,9 @@ mod tests {
         };
         let lacks = || app::Error::Tier(BuildError::Settings("no account".to_owned()));
         let file = app::Error::Tier(BuildError::File { path: "/ca.pem".into(), why: "is absent".to_owned() });
-        assert!(doubt(&lacks(), &settings("")).is_some());
-        assert_eq!(doubt(&file, &settings("")), None, "the daemon reads it too");
-        assert_eq!(doubt(&lacks(), &settings("key_file = \"/key\"")), None, "the file says it");
+        assert!(doubt("[tier]", &lacks(), &settings("")).is_some());
+        assert_eq!(doubt("[tier]", &file, &settings("")), None, "the daemon reads it too");
+        assert_eq!(doubt("[tier]", &lacks(), &settings("key_file = \"/key\"")), None, "the file says it");
     }
 
     #[test]
@@ -290,17 +296,54 @@ mod tests {
     }
 
     #[test]
-    fn a_check_is_not_content_with_a_socket_in_a_directory_that_nobody_makes() {
+    fn a_mistake_in_one_key_hides_no_file_of_the_key_that_goes_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, none) = (directory.path().join("larder.toml"), directory.path().join("none"));
+        let text = format!(
+            "[server]\ngate_header = \"x k\"\ngate_file = \"{0}-gate\"\n\
+            [credentials]\nprovider_config = \"relative\"\nprovider_bin_dir = \"{0}-plugins\"\n\
+            [tier]\nurl = \"nfs://x\"\nca = \"{0}-tier\"\n\
+            [[registry]]\nhost = \"r.corp\"\nca = \"{0}-first\"\nclient_cert = \"relative\"\nclient_key = \"{0}-key\"\n\
+            [[registry]]\nhost = \"r.corp\"\nca = \"{0}-second\"\n",
+            none.display()
+        );
+        std::fs::write(&file, text).unwrap();
+        let environment = Environment { home: Some("/h".into()), ..Environment::default() };
+        let config::Error::Mistaken { rest, .. } = config::load(Some(&file), &environment).unwrap_err()
+        else {
+            panic!("it has mistakes")
+        };
+        let Checked { refused, warnings } = Checked::of(&rest.settings, false, false);
+        for missing in ["gate", "plugins", "first", "key", "second"] {
+            let name = format!("none-{missing}");
+            assert!(refused.iter().any(|(_, error)| error.contains(&name)), "{name}: {refused:?}");
+        }
+        assert!(warnings.concat().contains("none-tier"), "it may be one that nothing reads: {warnings:?}");
+    }
+
+    #[test]
+    fn a_check_refuses_a_socket_in_a_directory_that_nobody_makes() {
         let environment = |home: &str| Environment { home: Some(home.into()), ..Environment::default() };
         let directory = tempfile::tempdir().unwrap();
-        let state = directory.path().join("state");
-        let warned = |at: &Path| {
+        let state = directory.path().join("none/state");
+        let found = |at: &Path, is_units| {
             let text = format!("[server]\nstate = {state:?}\nlisten = [\"unix:{}\"]\n", at.display());
-            Checked::of(&config::resolve(&text, &environment("/h")).unwrap(), false, true).warnings
+            let Checked { refused, warnings } =
+                Checked::of(&config::resolve(&text, &environment("/h")).unwrap(), is_units, true);
+            (refused.into_iter().map(|(key, error)| format!("{key}: {error}")).collect::<String>(), warnings)
         };
-        assert_eq!(warned(&state.join("r.sock")), [""; 0], "the start makes it");
-        let warnings = warned(&state.join("below/r.sock"));
-        assert!(warnings.concat().contains("state/below: No such file"), "{warnings:?}");
+        for made in [state.join("r.sock"), directory.path().join("none/r.sock")] {
+            assert_eq!(found(&made, false), (String::new(), Vec::new()), "the start makes it");
+        }
+        let (refused, warnings) = found(&state.join("below/r.sock"), true);
+        assert!(
+            refused.starts_with("[server] listen: ") && refused.contains("state/below: No such file"),
+            "{refused}"
+        );
+        assert_eq!(warnings, [""; 0]);
+        let of_systemd = Path::new("/run/nobody-has-made-this/r.sock");
+        assert!(found(of_systemd, true).1.concat().contains("systemd may make this"));
+        assert!(found(of_systemd, false).0.contains("/run/nobody-has-made-this"));
     }
 
     #[test]

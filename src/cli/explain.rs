@@ -84,6 +84,8 @@ fn lines(explanation: &Explanation, now: Timestamp) -> Vec<(&'static str, String
     }
     let pins = explanation.pins.iter().map(|owner| format!("by {owner}"));
     add_or(&mut lines, "pinned", pins, "no");
+    let failed = explanation.failed_fetch.iter();
+    add(&mut lines, "fetch", failed.map(|failed| format!("failed {}: {}", ago(failed.at), failed.error)));
     add(&mut lines, "pods", explanation.pods.iter().map(shown_pod));
     let recent = explanation.recent.iter().take(RECENT_SHOWN).map(|request| shown_request(request, now));
     add_or(&mut lines, "last", recent, "no request since the start");
@@ -220,7 +222,7 @@ fn shown_request(request: &RecentRequest, now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::PlatformOutlook;
+    use crate::admin::{FailedFetchOutlook, PlatformOutlook};
 
     #[test]
     fn a_limit_of_which_no_number_is_known_is_no_question_to_the_reader() {
@@ -240,5 +242,16 @@ mod tests {
         let cached = CachedOutlook { here: true, platforms: vec![own], ..CachedOutlook::default() };
         let lines = shown_cached(&cached).concat();
         assert!(lines.contains("(single image)") && !lines.contains("no platform"), "{lines}");
+    }
+
+    #[test]
+    fn a_fetch_ahead_that_failed_is_shown_where_it_is_no_obstacle_too() {
+        let error = "it is not there for windows/amd64, only for linux/amd64".to_owned();
+        let failed = FailedFetchOutlook { at: Timestamp(990), error, of_list: false, met_by_pods: false };
+        let explanation = Explanation { failed_fetch: Some(failed), ..Explanation::default() };
+        let lines = lines(&explanation, Timestamp(1_000));
+        let shown = lines.iter().find(|(title, _)| *title == "fetch").map(|(_, shown)| shown.as_str());
+        let expected = "failed 10s ago: it is not there for windows/amd64, only for linux/amd64";
+        assert_eq!(shown, Some(expected));
     }
 }

@@ -1,4 +1,4 @@
-//! What the daemon and systemd tell each other: the sockets that systemd holds, readiness, reloads, signs of life.
+//! What the daemon and systemd tell each other: the sockets that systemd holds, readiness, reloads, the watchdog.
 //!
 //! Outside of systemd nothing of this happens.
 

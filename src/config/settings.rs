@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::report::Sources;
-use super::section::{Change, LogConfig, Registry, Sections};
+use super::section::{Change, LogConfig, Sections};
 use crate::listener::{ConnectionLimits, Listen};
 use crate::{admin, credentials, kubernetes, prepull, pull, serve, store, tier, traces, upstream};
 
@@ -55,9 +55,34 @@ impl Settings {
         self.sources.contains_key("[server] listen")
     }
 
-    /// What sections [[registry]] say whose `host` is a mistake.
-    pub fn registries_without_host(&self) -> impl Iterator<Item = upstream::RegistryConfig> {
-        self.sections.registries.iter().filter(|registry| registry.host.is_none()).map(Registry::config)
+    /// The files and directories that keys name which go with other keys, each with its own: also where the other is
+    /// missing or has a mistake, so that nothing is built from the two.
+    pub fn files_of_pairs(&self) -> Vec<(String, PathBuf)> {
+        let Sections { server, credentials, registries, .. } = &self.sections;
+        let mut all = vec![
+            ("[server] gate_file".to_owned(), &server.gate_file),
+            ("[credentials] provider_config".to_owned(), &credentials.provider_config),
+            ("[credentials] provider_bin_dir".to_owned(), &credentials.provider_bin_dir),
+        ];
+        for registry in registries {
+            let host = registry.host.as_ref().map(|host| format!(" {host}")).unwrap_or_default();
+            let keys = [
+                ("ca", &registry.ca),
+                ("client_cert", &registry.client_cert),
+                ("client_key", &registry.client_key),
+            ];
+            all.extend(keys.map(|(key, path)| (format!("[[registry]]{host} {key}"), path)));
+        }
+        all.into_iter().filter_map(|(key, path)| Some((key, path.clone()?))).collect()
+    }
+
+    /// Those of `[tier]`, also where its `url` has a mistake.
+    pub fn files_of_tier(&self) -> Vec<(String, PathBuf)> {
+        let tier = &self.sections.tier;
+        let cluster_key = tier.cluster_key.clone().filter(|_| tier.share_names);
+        let keys =
+            [("ca", tier.ca.clone()), ("key_file", tier.key_file.clone()), ("cluster_key", cluster_key)];
+        keys.into_iter().filter_map(|(key, path)| Some((format!("[tier] {key}"), path?))).collect()
     }
 
     /// What is not as in `before`, key by key; and what a key that a restart applies has by default from one that a

@@ -52,6 +52,13 @@ impl Error {
         }
     }
 
+    /// Whether a pod that pulls the image now fails of the same: not where only a fetch ahead does, which leaves the
+    /// rest of a rate limit to pods, needs all of an image in the store, and may be asked for a platform of no pod.
+    pub fn is_met_by_pods(&self) -> bool {
+        use pull::Error::{NoClient, NotStored, RateLimitReserved};
+        matches!(self, Self::Pull(error) if !matches!(error, NoClient | NotStored(_) | RateLimitReserved { .. }))
+    }
+
     /// Whether the store does not take it: asking again a moment later costs the registry the same and leads to the
     /// same.
     pub fn is_not_stored(&self) -> bool {

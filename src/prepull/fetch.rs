@@ -48,9 +48,11 @@ impl Fetcher {
                 let (run, totals) = (&run, &totals);
                 async move {
                     if !run.events.is_closed() {
-                        let fetched = run.fetch_and_pin(&requested).await.map_err(|error| error.to_string());
-                        let event = totals.lock().add(&requested.image, fetched, pin.is_some());
-                        self.failures.note(&event, self.store.clock().now());
+                        let fetched = run.fetch_and_pin(&requested).await;
+                        let (image, now) = (&requested.image, self.store.clock().now());
+                        self.failures.note(image, fetched.as_ref().err(), now);
+                        let fetched = fetched.map_err(|error| error.to_string());
+                        let event = totals.lock().add(image, fetched, pin.is_some());
                         let _ = run.events.send(event).await;
                     }
                 }

@@ -1,6 +1,7 @@
 //! Which manifests of an index are fetched: pure.
 
 use crate::reference::{Child, Digest, Platform};
+use crate::support::short_text::shortened;
 
 /// The platforms that an image is fetched for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,11 +14,16 @@ pub enum Platforms {
 
 /// A platform that an image does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it is not there for {platform}, only for {}", available.join(", "))]
+#[error("it is not there for {platform}, only for {available}")]
 pub struct NoPlatform {
     platform: Platform,
-    available: Vec<String>,
+    available: String,
 }
+
+/// Platforms that an error names at most: an index may list thousands.
+const PLATFORMS_NAMED: usize = 8;
+/// Characters of each, which an index may give as it likes.
+const PLATFORM_CHARS_MAX: usize = 64;
 
 /// A manifest of an index that is fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +62,7 @@ impl Platforms {
         for platform in platforms {
             let best = platform.choose(children.iter().map(|child| child.platform.as_ref()));
             let Some(child) = best.first().and_then(|at| children.get(*at)) else {
-                let available = children.iter().map(name).collect();
+                let available = named(children.iter().map(name));
                 return Err(NoPlatform { platform: platform.clone(), available });
             };
             let platforms = Self::Only(vec![platform.clone()]);
@@ -67,6 +73,14 @@ impl Platforms {
         }
         Ok(chosen)
     }
+}
+
+/// The first of some platforms, and how many there are beside them.
+fn named(platforms: impl ExactSizeIterator<Item = String>) -> String {
+    let more = platforms.len().saturating_sub(PLATFORMS_NAMED);
+    let first = platforms.take(PLATFORMS_NAMED).map(|name| shortened(&name, PLATFORM_CHARS_MAX));
+    let first = first.collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{first} and {more} more") } else { first }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 
 use super::commands::{ControlCommand, Pull};
 use super::error::place;
-use super::signs_of_life;
+use super::writes_often;
 use crate::prepull::Event;
 
 /// Bytes of a reply at most: a list of a hundred thousand images.
@@ -112,7 +112,7 @@ pub async fn pull(
 ) -> Result<(), ControlError> {
     let posted = tokio::time::timeout(HEAD_WAIT, post(socket, Pull::PATH, command)).await;
     let response = posted.unwrap_or(Err(ControlError::TimedOut(HEAD_WAIT)))?;
-    let silence_max = signs_of_life::silence_max(response.headers());
+    let silence_max = writes_often::silence_max(response.headers());
     let mut body = response.into_body();
     let (mut buffer, mut ended) = (BytesMut::new(), false);
     loop {
@@ -240,7 +240,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pull_does_not_wait_for_ever_for_a_daemon_that_hangs() {
         const HEAD: &str =
-            "HTTP/1.1 200 OK\r\nlarder-signs-of-life: yes\r\ntransfer-encoding: chunked\r\n\r\n1\r\n \r\n";
+            "HTTP/1.1 200 OK\r\nlarder-writes-often: yes\r\ntransfer-encoding: chunked\r\n\r\n1\r\n \r\n";
         for said in ["", HEAD] {
             let error = pulled(said).await.unwrap_err();
             assert!(error.is_of_a_hanging_daemon() && error.to_string().contains("hangs"), "{error}");

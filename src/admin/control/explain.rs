@@ -99,7 +99,8 @@ impl Explainer {
         let failed = self.fetcher.failure_of(image)?;
         let name = image.to_string();
         let of_list = self.list.status().failed.iter().any(|(failed, _)| *failed == name);
-        Some(FailedFetchOutlook { at: failed.at, error: failed.error, of_list })
+        let met_by_pods = failed.is_met_by_pods;
+        Some(FailedFetchOutlook { at: failed.at, error: failed.error, of_list, met_by_pods })
     }
 
     /// How the shared tier is, and whether it has the manifest: the one question that is asked.

@@ -19,7 +19,7 @@ use super::commands::{
 use super::describe::{EffectiveConfig, GetConfig, MatchCredentials, ProbeTier};
 use super::error::{CommandError, place};
 use super::explain::Explainer;
-use super::{images, import, signs_of_life};
+use super::{images, import, writes_often};
 use crate::admin::report::StatusReport;
 use crate::admin::respond::{json, text};
 use crate::admin::service::Service;
@@ -171,9 +171,9 @@ impl Control {
                 () = shutdown.requested() => {}
             }
         });
-        let lines = signs_of_life::lines(events).map(|bytes| Ok(BodyChunk::from(bytes)));
+        let lines = writes_often::lines(events).map(|bytes| Ok(BodyChunk::from(bytes)));
         let mut answer = Response::new(Body::stream(lines));
-        answer.headers_mut().insert(signs_of_life::FIELD, HeaderValue::from_static("yes"));
+        answer.headers_mut().insert(writes_often::FIELD, HeaderValue::from_static("yes"));
         Ok(answer)
     }
 }

@@ -12,7 +12,7 @@ mod explain;
 mod handler;
 mod images;
 mod import;
-mod signs_of_life;
+mod writes_often;
 
 pub use client::{ControlError, pull, put, send};
 pub use commands::{

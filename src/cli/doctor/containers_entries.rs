@@ -6,26 +6,32 @@ use std::collections::BTreeMap;
 use super::finding::{CONTAINERS, Findings, Level};
 use super::unreadable;
 use crate::cli::machine::Machine;
-use crate::cli::registries_conf::{Entry, matching};
+use crate::cli::registries_conf::{Entry, OURS, matching};
 use crate::cli::signature_policy::{PolicyError, SignaturePolicies};
 
-/// `all`: the entries that count. `is_ours`: whether a location is this cache.
+/// `all`: the entries that count. `authorities`: this cache's addresses. `is_ours`: whether a location is this cache.
+/// Returns what must be signed.
 pub(super) fn check(
     machine: &Machine,
     all: &[Entry],
+    authorities: &[&str],
     is_ours: &impl Fn(&str) -> bool,
     setup: &str,
     findings: &mut Findings,
-) {
+) -> SignaturePolicies {
     unverified(all, is_ours, setup, findings);
-    match SignaturePolicies::read(machine) {
-        Ok(policies) => without_signatures(all, &policies, is_ours, setup, findings),
+    match SignaturePolicies::read(machine, authorities) {
+        Ok(policies) => {
+            without_signatures(all, &policies, is_ours, setup, findings);
+            return policies;
+        }
         Err(PolicyError::Unreadable(why)) => unreadable::add(findings, CONTAINERS, &why),
         Err(PolicyError::Malformed(why)) => {
             let what = format!("{why}: podman and CRI-O pull nothing with it");
             findings.add(Level::Problem, CONTAINERS, what, "correct it");
         }
     }
+    SignaturePolicies::default()
 }
 
 /// Earlier versions wrote it so with `--strict`.
@@ -65,7 +71,12 @@ fn without_signatures(
             names.join(", "),
             entry.file
         );
-        findings.add(Level::Problem, CONTAINERS, what, setup);
+        let by_hand = entry.location.as_ref().filter(|at| entry.file != OURS && is_ours(at));
+        let remedy = match by_hand {
+            Some(at) => format!("{setup}; if {at} is still its location then, name the registry's own there"),
+            None => setup.to_owned(),
+        };
+        findings.add(Level::Problem, CONTAINERS, what, remedy);
     }
 }
 
@@ -74,7 +85,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::cli::registries_conf::{OURS, entries, in_force};
+    use crate::cli::registries_conf::{entries, in_force};
 
     const HERE: &str = "127.0.0.1:5050";
 
@@ -86,7 +97,14 @@ mod tests {
         let all = in_force(entries(OURS, conf).unwrap());
         let is_ours = |at: &str| at.strip_prefix(HERE).is_some_and(|rest| rest.starts_with('/'));
         let mut findings = Findings::default();
-        check(&Machine::under(directory.path()), &all, &is_ours, "larder setup podman", &mut findings);
+        check(
+            &Machine::under(directory.path()),
+            &all,
+            &[HERE],
+            &is_ours,
+            "larder setup podman",
+            &mut findings,
+        );
         assert!(findings.0.iter().all(|one| one.level == Level::Problem), "{findings:?}");
         findings.0.into_iter().map(|one| one.what).collect()
     }

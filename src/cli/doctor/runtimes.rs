@@ -264,11 +264,12 @@ fn containers(machine: &Machine, here: &Here, settings: &Settings, findings: &mu
     let is_ours =
         |at: &str| authorities.iter().any(|own| at.strip_prefix(own).is_some_and(|r| r.starts_with('/')));
     let bad = unreadable_locations(&all, &is_ours, &setup, findings);
-    containers_entries::check(machine, &all, &is_ours, &setup, findings);
+    let policies = containers_entries::check(machine, &all, &authorities, &is_ours, &setup, findings);
     let configured = settings.upstream.registries.keys();
     let named = configured.filter(|registry| registry.path_component().is_some()).map(ToString::to_string);
-    let (mut ours, mut not) = (Vec::new(), Vec::new());
+    let (mut ours, mut not, mut signed) = (Vec::new(), Vec::new(), Vec::new());
     for registry in BEST_KNOWN.iter().map(|name| (*name).to_owned()).chain(named) {
+        let must_be_signed = policies.signed_in(&registry).contains_key(&registry);
         match registries_conf::matching(&all, &registry) {
             Some(entry) if entry.blocked || bad.contains(&entry.prefix) => {}
             Some(entry) => {
@@ -282,13 +283,23 @@ fn containers(machine: &Machine, here: &Here, settings: &Settings, findings: &mu
                         findings.add(Level::Problem, CONTAINERS, what, setup.clone());
                     }
                     Some(_) => ours.push(registry),
+                    None if must_be_signed => signed.push(registry),
                     None => not.push(registry),
                 }
             }
+            None if must_be_signed => signed.push(registry),
             None => not.push(registry),
         }
     }
-    if ours.is_empty() && !bad.is_empty() {
+    if !signed.is_empty() {
+        // As setup leaves it.
+        let what = format!(
+            "these registries are pulled without this cache, since what they have must be signed: {}",
+            signed.join(", ")
+        );
+        findings.add(Level::Note, CONTAINERS, what, "");
+    }
+    if ours.is_empty() && (!bad.is_empty() || not.is_empty() && !signed.is_empty()) {
         return;
     }
     if ours.is_empty() {
@@ -341,6 +352,10 @@ fn unreadable_locations(
 #[cfg(test)]
 #[path = "runtimes_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "containers_tests.rs"]
+mod containers_tests;
 
 #[cfg(test)]
 #[path = "gate_tests.rs"]

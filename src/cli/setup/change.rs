@@ -125,7 +125,9 @@ impl Change {
             Some(kept) => kept.made,
             None => Some(self.missing),
         };
-        let is_noted = self.kept().is_some_and(|kept| kept.content.is_none());
+        // Also after others have changed what setup made.
+        let is_noted =
+            original.is_none() && self.kept_before.as_ref().is_some_and(|kept| kept.content.is_none());
         self.kept_after = (is_noted || !comes_back && !nothing_to_give_back).then(|| Kept {
             written: digest(&after),
             mode,
@@ -187,8 +189,8 @@ impl Change {
     /// What was changed, for people.
     pub(super) fn outcome(&self) -> String {
         let what = match (&self.before, &self.after) {
-            (None, _) => "written",
             (_, None) => "removed",
+            (None, _) => "written",
             _ => "changed",
         };
         let kept = match &self.kept_after {
@@ -234,18 +236,20 @@ impl Change {
             Some(text) => {
                 machine.replace(&self.path, text, Attributes { mode: self.mode, owner }).map_err(failed)?;
             }
-            None if self.before.is_some() => {
+            None => {
                 // Before the file, whose directory is removed with it if nothing else is there.
                 if self.kept_before.is_some() {
                     machine.remove(&beside).map_err(failed)?;
                 }
-                machine.remove(&self.path).map_err(failed)?;
+                let is_there = self.before.is_some();
+                if is_there {
+                    machine.remove(&self.path).map_err(failed)?;
+                }
                 // An earlier version noted nothing, and made what is empty now.
-                let made = self.kept_before.as_ref().and_then(|kept| kept.made).unwrap_or(1);
-                machine.remove_directories_above(&self.path, made);
+                let made = self.kept_before.as_ref().and_then(|kept| kept.made);
+                machine.remove_directories_above(&self.path, made.unwrap_or(usize::from(is_there)));
                 return Ok(());
             }
-            None => {}
         }
         if self.kept_before.is_some() && self.kept_after.is_none() {
             machine.remove(&beside).map_err(failed)?;

@@ -86,7 +86,7 @@ pub(super) fn plan(machine: &Machine, request: &SetupRequest) -> Result<SetupPla
     }
     let all = in_force(all);
     let registries = nameable(wanted(request), &mut plan.notes);
-    let policies = SignaturePolicies::read(machine)?;
+    let policies = SignaturePolicies::read(machine, &[&request.authority])?;
     if request.strict {
         nothing_signed(&registries, &policies)?;
     }
@@ -188,7 +188,12 @@ fn joined(
                     true => "",
                     false => ". Give that an entry of its own there, then run this again",
                 };
-                notes.push(format!("{what}: {prefix} of {path} is pulled without this cache{remedy}"));
+                let here = location(request, &prefix);
+                any |= remove_mirrors(table, &here);
+                notes.push(match entry.location.as_ref().filter(|location| **location == here) {
+                    None => format!("{what}: {prefix} of {path} is pulled without this cache{remedy}"),
+                    Some(_) => format!("{what}: {prefix} of {path} has its location here, and is not pulled at all. Name the registry's own there"),
+                });
                 continue;
             }
             join(table, entry, request)?;
@@ -224,10 +229,10 @@ fn join(table: &mut Table, entry: &Entry, request: &SetupRequest) -> Result<(), 
         replace(table, "prefix", prefix);
         replace(table, "location", &here);
     }
+    remove_mirrors(table, &here);
     let item = table.entry("mirror").or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
     as_tables(item);
     if let Some(mirrors) = item.as_array_of_tables_mut() {
-        mirrors.retain(|mirror| mirror.get("location").and_then(Item::as_str) != Some(&here));
         let mut mirror = Table::new();
         mirror.decor_mut().set_prefix("\n");
         mirror.decor_mut().set_suffix(format!(" {MARK}"));
@@ -236,6 +241,20 @@ fn join(table: &mut Table, entry: &Entry, request: &SetupRequest) -> Result<(), 
         mirrors.insert(0, mirror);
     }
     Ok(())
+}
+
+/// Takes the mirrors at `location` away, whoever wrote them. Whether there were some.
+fn remove_mirrors(table: &mut Table, location: &str) -> bool {
+    let Some(item) = table.get_mut("mirror") else { return false };
+    as_tables(item);
+    let Some(mirrors) = item.as_array_of_tables_mut() else { return false };
+    let before = mirrors.len();
+    mirrors.retain(|mirror| mirror.get("location").and_then(Item::as_str) != Some(location));
+    let found = mirrors.len() < before;
+    if mirrors.is_empty() {
+        table.remove("mirror");
+    }
+    found
 }
 
 /// Sets a value, and notes the one from before behind it.

@@ -228,7 +228,7 @@ fn what_must_be_signed_gets_no_mirror_through_which_no_signature_is_found() {
         "ghcr.io/team": [{"type": "sigstoreSigned"}], "quay.io": [{"type": "signedBy"}],
         "docker.io/a/app": [{"type": "signedBy"}], "docker.io/b": [{"type": "signedBy"}],
         "registry.corp/team": [{"type": "signedBy"}], "other.corp": [{"type": "signedBy"}]}}}"#;
-    let main = "[[registry]]\nlocation = \"docker.io\"\n[[registry]]\nlocation = \"docker.io/a\"\n[[registry]]\nlocation = \"docker.io/b\"\n[[registry]]\nlocation = \"registry.corp\"\n";
+    let main = "[[registry]]\nlocation = \"docker.io\"\n[[registry]]\nlocation = \"docker.io/a\"\n[[registry]]\nlocation = \"docker.io/b\"\n[[registry.mirror]]\nlocation = \"127.0.0.1:5050/docker.io/b\"\n[[registry]]\nlocation = \"registry.corp\"\nmirror = [{location = \"127.0.0.1:5050/registry.corp\"}]\n";
     let before = [(CONFIG, main), ("/etc/containers/policy.json", policy)];
     let (_directory, machine) = machine(&before);
     let error = plan(&machine, &SetupRequest { strict: true, ..request() }).err().unwrap();
@@ -258,6 +258,12 @@ fn what_must_be_signed_gets_no_mirror_through_which_no_signature_is_found() {
     ] {
         assert!(notes.iter().any(|note| note.contains(part)), "{part}: {notes:#?}");
     }
+    let again = plan(&machine, &request()).unwrap();
+    assert!(again.changes.iter().all(|change| !change.changes_anything()), "twice is once");
     apply(&machine, &SetupRequest { undo: true, ..request() });
-    assert_eq!((machine.read(CONFIG).as_str(), machine.has(OURS)), (main, false));
+    assert_eq!((machine.read(CONFIG).as_str(), machine.has(OURS)), (main, false), "what a hand wrote too");
+    let by_hand = "[[registry]]\nprefix = \"quay.io\"\nlocation = \"127.0.0.1:5050/quay.io\"\n";
+    let (_directory, machine) = for_tests::machine(&[(CONFIG, by_hand), before[1]]);
+    let notes = apply(&machine, &request()).join("\n");
+    assert!(notes.contains("has its location here, and is not pulled at all"), "{notes}");
 }

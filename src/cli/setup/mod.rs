@@ -288,6 +288,40 @@ mod tests {
     }
 
     #[test]
+    fn undoing_a_setup_whose_file_others_changed_or_removed_gives_back_its_directories_too() {
+        const OURS: &str = "etc/containers/registries.conf.d/010-larder.conf";
+        for there in ["", "etc/containers", "etc/containers/registries.conf.d"] {
+            for is_removed in [false, true] {
+                let (root, machine) = for_tests::machine(&[]);
+                fs::create_dir_all(root.path().join(there)).unwrap();
+                let before = tree(root.path());
+                let apply = |undo: bool| {
+                    let request = SetupRequest { undo, ..for_tests::request("podman", "127.0.0.1:5050") };
+                    let plan = plan(Runtime::Podman, &machine, &request).unwrap();
+                    let changes = plan.changes.into_iter().filter(Change::changes_anything);
+                    let said = changes.map(|change| {
+                        change.apply(&machine).unwrap();
+                        change.outcome()
+                    });
+                    said.collect::<String>()
+                };
+                apply(false);
+                let file = root.path().join(OURS);
+                if is_removed {
+                    fs::remove_file(file).unwrap();
+                } else {
+                    fs::write(&file, fs::read_to_string(&file).unwrap() + "# mine\n").unwrap();
+                    apply(false);
+                    assert_eq!(apply(false), "", "twice is once");
+                }
+                let said = apply(true);
+                assert_eq!(tree(root.path()), before, "{there:?} {is_removed}");
+                assert!(said.starts_with("removed: ") && !said.contains("written"), "{said}");
+            }
+        }
+    }
+
+    #[test]
     fn undoing_needs_no_loopback_address_and_no_gate() {
         let root = tempfile::tempdir().unwrap();
         let config = root.path().join("larder.toml");

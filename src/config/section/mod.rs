@@ -19,7 +19,6 @@ mod upstream;
 use std::path::{Path, PathBuf};
 
 pub use log::{LogConfig, LogFormat, LogLevel};
-pub(super) use registry::Registry;
 
 use super::environment::Environment;
 use super::file::{List, Tree, Value};

@@ -1,7 +1,8 @@
-//! Signs of life in an answer that may pause for long: a daemon that works on and one that hangs look different.
+//! An answer in which something is written often, also while nothing happens: so a client tells a daemon that works on
+//! from one that hangs.
 //!
-//! While nothing happens, a space is sent now and then before the next line of JSON, where it means nothing. The head
-//! of the answer says so: a daemon of an earlier version sends none, and may be silent for as long as it takes.
+//! Where no event comes for a while, a space is written before the next line of JSON, where it means nothing. The head
+//! of the answer says so: a daemon of an earlier version writes none, and may be silent for as long as it takes.
 
 use std::time::Duration;
 
@@ -13,14 +14,14 @@ use tokio::time::timeout;
 
 use crate::prepull::Event;
 
-/// The field of an answer that has signs of life.
-pub(super) const FIELD: &str = "larder-signs-of-life";
-/// Between two signs of life, where nothing else is sent.
+/// The field in the head of such an answer.
+pub(super) const FIELD: &str = "larder-writes-often";
+/// After so long without an event a space is written.
 const INTERVAL: Duration = Duration::from_secs(15);
-/// A daemon that sends signs of life and was silent for this long hangs: four are missing.
+/// A daemon that writes often and was silent for this long hangs: four spaces are missing.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// Events as lines of JSON, with signs of life between them.
+/// Events as lines of JSON, with a space where the next is long in coming.
 pub(super) fn lines(events: mpsc::Receiver<Event>) -> impl Stream<Item = Bytes> + Send {
     stream::unfold(events, |mut events| async {
         let Ok(event) = timeout(INTERVAL, events.recv()).await else {
@@ -50,7 +51,7 @@ mod tests {
         let mut lines = Box::pin(lines(events));
         let mut answer = Vec::new();
         for _ in 0..8 {
-            answer.extend(timeout(SILENCE_MAX, lines.next()).await.expect("a sign of life in time").unwrap());
+            answer.extend(timeout(SILENCE_MAX, lines.next()).await.expect("a space in time").unwrap());
         }
         sender.send(Event::Summary(Summary::default())).await.unwrap();
         answer.extend(lines.next().await.unwrap());
