@@ -291,31 +291,53 @@ fn containers(machine: &Machine, here: &Here, settings: &Settings, findings: &mu
             None => not.push(registry),
         }
     }
-    if !signed.is_empty() {
-        // As setup leaves it.
-        let what = format!(
-            "these registries are pulled without this cache, since what they have must be signed: {}",
-            signed.join(", ")
-        );
-        findings.add(Level::Note, CONTAINERS, what, "");
-    }
-    if ours.is_empty() && (!bad.is_empty() || not.is_empty() && !signed.is_empty()) {
-        return;
-    }
-    if ours.is_empty() {
+    let led = Led { ours, not, signed };
+    if led.ours.is_empty() && !bad.is_empty() {
+        led.say_signed(findings);
+    } else {
         // podman is for people, who may pull as they like.
         let level = if Runtime::Crio.is_on(machine) { findings.crio_level() } else { Level::Warning };
-        findings.add(level, CONTAINERS, "registries.conf.d does not name this cache", setup);
-        return;
+        led.say(level, setup, findings);
     }
-    findings.ok(CONTAINERS, format!("these registries lead here: {}", ours.join(", ")));
-    if !not.is_empty() {
-        findings.add(
-            Level::Warning,
-            CONTAINERS,
-            format!("these registries are pulled without this cache: {}", not.join(", ")),
-            setup,
-        );
+}
+
+/// Where podman and CRI-O are led to for the registries that they pull from.
+struct Led {
+    ours: Vec<String>,
+    not: Vec<String>,
+    /// Not here, since what they have must be signed.
+    signed: Vec<String>,
+}
+
+impl Led {
+    /// Says so; `level` is that of a runtime that is led here for nothing.
+    fn say(self, level: Level, setup: String, findings: &mut Findings) {
+        self.say_signed(findings);
+        let Self { ours, not, signed } = self;
+        match (ours.is_empty(), not.is_empty()) {
+            (true, true) if !signed.is_empty() => {}
+            (true, _) => {
+                findings.add(level, CONTAINERS, "registries.conf.d does not name this cache", setup);
+            }
+            (false, is_all) => {
+                findings.ok(CONTAINERS, format!("these registries lead here: {}", ours.join(", ")));
+                if !is_all {
+                    let what = format!("these registries are pulled without this cache: {}", not.join(", "));
+                    findings.add(Level::Warning, CONTAINERS, what, setup);
+                }
+            }
+        }
+    }
+
+    /// As setup leaves it.
+    fn say_signed(&self, findings: &mut Findings) {
+        if !self.signed.is_empty() {
+            let what = format!(
+                "these registries are pulled without this cache, since what they have must be signed: {}",
+                self.signed.join(", ")
+            );
+            findings.add(Level::Note, CONTAINERS, what, "");
+        }
     }
 }
 
