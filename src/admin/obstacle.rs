@@ -134,8 +134,8 @@ impl Explanation {
             Some(_) => "node",
             None => "anonymous",
         };
-        let mut limits = self.rate_limits.iter().filter(|limit| limit.principal == kind);
-        let seconds = limits.find_map(|limit| limit.retry_after_seconds)?;
+        let limits = self.rate_limits.iter().filter(|limit| limit.principal == kind);
+        let seconds = limits.filter_map(|limit| limit.retry_after_seconds).max()?;
         let wait = humantime::format_duration(Duration::from_secs(seconds));
         Some(format!("{} limits this node's requests ({kind}): it is asked again in {wait}", self.registry))
     }

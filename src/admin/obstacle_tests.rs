@@ -92,6 +92,7 @@ fn a_rate_limit_of_the_node_is_no_obstacle_to_a_pod_with_an_account_of_its_own()
         obstacle(|explanation| {
             explanation.credentials = vec![credential(source)];
             explanation.rate_limits = vec![RateLimitReport {
+                repository: None,
                 principal: principal.to_owned(),
                 limit: Some(100),
                 remaining: Some(0),
@@ -135,6 +136,7 @@ fn the_first_thing_in_the_way_is_named_whatever_else_is_wrong() {
     let no_endpoint = |e: &mut Explanation| e.endpoints[0].authoritative = false;
     let limited = |e: &mut Explanation| {
         e.rate_limits = vec![RateLimitReport {
+            repository: None,
             principal: "anonymous".to_owned(),
             limit: None,
             remaining: None,

@@ -47,6 +47,9 @@ pub struct EndpointReport {
 pub struct RateLimitReport {
     /// The kind of credential that is limited: `caller`, `node`, `provider` or `anonymous`.
     pub principal: String,
+    /// The repository that is limited, where that is not the account.
+    #[serde(default)]
+    pub repository: Option<String>,
     /// Requests in a window.
     pub limit: Option<u64>,
     /// Requests that are left in it.
@@ -57,9 +60,11 @@ pub struct RateLimitReport {
 
 impl From<RateLimitStatus> for RateLimitReport {
     fn from(status: RateLimitStatus) -> Self {
-        let RateLimitStatus { principal, limit, remaining, retry_after, .. } = status;
+        let RateLimitStatus { principal, repository, limit, remaining, retry_after, .. } = status;
+        let (principal, repository) =
+            (principal.to_owned(), repository.map(|repository| repository.to_string()));
         let retry_after_seconds = retry_after.map(|wait| wait.as_secs());
-        Self { principal: principal.to_owned(), limit, remaining, retry_after_seconds }
+        Self { principal, repository, limit, remaining, retry_after_seconds }
     }
 }
 

@@ -228,7 +228,13 @@ mod tests {
     fn a_limit_of_which_no_number_is_known_is_no_question_to_the_reader() {
         let said = |remaining, limit| {
             let principal = "anonymous".to_owned();
-            shown_limit(&RateLimitReport { principal, remaining, limit, retry_after_seconds: Some(60) })
+            shown_limit(&RateLimitReport {
+                principal,
+                repository: None,
+                remaining,
+                limit,
+                retry_after_seconds: Some(60),
+            })
         };
         assert_eq!(said(Some(3), Some(100)), "anonymous: 3 of 100 requests left; asked again in 1m");
         for (remaining, limit) in [(None, None), (Some(3), None), (None, Some(100))] {

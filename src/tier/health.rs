@@ -70,8 +70,8 @@ struct Failing {
     last_at: Instant,
     kind: ErrorKind,
     alone_until: Instant,
-    /// Until when no other small object is tried.
-    small_until: Instant,
+    /// Until when no other small object is tried; `None` since one came whole.
+    small_until: Option<Instant>,
 }
 
 /// What is known of a tier that fails.
@@ -94,16 +94,20 @@ impl Health {
         }
     }
 
-    /// Whether a small object may be read at `now`, after a pause: one at a time, until it came. It takes the test
-    /// from no large one, of which it says little.
+    /// Whether a small object may be read at `now`: after a pause one, and the others once it came whole. It takes the
+    /// test from no large one, of which it says little.
     pub(super) fn admits_small(&self, now: Instant) -> bool {
         match self.0.lock().as_mut() {
             None => true,
-            Some(failing) if now < failing.alone_until.max(failing.small_until) => false,
-            Some(failing) => {
-                failing.small_until = now + failing.pause();
-                true
-            }
+            Some(failing) if now < failing.alone_until => false,
+            Some(failing) => match failing.small_until {
+                None => true,
+                Some(until) if now < until => false,
+                Some(_) => {
+                    failing.small_until = Some(now + failing.pause());
+                    true
+                }
+            },
         }
     }
 
@@ -148,7 +152,7 @@ impl Health {
         if state.take_if(|failing| bytes >= BODY_BYTES_MIN || is_long_ago(failing)).is_none()
             && let Some(failing) = state.as_mut()
         {
-            failing.small_until = now;
+            failing.small_until = None;
         }
     }
 
@@ -156,7 +160,7 @@ impl Health {
     pub(super) fn failed(&self, kind: ErrorKind, now: Instant) {
         let mut state = self.0.lock();
         let first =
-            Failing { failures: 0, since: now, last_at: now, kind, alone_until: now, small_until: now };
+            Failing { failures: 0, since: now, last_at: now, kind, alone_until: now, small_until: None };
         let failing = state.get_or_insert(first);
         failing.failures = failing.failures.saturating_add(1);
         failing.kind = kind;
@@ -165,6 +169,7 @@ impl Health {
         // The nodes of a fleet do not all come back at once.
         let jitter = pause.mul_f64(0.25 * fastrand::f64());
         failing.alone_until = now + pause + jitter;
+        failing.small_until = Some(now);
     }
 
     /// Why it is left alone; `None` while it answers.
@@ -206,6 +211,23 @@ mod tests {
         assert_eq!(health.trouble(later).unwrap().lasts, Duration::from_secs(2));
         health.succeeded();
         assert!(health.admits(later) && health.admits(later) && health.trouble(later).is_none());
+    }
+
+    #[test]
+    fn small_objects_take_no_test_of_large_ones_and_are_tried_one_at_a_time_until_one_came() {
+        let (health, start) = (Health::default(), Instant::now());
+        assert!(health.admits_small(start) && health.admits_small(start));
+        health.failed(ErrorKind::TimedOut, start);
+        assert!(!health.admits_small(start));
+        let later = start + Duration::from_secs(2);
+        assert!(health.admits_small(later) && !health.admits_small(later), "one at a time");
+        assert!(health.admits(later), "the test of large ones was taken");
+        health.succeeded_with(2_000, later);
+        let after = later + Duration::from_secs(2);
+        assert!(health.admits_small(after) && health.admits_small(after), "they come");
+        health.failed(ErrorKind::TimedOut, after);
+        let last = after + Duration::from_secs(5);
+        assert!(health.admits_small(last) && !health.admits_small(last));
     }
 
     #[test]

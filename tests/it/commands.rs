@@ -69,6 +69,7 @@ fn pod_sources() -> PodsStatus {
 fn explanation() -> Explanation {
     let text = String::new;
     let rate_limit = RateLimitReport {
+        repository: None,
         principal: text(),
         limit: Some(1),
         remaining: Some(1),
@@ -144,7 +145,13 @@ fn registry() -> RegistryReport {
         registry: text(),
         outage_since: Some(Timestamp(1)),
         endpoints: vec![endpoint],
-        rate_limits: vec![RateLimitReport { principal: text(), limit, remaining, retry_after_seconds }],
+        rate_limits: vec![RateLimitReport {
+            principal: text(),
+            repository: Some(text()),
+            limit,
+            remaining,
+            retry_after_seconds,
+        }],
         messages: vec![text()],
     }
 }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::pull::config::Config;
 use crate::reference::Registry;
-use crate::store::Records;
+use crate::store::{HANGS_AFTER, Records};
 use crate::support::bounded_map::BoundedMap;
 use crate::support::clock::{Moment, Timestamp};
 use crate::support::live::Live;
@@ -30,8 +30,8 @@ enum State {
     Out(Outage),
 }
 
-/// Whether the store knows that a registry is in no outage: one whose end the disk did not take is found by the next
-/// start.
+/// Whether the store knows what is known of a registry: an end that the disk did not take is found by the next start as
+/// an outage, and a start that it did not take begins with the next start anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Written {
     /// The disk did not take it.
@@ -47,6 +47,7 @@ struct Outage {
     last: Moment,
     /// Whether the registry ever answered, as far as this process and the store know.
     has_answered: bool,
+    written: Written,
 }
 
 /// The registries that were asked since the start of the daemon. Cheap to clone.
@@ -55,14 +56,17 @@ pub(crate) struct Outages {
     records: Records,
     config: Live<Config>,
     states: Arc<Mutex<BoundedMap<Registry, State>>>,
-    /// Held while a state is written: what is written last is what holds.
-    writing: Arc<tokio::sync::Mutex<()>>,
+    /// By registry, held while its state is written: what is written last is what holds.
+    turns: Arc<Mutex<BoundedMap<Registry, Turn>>>,
 }
+
+type Turn = Arc<tokio::sync::Mutex<()>>;
 
 impl Outages {
     pub(crate) fn new(records: Records, config: Live<Config>) -> Self {
         let states = Arc::new(Mutex::new(BoundedMap::new(REGISTRIES_MAX)));
-        Self { records, config, states, writing: Arc::default() }
+        let turns = Arc::new(Mutex::new(BoundedMap::new(REGISTRIES_MAX)));
+        Self { records, config, states, turns }
     }
 
     /// Records that `registry` cannot be asked; returns how long that has lasted, restarts included.
@@ -71,28 +75,33 @@ impl Outages {
         let last = Moment::recorded(now);
         let known = {
             let mut states = self.states.lock();
-            if let Some(State::Out(outage)) = states.get(registry) {
-                outage.last = last;
-                return outage.since.age_at(now);
+            match states.get(registry) {
+                Some(State::Out(outage)) if outage.written != Written::No => {
+                    outage.last = last;
+                    return outage.since.age_at(now);
+                }
+                known => known.copied(),
             }
-            states.get(registry).is_some()
         };
-        let (since, has_answered) = if known {
-            (now, true)
-        } else {
-            // It was not asked since the start of the daemon: the outage may be older than that.
-            let begun = self.records.outage(registry).await.filter(|since| *since <= now);
-            (begun.unwrap_or(now), self.records.has_delivered(registry).await)
+        let begun = match known {
+            Some(State::Out(Outage { since, has_answered, .. })) => (since, has_answered),
+            Some(State::Answers { .. }) => (now, true),
+            None => {
+                // It was not asked since the start of the daemon: the outage may be older than that.
+                let begun = self.records.outage(registry).await.filter(|since| *since <= now);
+                (begun.unwrap_or(now), self.records.has_delivered(registry).await)
+            }
         };
         let since = {
             let mut states = self.states.lock();
-            let (since, has_answered) = match states.get(registry) {
+            let (since, has_answered) = match (known, states.get(registry)) {
                 // While the disk was asked, another question began the outage, or was answered.
-                Some(State::Out(outage)) => (outage.since, outage.has_answered),
-                Some(State::Answers { .. }) => (now, true),
-                None => (since, has_answered),
+                (None, Some(State::Out(outage))) => (outage.since, outage.has_answered),
+                (None, Some(State::Answers { .. })) => (now, true),
+                _ => begun,
             };
-            states.insert(registry.clone(), State::Out(Outage { since, last, has_answered }));
+            let written = Written::UnderWay;
+            states.insert(registry.clone(), State::Out(Outage { since, last, has_answered, written }));
             since
         };
         self.write(registry).await;
@@ -115,14 +124,16 @@ impl Outages {
     }
 
     /// Writes the state of a registry. A task does, so that no client that leaves ends a write half-way and another
-    /// overtakes it.
+    /// overtakes it. What takes longer than a disk that works goes on without the caller.
     async fn write(&self, registry: &Registry) {
         let (this, registry) = (self.clone(), registry.clone());
-        let _ = tokio::spawn(async move { this.write_in_turn(&registry).await }).await;
+        let writing = tokio::spawn(async move { this.write_in_turn(&registry).await });
+        let _ = tokio::time::timeout(HANGS_AFTER, writing).await;
     }
 
     async fn write_in_turn(&self, registry: &Registry) {
-        let _turn = self.writing.lock().await;
+        let turn = Arc::clone(self.turns.lock().get_or_insert_with(registry.clone(), Arc::default));
+        let _turn = turn.lock().await;
         let since = match self.states.lock().peek(registry) {
             Some(State::Out(outage)) => Some(outage.since),
             Some(State::Answers { .. }) => None,
@@ -132,10 +143,12 @@ impl Outages {
         if let Err(error) = &result {
             tracing::debug!(%registry, %error, "the start or the end of an outage could not be written to the store");
         }
-        if since.is_none()
-            && let Some(State::Answers { written }) = self.states.lock().get(registry)
-        {
-            *written = if result.is_ok() { Written::Yes } else { Written::No };
+        let is_written = if result.is_ok() { Written::Yes } else { Written::No };
+        match (since, self.states.lock().get(registry)) {
+            (None, Some(State::Answers { written })) => *written = is_written,
+            (Some(since), Some(State::Out(outage))) if outage.since == since => outage.written = is_written,
+            // It has changed meanwhile, and is written next.
+            _ => {}
         }
     }
 
@@ -217,6 +230,26 @@ mod tests {
         first.end(&registry).await;
         clock.advance(Duration::from_secs(3_600));
         assert_eq!(outages(&store).record(&registry).await, Duration::ZERO, "the outage of then goes on");
+    }
+
+    #[tokio::test]
+    async fn a_start_that_the_disk_did_not_take_is_written_with_the_next_failure() {
+        let (store, clock, directory) = for_tests::store();
+        let registry: Registry = "reg.test".parse().unwrap();
+        for_tests::remember_blob(&store, "reg.test/app", b"x").await;
+        let first = outages(&store);
+        let file = directory.path().join("store/refs/reg.test/_outage");
+        std::fs::create_dir(&file).unwrap();
+        first.record(&registry).await;
+        std::fs::remove_dir(&file).unwrap();
+        clock.advance(Duration::from_secs(60));
+        assert_eq!(first.record(&registry).await, Duration::from_secs(60));
+        clock.advance(Duration::from_secs(60));
+        assert_eq!(
+            outages(&store).record(&registry).await,
+            Duration::from_secs(120),
+            "forgotten by a restart"
+        );
     }
 
     #[tokio::test]

@@ -8,8 +8,9 @@
 //! between: the idle ones to its host are closed, and the request is sent once more over a new one. A request that
 //! carries a login or is for a token is not sent twice for that, since a server that is slow would count each login,
 //! and so goes over no connection that was idle for seconds. A request of which nothing was sent, since its connection
-//! was closed meanwhile, goes over another one, whatever it carries; and one that only reads is sent once more over a
-//! new one where a connection that had been used before was closed without a byte of an answer.
+//! was closed meanwhile, goes over another one, whatever it carries. A login or a request for a token is sent once
+//! more over a new one where a connection that had been used before was closed before an answer: whoever repeats the
+//! question comes to that connection again.
 //!
 //! Deliberately not here: redirects and challenges (`authenticated`), and other retries (`attempts`).
 

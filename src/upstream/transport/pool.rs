@@ -130,26 +130,33 @@ impl<T: Keepable> Host<T> {
 
     /// Closes what was idle for long enough or is closed at the other side; whether nothing is left to look after.
     fn sweep(&self) -> bool {
-        let (mut idle, period) = {
+        let (mut at, period) = (0, self.kept.lock().period);
+        // One at a time, the oldest first: to look at one may close its socket, so that it is done without the lock, and
+        // requests, which begin with the youngest, find the others.
+        while let Some((since, mut connection)) = self.nth_of(at, period) {
+            if since.elapsed() >= IDLE_TIME || !connection.is_open() {
+                continue;
+            }
             let mut kept = self.kept.lock();
-            (std::mem::take(&mut kept.idle), kept.period)
-        };
-        // Without the lock: to look at one may close its socket.
-        idle.retain_mut(|(since, connection)| since.elapsed() < IDLE_TIME && connection.is_open());
-        let mut kept = self.kept.lock();
-        let mut closed = Vec::new();
-        if kept.period == period {
-            let since = std::mem::replace(&mut kept.idle, idle);
-            kept.idle.extend(since);
-            let too_many = kept.idle.len().saturating_sub(self.idle_max);
-            closed.extend(kept.idle.drain(..too_many));
-        } else {
-            closed = idle;
+            if kept.period != period {
+                break;
+            }
+            let place = at.min(kept.idle.len());
+            kept.idle.insert(place, (since, connection));
+            at += 1;
+            let surplus = (kept.idle.len() > self.idle_max).then(|| kept.idle.remove(0));
+            without_lock(kept, surplus);
+            self.freed.notify_one();
         }
+        let mut kept = self.kept.lock();
         kept.is_swept = !kept.idle.is_empty();
-        let is_over = !kept.is_swept;
-        without_lock(kept, closed);
-        is_over
+        !kept.is_swept
+    }
+
+    /// Takes the connection at a place out, as long as they were not closed together since `period`.
+    fn nth_of(&self, at: usize, period: u64) -> Option<(Instant, T)> {
+        let mut kept = self.kept.lock();
+        (kept.period == period && at < kept.idle.len()).then(|| kept.idle.remove(at))
     }
 }
 
@@ -257,6 +264,29 @@ mod tests {
         host.belonging().keep(again.clone());
         tokio::time::sleep(IDLE_TIME + SWEEP_EVERY).await;
         assert!(!again.is_kept(), "nothing looks after what is kept after a time without any");
+    }
+
+    /// A connection that is looked at by who asks whether its host's lock is free.
+    struct Watching(Weak<Host<Watching>>);
+
+    impl Keepable for Watching {
+        fn is_open(&mut self) -> bool {
+            let host = self.0.upgrade().unwrap();
+            assert!(host.kept.try_lock().is_some(), "looked at, and perhaps closed, under the lock");
+            true
+        }
+    }
+
+    #[tokio::test]
+    async fn idle_connections_are_looked_at_without_the_lock_and_keep_their_order() {
+        let host = Hosts::<Watching>::new(HostTrust::Untrusted).host("http://reg.test");
+        for _ in 0..3 {
+            host.belonging().keep(Watching(Arc::downgrade(&host)));
+        }
+        let since = || host.kept.lock().idle.iter().map(|(since, _)| *since).collect::<Vec<_>>();
+        let before = since();
+        assert!(!host.sweep());
+        assert_eq!(since(), before);
     }
 
     #[tokio::test]
