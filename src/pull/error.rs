@@ -233,7 +233,9 @@ impl Error {
             Self::Upstream(error) => match error {
                 upstream::Error::Declined { .. } => Fault::Declined,
                 upstream::Error::Refused { status, .. } => Fault::Refused(*status),
-                upstream::Error::Withheld { .. } => Fault::Refused(403),
+                upstream::Error::ReferenceRefused { .. } | upstream::Error::Withheld { .. } => {
+                    Fault::Refused(403)
+                }
                 upstream::Error::Unauthenticated { .. } => Fault::Refused(401),
                 upstream::Error::NotFound { .. } => Fault::NotFound,
                 upstream::Error::Invalid { .. }

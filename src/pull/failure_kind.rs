@@ -62,7 +62,7 @@ impl FailureKind {
             },
             Error::ServerError { .. } => Self::ServerError,
             Error::RateLimited { .. } => Self::RateLimited,
-            Error::Refused { .. } | Error::Withheld { .. } => Self::Refused,
+            Error::Refused { .. } | Error::ReferenceRefused { .. } | Error::Withheld { .. } => Self::Refused,
             Error::Unauthenticated { .. } => Self::AuthenticationFailed,
             Error::NotFound { .. } => Self::NotFound,
             Error::ExpectsTls { .. } => Self::Scheme,

@@ -98,6 +98,15 @@ pub enum Error {
         /// Whether no credential was shown, so that this says nothing of one.
         public: bool,
     },
+    /// 403 to a reference that is not known here, by a registry that lets the same principal read another one of the
+    /// repository: some answer so for a tag that is not there. No right ends.
+    #[error("{host} refused access to it (403), and lets the same caller read the repository")]
+    ReferenceRefused {
+        /// The sender of the response.
+        host: String,
+        /// Whether no credential was shown.
+        public: bool,
+    },
     /// It has this, and does not hand it out: by a policy of its own (Harbor answers 412), since it is locked or
     /// disabled, for legal reasons (451), or for want of a payment (402). That is no word about the rest of the
     /// repository.

@@ -26,7 +26,7 @@ impl Error {
             },
             Self::ServerError { .. } => "upstream_5xx",
             Self::RateLimited { .. } => "upstream_rate_limited",
-            Self::Refused { .. } => "upstream_refused",
+            Self::Refused { .. } | Self::ReferenceRefused { .. } => "upstream_refused",
             Self::Withheld { .. } => "upstream_withheld",
             Self::Unauthenticated { .. } => "upstream_unauthenticated",
             Self::NotFound { .. } => "upstream_not_found",
@@ -94,7 +94,13 @@ impl Error {
 
     /// Whether the registry itself denies it, so that the same question gets the same answer for a while.
     pub fn is_answer(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::Withheld { .. } | Self::NotFound { .. })
+        matches!(
+            self,
+            Self::Refused { .. }
+                | Self::ReferenceRefused { .. }
+                | Self::Withheld { .. }
+                | Self::NotFound { .. }
+        )
     }
 
     /// Whether the registry has what was asked for, and does not hand it out. No right to anything else ends.
@@ -118,10 +124,7 @@ impl Error {
     /// The same denial, where the registry lets the principal read something else of the repository.
     pub fn of_one_reference(self) -> Self {
         match self {
-            Self::Refused { host, status, public, .. } => {
-                let why = format!("{status}, and lets the same caller read the repository");
-                Self::Withheld { host, why, public }
-            }
+            Self::Refused { host, public, .. } => Self::ReferenceRefused { host, public },
             Self::NotFound { host, public, .. } => Self::NotFound { host, unknown: Unknown::Unsaid, public },
             other => other,
         }
@@ -137,9 +140,10 @@ impl Error {
     /// about that of a credential that was not shown.
     pub fn is_public(&self) -> bool {
         match self {
-            Self::Refused { public, .. } | Self::Withheld { public, .. } | Self::NotFound { public, .. } => {
-                *public
-            }
+            Self::Refused { public, .. }
+            | Self::ReferenceRefused { public, .. }
+            | Self::Withheld { public, .. }
+            | Self::NotFound { public, .. } => *public,
             _ => false,
         }
     }

@@ -152,16 +152,15 @@ impl ResponseContext<'_> {
             451 => None,
             402 if self.from_endpoint => None,
             // 412 of Harbor for what its policies forbid; 405 of Azure for what is locked against reading, and of Quay
-            // for a namespace that is disabled. What has no registry's error document may be the word of a gateway,
-            // but not what cannot be read.
+            // for a namespace that is disabled. What has no registry's error document, or none that can be read, may be
+            // the word of a gateway.
             405 | 412 | 423 if self.from_endpoint && self.by_get && is_content => {
                 let (head, body) = response.into_parts();
-                let codes = codes_of(body).await;
-                if codes.as_ref().is_some_and(Vec::is_empty) {
+                let Some(code) = codes_of(body).await.and_then(|codes| codes.into_iter().next()) else {
                     let nothing = Empty::new().map_err(|never| match never {}).boxed();
                     return Ok(Response::from_parts(head, nothing));
-                }
-                codes.unwrap_or_default().into_iter().next()
+                };
+                Some(code)
             }
             _ => return Ok(response),
         };

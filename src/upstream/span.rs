@@ -39,6 +39,7 @@ fn is_answer(error: &Error) -> bool {
     matches!(
         error,
         Error::Refused { .. }
+            | Error::ReferenceRefused { .. }
             | Error::Withheld { .. }
             | Error::NotFound { .. }
             | Error::MethodNotAllowed { .. }

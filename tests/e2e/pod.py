@@ -122,7 +122,9 @@ class Pod(unittest.TestCase):
         self.write("containerd/config.toml", 'version = 2\n[plugins."io.containerd.grpc.v1.cri".registry]\n'
                                              '  config_path = "/etc/containerd/certs.d"\n')
         self.assertRegex(self.init_container(), "^set up: ")
-        self.assertEqual(self.files(), ["certs.d/_default/hosts.toml", "config.toml"])
+        # The first says which directories are to go again with the second.
+        ours = [f"certs.d/_default/{name}" for name in (".hosts.toml.before-larder", "hosts.toml")]
+        self.assertEqual(self.files(), [*ours, "config.toml"])
         containerd = Containerd(self.world, larder, certs=f"{self.directories['containerd']}/certs.d")
         self.assertEqual(containerd.cri_pull(NAME), pushed["config amd64"], "no DNS has this name: only Larder can pull it")
         self.assertRegex(self.init_container(), "^set up: ", "the next pod of a rolling update")

@@ -156,3 +156,29 @@ async fn a_registry_that_cannot_answer_keeps_nobody_from_what_is_cached() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_withheld_from_everyone_is_not_served_because_a_callers_own_login_cannot_be_asked() {
+    for trouble in [503, 429] {
+        let scene = scene("").await;
+        let nobody = ("", "");
+        image::push(&scene.registry, "open/app", "other", 1_000);
+        let index = format!("manifests/{}", image::push(&scene.registry, "open/app", "v1", 50_000).index);
+        for what in ["manifests/v1", index.as_str()] {
+            assert_eq!(scene.get("open/app", what, nobody).await.status, StatusCode::OK, "{what}");
+        }
+        scene.larder.clock.advance(GRANT_TTL + Duration::from_secs(1));
+        assert_eq!(scene.get("open/app", "manifests/other", nobody).await.status, StatusCode::OK);
+        let asked = index.clone();
+        scene.registry.wrong(move |seen| {
+            let has_login = |shown: &http::HeaderValue| shown.to_str().unwrap().contains(A.0);
+            let is_by_a = seen.headers.get("authorization").is_some_and(has_login);
+            let answer = if is_by_a { Fault::Status(trouble, vec![]) } else { harbor() };
+            seen.path.ends_with(&asked).then_some(answer)
+        });
+        for _ in 0..2 {
+            let status = scene.get("open/app", &index, A).await.status;
+            assert_ne!(status, StatusCode::OK, "{trouble}: it is served against the registry's word");
+        }
+    }
+}

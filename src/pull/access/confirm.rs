@@ -109,7 +109,15 @@ impl Access {
         let answered = match first {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) if !error.is_denied() => Err(error),
-            _ => self.ask(context, &subject, Purpose::Prove, request).await.map(|_| ()),
+            first => {
+                let withheld = first.and_then(Result::err).filter(Error::is_withheld);
+                let second = self.ask(context, &subject, Purpose::Prove, request).await;
+                // What is withheld is not served because another principal cannot be asked.
+                second.map(|_| ()).map_err(|error| match withheld {
+                    Some(withheld) if !error.is_denied() => withheld,
+                    _ => error,
+                })
+            }
         };
         match answered {
             Ok(()) => {

@@ -62,7 +62,10 @@ impl DeniedReference<'_> {
         }
         let (presented, revocations) = (auth.presented.clone(), answers.revocations());
         let Ok(answer) = tokio::time::timeout(WAIT, self.confirm(digest, auth)).await else { return false };
-        answers.record(question, &presented, Some(revocations), &answer).await;
+        // A denial is left to the one of the first question, which ends the right.
+        if answer.is_ok() {
+            answers.record(question, &presented, Some(revocations), &answer).await;
+        }
         // What is open without a credential says nothing of the right of one.
         match answer {
             Ok(Allowed { proof: Proof::Public, .. }) => is_public,

@@ -238,10 +238,13 @@ mod tests {
         let registry: Registry = "reg.test".parse().unwrap();
         for_tests::remember_blob(&store, "reg.test/app", b"x").await;
         let first = outages(&store);
-        let file = directory.path().join("store/refs/reg.test/_outage");
-        std::fs::create_dir(&file).unwrap();
+        // Where everything is written first.
+        let ingest = directory.path().join("store/ingest");
+        std::fs::remove_dir_all(&ingest).unwrap();
+        std::fs::write(&ingest, "in the way").unwrap();
         first.record(&registry).await;
-        std::fs::remove_dir(&file).unwrap();
+        std::fs::remove_file(&ingest).unwrap();
+        std::fs::create_dir(&ingest).unwrap();
         clock.advance(Duration::from_secs(60));
         assert_eq!(first.record(&registry).await, Duration::from_secs(60));
         clock.advance(Duration::from_secs(60));

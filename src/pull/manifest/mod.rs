@@ -168,8 +168,13 @@ impl Manifests {
             self.resolved.record(repository, digest, self.clock.now());
             return Ok(answer.with_source(AnswerSource::Revalidated));
         };
-        if error.is_denied() && !self.stored.is_still_member(repository, digest).await {
+        let is_gone = self.access.membership().has_ended(repository, digest);
+        if (is_gone || error.is_denied()) && !self.stored.is_still_member(repository, digest).await {
             self.resolved.forget(repository, digest);
+        }
+        // By this very question or another one, whatever became of the rest of it.
+        if is_gone {
+            return Err(error);
         }
         match (known.held_since(context, &error).await, fresh) {
             (Some(since), _) => Ok(answer.stale(since, error)),

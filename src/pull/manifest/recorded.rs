@@ -120,8 +120,11 @@ impl RecordedTags {
         let repository = context.repository();
         let refused = matches!(
             &error,
-            Error::Upstream(upstream::Error::Refused { .. } | upstream::Error::Unauthenticated { .. })
-                | Error::AuthenticationRequired { .. }
+            Error::Upstream(
+                upstream::Error::Refused { .. }
+                    | upstream::Error::ReferenceRefused { .. }
+                    | upstream::Error::Unauthenticated { .. }
+            ) | Error::AuthenticationRequired { .. }
         );
         if !refused || !access.known().is_open_to_all(repository) {
             return Err(error);

@@ -131,8 +131,8 @@ impl<T: Keepable> Host<T> {
     /// Closes what was idle for long enough or is closed at the other side; whether nothing is left to look after.
     fn sweep(&self) -> bool {
         let (mut at, period) = (0, self.kept.lock().period);
-        // One at a time, the oldest first: to look at one may close its socket, so that it is done without the lock, and
-        // requests, which begin with the youngest, find the others.
+        // One at a time, the oldest first: to look at one may close its socket, so that it is done without the lock,
+        // and requests, which begin with the youngest, find the others.
         while let Some((since, mut connection)) = self.nth_of(at, period) {
             if since.elapsed() >= IDLE_TIME || !connection.is_open() {
                 continue;

@@ -59,6 +59,7 @@ pub(crate) fn concerns_leader_only(error: &Error, is_own_answer: bool) -> bool {
         | Error::Upstream(
             upstream::Error::NotFound { .. }
             | upstream::Error::Refused { .. }
+            | upstream::Error::ReferenceRefused { .. }
             | upstream::Error::Withheld { .. }
             | upstream::Error::Unauthenticated { .. },
         ) => true,
