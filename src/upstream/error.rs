@@ -68,7 +68,8 @@ pub enum Error {
         /// The cause.
         why: String,
     },
-    /// 5xx or 408; also 401 and 403 of a redirect target, whose signed URL may have expired.
+    /// 5xx, or another status that says that it cannot answer now (`response::is_outage_status`, and a gateway's 405);
+    /// also 400 to 410 of a redirect target, whose signed URL may have expired.
     #[error("{host} answered {status}")]
     ServerError {
         /// For how long it asks to be left alone (`Retry-After`).
@@ -185,7 +186,8 @@ fn next_request(retry_after: &Option<Duration>) -> String {
 /// What a 404 says is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unknown {
-    /// The repository, by a registry's error document: every right of the principal to it ends.
+    /// The repository, by a registry's error document: the right of the principal to it ends, unless it was asked for
+    /// a reference that is unknown here ([`Error::of_one_reference`]).
     Repository,
     /// The manifest or blob, by a registry's error document.
     Content,
