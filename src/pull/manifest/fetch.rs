@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::kept::KeptManifests;
+use crate::pull::access::membership::AnswerNumber;
 use crate::pull::access::{Access, CONFIRM_WAIT, Purpose, Subject};
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
 use crate::pull::context::PullContext;
@@ -159,20 +160,8 @@ impl ManifestFetcher {
         reference: &Reference,
         auth: &AuthContext,
     ) -> Result<Allowed<FetchedManifest>, Error> {
-        let before = self.access.membership().last_answer();
-        let fetched = self.fetch_now(repository, reference, auth).await?;
-        if fetched.value.is_authoritative {
-            self.access.membership().begin_again(repository, fetched.value.digest, before);
-        }
-        Ok(fetched)
-    }
-
-    async fn fetch_now(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-        auth: &AuthContext,
-    ) -> Result<Allowed<FetchedManifest>, Error> {
+        let membership = self.access.membership();
+        let before = membership.last_answer();
         // Another request may have fetched it between this one's look and its turn. A proof is the registry's own
         // answer.
         if let (Reference::Digest(digest), Need::Delivery) = (reference, auth.need)
@@ -182,7 +171,7 @@ impl ManifestFetcher {
             return Ok(Allowed { value, proof: Proof::Nothing });
         }
         if let Reference::Digest(digest) = reference
-            && let Some(found) = self.fetch_from_tier(repository, *digest, auth).await
+            && let Some(found) = self.fetch_from_tier(repository, *digest, auth, before).await
         {
             return Ok(found);
         }
@@ -201,10 +190,12 @@ impl ManifestFetcher {
                 });
             }
         };
-        let is_proved =
-            manifest.is_authoritative || self.access.membership().is_manifest(repository, digest).await;
+        let is_authoritative = manifest.is_authoritative;
+        let is_proved = is_authoritative || membership.is_manifest(repository, digest).await;
         let fetched = self.read(repository, digest, manifest, proved_by).await?;
-        if is_proved {
+        if is_authoritative && !membership.begin_again(repository, digest, before) {
+            // The registry said meanwhile that it is gone, or withholds it: the answer goes out, and nothing stays.
+        } else if is_proved {
             self.keep(repository, &fetched).await;
         } else {
             self.keep_once_confirmed(repository, &fetched, auth);
@@ -220,8 +211,9 @@ impl ManifestFetcher {
         repository: &Repository,
         digest: Digest,
         auth: &AuthContext,
+        before: AnswerNumber,
     ) -> Option<Allowed<FetchedManifest>> {
-        let mut proof = Proof::Nothing;
+        let (mut proof, mut is_confirmed) = (Proof::Nothing, auth.need.is_proof());
         if auth.need.is_proof() {
             // Without a tier that answers, the request for the manifest is the proof.
             if !self.tier.is_readable(repository.registry(), digest) {
@@ -237,8 +229,12 @@ impl ManifestFetcher {
             && (membership.has_ended(repository, digest) || !membership.is_manifest(repository, digest).await)
         {
             self.confirm_for_tier(repository, digest, auth).await?;
+            is_confirmed = true;
         }
         let read = self.read_from_tier(repository, digest, bytes).await?;
+        if is_confirmed && !membership.begin_again(repository, digest, before) {
+            return None;
+        }
         self.tier.record_use(repository.registry(), digest, modified);
         // The registry itself confirmed it, wherever the bytes come from.
         let fetched = FetchedManifest { is_authoritative: true, ..read };

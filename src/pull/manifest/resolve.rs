@@ -308,10 +308,11 @@ impl Tags {
         let Allowed { value, proof } = upstream.resolve(repository, tag, auth).await?;
         let ResolvedTag { digest, manifest } = value;
         let fetched = match manifest {
-            Some(manifest) if stored.find(repository, digest).await.is_none() => {
-                let accepted = fetcher.accept(repository, digest, manifest, BytesProvedBy::Registry).await?;
-                access.membership().begin_again(repository, digest, before);
-                Some(accepted)
+            Some(manifest)
+                if stored.find(repository, digest).await.is_none()
+                    && access.membership().begin_again(repository, digest, before) =>
+            {
+                Some(fetcher.accept(repository, digest, manifest, BytesProvedBy::Registry).await?)
             }
             _ => None,
         };

@@ -69,6 +69,31 @@ async fn a_manifest_that_a_mirror_sent_is_kept_once_the_registry_says_that_the_r
 }
 
 #[tokio::test]
+async fn a_manifest_that_is_said_to_be_gone_while_it_comes_is_answered_and_not_kept() {
+    let (parts, app) = (Parts::new(), "reg.test/app".parse::<Repository>().unwrap());
+    let digest = parts.registry.push(&app, None, MANIFEST);
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let permits = Arc::clone(&gate);
+    parts.registry.before_answers(move |question| match question.asks {
+        Asks::Manifest => Before::Permit(Arc::clone(&permits)),
+        _ => Before::Nothing,
+    });
+    let (context, reference) = (for_tests::pull(&app), Reference::Digest(digest));
+    let pull = parts.manifests.find(&context, &reference, ManifestUse::Pull);
+    let ends = async {
+        parts.registry.is_asked("manifest").await;
+        let membership = parts.access.membership();
+        membership.end(&app, digest, membership.last_answer()).await;
+        gate.add_permits(1);
+    };
+    let (pulled, ()) = tokio::join!(pull, ends);
+    assert_eq!(pulled.unwrap().bytes, MANIFEST);
+    parts.store.flush().await;
+    assert!(parts.manifests.stored.find(&app, digest).await.is_none(), "it is in memory");
+    assert_eq!(parts.store.records().member(&app, digest).await, None);
+}
+
+#[tokio::test]
 async fn in_an_outage_a_tag_is_served_as_it_was_to_those_who_could_read_it() {
     let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
     parts.registry.push(&app, Some("v1"), MANIFEST);
