@@ -240,7 +240,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["endpoint/tracked", "error_document"],
             &["download", "response"],
             &["page", "transport/dial", "transport/watched_body"],
-            &["transport/connector"],
+            &["transport/connect_error", "transport/connector"],
             &["transport/connection"],
             &["endpoint", "transport/connect"],
             &["transport/configured"],

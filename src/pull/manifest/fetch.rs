@@ -193,12 +193,13 @@ impl ManifestFetcher {
         let is_authoritative = manifest.is_authoritative;
         let is_proved = is_authoritative || membership.is_manifest(repository, digest).await;
         let fetched = self.read(repository, digest, manifest, proved_by).await?;
-        if is_authoritative && !membership.begin_again(repository, digest, before) {
-            // The registry said meanwhile that it is gone, or withholds it: the answer goes out, and nothing stays.
-        } else if is_proved {
-            self.keep(repository, &fetched).await;
-        } else {
-            self.keep_once_confirmed(repository, &fetched, auth);
+        // Where the registry said meanwhile that it is gone, or withholds it, the answer goes out and nothing stays.
+        if !is_authoritative || membership.begin_again(repository, digest, before) {
+            if is_proved {
+                self.keep(repository, &fetched).await;
+            } else {
+                self.keep_once_confirmed(repository, &fetched, auth);
+            }
         }
         Ok(Allowed { value: fetched, proof })
     }

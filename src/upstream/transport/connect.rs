@@ -15,8 +15,6 @@
 //! Deliberately not here: redirects and challenges (`authenticated`), and other retries (`attempts`).
 
 use std::collections::HashMap;
-use std::error::Error as StdError;
-use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,17 +29,17 @@ use tokio::time::{Instant, timeout_at};
 use url::{Position, Url};
 
 use crate::reference::Registry;
-use crate::support::authorities;
 use crate::support::proxies::Proxies;
 use crate::support::rounded::rounded;
 use crate::upstream::body::ResponseBody;
 use crate::upstream::config::{Config, Timeouts};
-use crate::upstream::error::{BoxError, ConnectStage, Error, NodeLimit, cause, root_cause};
+use crate::upstream::error::{BoxError, ConnectStage, Error};
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
+use crate::upstream::transport::connect_error::{error_of, is_closed};
 use crate::upstream::transport::connection::Connection;
 use crate::upstream::transport::connector::{Connector, HttpRequest};
-use crate::upstream::transport::dial::{AddressRefused, Dialer, NameFailed, NameNotAsked};
+use crate::upstream::transport::dial::Dialer;
 use crate::upstream::transport::names::Names;
 use crate::upstream::transport::pool::{Belonging, Host, Hosts, IDLE_TIME, Keepable};
 use crate::upstream::transport::send::{OutgoingRequest, SendRequest};
@@ -230,7 +228,7 @@ impl Transport {
         let unanswered = Unanswered { of: &of, begun, was_used: idle.is_some() };
         let answered = timeout_at(until, connection.ask(request)).await;
         // The caller is still there, and what follows says more than how long it waited.
-        std::mem::forget(unanswered);
+        unanswered.disarm();
         let failed = match answered {
             Ok(Ok(response)) => return Sent::Response(response.map(|body| self.body(connection, of, body))),
             Ok(Err(mut error)) => {
@@ -285,28 +283,19 @@ struct Unanswered<'a> {
     was_used: bool,
 }
 
+impl Unanswered<'_> {
+    /// Its caller has waited to the end.
+    fn disarm(mut self) {
+        self.was_used = false;
+    }
+}
+
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         if self.was_used && self.begun.elapsed() >= FORGOTTEN_IDLE_MIN {
             self.of.close_idle();
         }
     }
-}
-
-/// Whether the other side closed the connection before the head of an answer had come.
-fn is_closed(error: &hyper::Error) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
-    error.is_incomplete_message()
-        || cause.is_some_and(|cause| {
-            matches!(
-                cause.kind(),
-                io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::ConnectionAborted
-                    | io::ErrorKind::BrokenPipe
-                    // Of TLS without its own word for the end.
-                    | io::ErrorKind::UnexpectedEof
-            )
-        })
 }
 
 /// Whether what is between may have forgotten a connection that was idle for so long.
@@ -349,53 +338,6 @@ fn literal_address(url: &Url) -> Option<IpAddr> {
         Some(url::Host::Ipv6(v6)) => Some(v6.into()),
         _ => None,
     }
-}
-
-/// What it means that no response came.
-fn error_of(host: &str, error: &(dyn StdError + 'static), connecting: bool) -> Error {
-    let (host, why) = (host.to_owned(), root_cause(error));
-    let mut causes = std::iter::successors(Some(error), |&error| error.source());
-    if causes.any(|cause| cause.is::<NameNotAsked>()) {
-        return Error::Overloaded { limit: NodeLimit::Names, host, why };
-    }
-    let mut causes = std::iter::successors(Some(error), |&error| error.source());
-    let tls = causes.find_map(tls_error);
-    let why = match (tls.and_then(authorities::in_words), tls.and_then(authorities::remedy)) {
-        (Some(words), _) => cause(&words),
-        (None, Some(remedy)) => format!("{why}: {remedy}"),
-        (None, None) => why,
-    };
-    Error::Unreachable { host, stage: stage_of(error, connecting), why }
-}
-
-fn stage_of(error: &(dyn StdError + 'static), connecting: bool) -> ConnectStage {
-    let mut stage = if connecting { ConnectStage::Connect } else { ConnectStage::Head };
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.is::<NameFailed>() {
-            stage = ConnectStage::Dns;
-        } else if error.is::<AddressRefused>() {
-            stage = ConnectStage::Address;
-        } else if let Some(error) = tls_error(error) {
-            stage = stage_of_tls(error);
-        }
-        next = error.source();
-    }
-    stage
-}
-
-fn stage_of_tls(error: &rustls::Error) -> ConnectStage {
-    match error {
-        rustls::Error::InvalidCertificate(_) => ConnectStage::Certificate,
-        rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => ConnectStage::NotTls,
-        _ => ConnectStage::Tls,
-    }
-}
-
-/// The error of TLS: `io::Error` hides what it wraps from `source`, and some are wrapped twice.
-fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
-    let inner = || error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    error.downcast_ref().or_else(|| tls_error(inner()?))
 }
 
 #[cfg(test)]

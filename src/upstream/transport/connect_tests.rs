@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 
 use super::*;
+use crate::upstream::transport::dial::NameNotAsked;
 use crate::upstream::transport::network::{Io, Network, Pending, Reach};
 
 /// A server that answers after a time; `None` is never.

@@ -5,6 +5,7 @@ pub(crate) mod authority;
 pub(crate) mod client;
 pub(crate) mod configured;
 pub(crate) mod connect;
+mod connect_error;
 mod connection;
 mod connector;
 pub(crate) mod dial;
