@@ -8,8 +8,8 @@ use super::context::{Context, GOES_ON};
 use super::daemon::{InEffect, NoAnswer};
 use super::failure::Failure;
 use super::output::{print, print_line, warn};
-use super::unit::{self, Unit};
 use crate::app;
+use crate::cli::units::service_unit::{self, Unit};
 use crate::config::{self, Environment, Loaded, Mistake, Settings};
 use crate::tier::BuildError;
 
@@ -40,7 +40,7 @@ pub(super) fn run(command: &ConfigCommand, context: &Context) -> Result<(), Fail
 fn check(json: bool, context: &Context) -> Result<(), Failure> {
     // A file that is named is not the one that the unit starts with.
     let is_the_units = context.file.is_none() && context.environment.config.is_none();
-    let unit = if is_the_units { unit::installed() } else { None };
+    let unit = if is_the_units { service_unit::installed() } else { None };
     let (mistakes, loaded) = match config::load(context.file.as_deref(), &environment(context, unit.as_ref()))
     {
         Ok(loaded) => (Vec::new(), loaded),
@@ -136,7 +136,7 @@ fn doubt(key: &str, error: &app::Error, settings: &Settings) -> Option<&'static 
 }
 
 fn is_a_credential_of_a_unit_at_rest(error: &str) -> bool {
-    error.contains(unit::CREDENTIALS) && !Path::new(unit::CREDENTIALS).exists()
+    error.contains(service_unit::CREDENTIALS) && !Path::new(service_unit::CREDENTIALS).exists()
 }
 
 /// What this check, as root, can do and the daemon of the unit perhaps not, and what it does not know of.
@@ -151,7 +151,7 @@ fn differences(unit: &Unit, loaded: &Loaded) -> Vec<String> {
     let named = app::files(&loaded.settings);
     let read = loaded.files.iter().chain(&named).filter(|file| !file.starts_with("/run/credentials"));
     all.extend(read.filter_map(|file| {
-        let closed = unit::for_root_alone(file)?;
+        let closed = service_unit::for_root_alone(file)?;
         let because =
             if closed == file { String::new() } else { format!(", because of {}", closed.display()) };
         Some(format!(

@@ -1,10 +1,12 @@
-//! The command line: one file a subcommand, and the only place that prints.
+//! The command line: one file or folder a subcommand, and the only place that prints.
+//!
+//! Beside the subcommands: `runtimes` is what `setup` and `doctor` know of container runtimes, `units` of systemd; all
+//! use `context` (the configuration), `failure` (what ends a command, and its exit code), `output`, `daemon` (its admin
+//! socket), `image_command` and `run_async`.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a store of a format that is not known (`serve`).
 
 mod config;
-mod containerd_config;
-mod containerd_files;
 mod context;
 mod credentials;
 mod daemon;
@@ -15,30 +17,18 @@ mod gc;
 mod generate;
 mod image_command;
 mod import;
-mod log;
 mod ls;
-mod machine;
 mod output;
 mod pull;
-mod registries_conf;
-mod registries_yaml;
-mod reload;
 mod revoke;
 mod rm;
 mod run_async;
-mod runtime;
-mod runtime_files;
+mod runtimes;
 mod serve;
 mod setup;
-mod setup_node;
-mod signature_policy;
-mod socket_unit;
 mod status;
-mod systemd;
 mod tier;
-mod toml_text;
-mod traces;
-mod unit;
+mod units;
 mod unpin;
 mod verify;
 
@@ -86,7 +76,7 @@ enum Subcommand {
     /// Make a runtime pull through this cache, show what that would change, or undo it
     Setup(setup::Arguments),
     /// Make a node's containerd pull through this cache by hosts.toml alone, as the DaemonSet's init container does
-    SetupNode(setup_node::Arguments),
+    SetupNode(setup::node::Arguments),
     /// Check whether every runtime here really pulls through this cache, and whether the cache works
     Doctor(doctor::Arguments),
     /// Write completions and manual pages
@@ -136,7 +126,7 @@ impl Subcommand {
             Self::Unpin(arguments) => unpin::run(arguments, context),
             Self::Gc(arguments) => gc::run(arguments, context),
             Self::Setup(arguments) => setup::run(arguments, context),
-            Self::SetupNode(arguments) => setup_node::run(arguments, context),
+            Self::SetupNode(arguments) => setup::node::run(arguments, context),
             Self::Doctor(arguments) => doctor::run(arguments, context),
             Self::Generate(arguments) => generate::run(arguments, CommandLine::command()),
             Self::Credentials(arguments) => credentials::run(arguments, context),

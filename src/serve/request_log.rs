@@ -6,7 +6,7 @@
 //! node failed at is a warning. The last pulls of each repository are remembered for `larder explain`
 //! ([`super::recent`]).
 //!
-//! Deliberately not here: where lines are written, and what is done when that is slow (`cli/log`).
+//! Deliberately not here: where lines are written, and what is done when that is slow (`cli/serve/log`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

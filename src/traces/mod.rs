@@ -7,7 +7,7 @@
 //! request log holds, and no event of the log.
 //!
 //! Deliberately not here: which spans there are (`serve`, `pull`, `upstream`), and where they are taken from the log's
-//! subscriber (`cli/log`). Without the feature `otlp` the settings are here, and the configuration refuses them.
+//! subscriber (`cli/serve/log`). Without the feature `otlp` the settings are here, and the configuration refuses them.
 
 #[cfg(feature = "otlp")]
 mod collector;

@@ -3,9 +3,9 @@
 use super::finding::{CONTAINERD as ABOUT, CONTAINERD_SETUP as SETUP, CORRECT, Findings, Level};
 use super::here::Here;
 use super::{hosts, unreadable};
-use crate::cli::containerd_config::{CONFIG, Cri, config_at, config_of};
-use crate::cli::containerd_files::{files, takes_config_path_away};
-use crate::cli::machine::Machine;
+use crate::cli::runtimes::containerd_config::{CONFIG, Cri, config_at, config_of};
+use crate::cli::runtimes::containerd_files::{files, takes_config_path_away};
+use crate::cli::runtimes::machine::Machine;
 use crate::cli::setup::{LACKS_VERSION, LOGINS, LOGINS_REMEDY, first_directory};
 
 /// In place of a file: containerd itself was asked.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use super::finding::{CONTAINERS, Findings, Level};
 use super::unreadable;
-use crate::cli::machine::Machine;
-use crate::cli::registries_conf::{Entry, OURS, matching};
-use crate::cli::signature_policy::{PolicyError, SignaturePolicies};
+use crate::cli::runtimes::machine::Machine;
+use crate::cli::runtimes::registries_conf::{Entry, OURS, matching};
+use crate::cli::runtimes::signature_policy::{PolicyError, SignaturePolicies};
 
 /// `all`: the entries that count. `authorities`: this cache's addresses. `is_ours`: whether a location is this cache.
 /// Returns what must be signed.
@@ -85,7 +85,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::cli::registries_conf::{entries, in_force};
+    use crate::cli::runtimes::registries_conf::{entries, in_force};
 
     const HERE: &str = "127.0.0.1:5050";
 
@@ -115,7 +115,7 @@ mod tests {
             "[[registry]]\nprefix = \"127.0.0.1:5050\"\nlocation = \"127.0.0.1:5050\"\ninsecure = true\n";
         let earlier = "[[registry]]\nprefix = \"ghcr.io\"\nlocation = \"127.0.0.1:5050/ghcr.io\"\n";
         let mirror = "[[registry.mirror]]\nlocation = \"127.0.0.1:5050/ghcr.io\"\ninsecure = true\n";
-        let mark = crate::cli::runtime_files::MARK;
+        let mark = crate::cli::runtimes::marks::MARK;
         let sites = format!(
             "[[registry]]\nprefix = \"a.corp\"\nlocation = \"127.0.0.1:5050/a.corp\" {mark}; before: none\ninsecure = true\n"
         );

@@ -6,8 +6,8 @@ use toml_edit::{DocumentMut, Item, TableLike};
 use super::finding::{CONTAINERD, CONTAINERD_SETUP, Findings, Level};
 use super::here::{Here, Sent};
 use super::unreadable;
-use crate::cli::machine::Machine;
-use crate::cli::runtime_files::{DOCKER_HOSTS, MODE, TLS_KEYS};
+use crate::cli::runtimes::machine::Machine;
+use crate::cli::runtimes::marks::{DOCKER_HOSTS, MODE, TLS_KEYS};
 use crate::cli::setup::{listed_hosts, registry_of};
 use crate::reference::DOCKER_HUB;
 

@@ -5,11 +5,11 @@ use super::here::Here;
 use super::hosts::{self, HostsFile, Leads};
 use super::{containerd, containers_entries, unreadable};
 use crate::cli::daemon::InEffect;
-use crate::cli::machine::Machine;
-use crate::cli::registries_conf::{self, OURS};
-use crate::cli::registries_yaml;
-use crate::cli::runtime::Runtime;
-use crate::cli::runtime_files::{DOCKER_CONFIG, DOCKER_HOSTS};
+use crate::cli::runtimes::machine::Machine;
+use crate::cli::runtimes::marks::{DOCKER_CONFIG, DOCKER_HOSTS};
+use crate::cli::runtimes::registries_conf::{self, OURS};
+use crate::cli::runtimes::registries_yaml;
+use crate::cli::runtimes::runtime::Runtime;
 use crate::cli::setup::{
     BEST_KNOWN, MICROK8S_HOSTS, REWRITE_REMEDY, first_directory, judged_list, k0s_hosts,
 };

@@ -1,7 +1,7 @@
 //! What is found of a file that cannot be read: it is not known, and says nothing of where a runtime leads.
 
 use super::finding::{Findings, Level};
-use crate::cli::machine::Unreadable;
+use crate::cli::runtimes::machine::Unreadable;
 
 /// Adds that a file cannot be read: as a warning where another user may read it.
 pub(super) fn add(findings: &mut Findings, about: &'static str, what: &Unreadable) {

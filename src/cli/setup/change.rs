@@ -8,7 +8,7 @@
 
 use similar::TextDiff;
 
-use super::super::machine::{Attributes, Machine};
+use crate::cli::runtimes::machine::{Attributes, Machine};
 use crate::reference::Digest;
 
 /// How the first line of a kept file begins.

@@ -9,10 +9,10 @@
 use super::change::Change;
 use super::hosts::{Certificates, Host, certificates_of, is_ours, with_host, without_host};
 use super::plan::{SetupPlan, SetupRequest};
-use crate::cli::containerd_config::{Cri, config_at, restored};
-use crate::cli::containerd_files::{DROP_INS, files, takes_config_path_away};
-use crate::cli::machine::Machine;
-use crate::cli::runtime_files::DOCKER_HOSTS;
+use crate::cli::runtimes::containerd_config::{Cri, config_at, restored};
+use crate::cli::runtimes::containerd_files::{DROP_INS, files, takes_config_path_away};
+use crate::cli::runtimes::machine::Machine;
+use crate::cli::runtimes::marks::DOCKER_HOSTS;
 
 /// Where hosts are looked up, unless it says otherwise.
 pub(in crate::cli) const HOSTS: &str = "/etc/containerd/certs.d";

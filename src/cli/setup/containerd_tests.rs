@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::cli::containerd_config::{CONFIG, config_of};
+use crate::cli::runtimes::containerd_config::{CONFIG, config_of};
 use crate::cli::setup::for_tests;
 
 fn machine(config: Option<&str>, hosts: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {

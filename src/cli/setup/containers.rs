@@ -24,13 +24,13 @@ use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, Value};
 
 use super::change::Change;
 use super::plan::{SetupPlan, SetupRequest};
-use crate::cli::machine::Machine;
-use crate::cli::registries_conf::{
+use crate::cli::runtimes::machine::Machine;
+use crate::cli::runtimes::marks::MARK;
+use crate::cli::runtimes::registries_conf::{
     DROP_INS, Entry, OURS, entries, files, in_force, is_shipped, matching, prefix_of,
 };
-use crate::cli::runtime_files::MARK;
-use crate::cli::signature_policy::{SignaturePolicies, Signed};
-use crate::cli::toml_text::rendered;
+use crate::cli::runtimes::signature_policy::{SignaturePolicies, Signed};
+use crate::cli::runtimes::toml_text::rendered;
 use crate::reference::Registry;
 
 /// After [`MARK`], behind what setup has replaced: the value from before follows.

@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::cli::registries_conf::{CONFIG, DROP_INS, is_readable};
+use crate::cli::runtimes::registries_conf::{CONFIG, DROP_INS, is_readable};
 use crate::cli::setup::for_tests::{self, machine};
 
 fn request() -> SetupRequest {

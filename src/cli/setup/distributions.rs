@@ -4,8 +4,8 @@ use super::change::Change;
 use super::containerd::{LOGINS, LOGINS_REMEDY, first_directory, hosts, hosts_of, hosts_undone};
 use super::hosts::Certificates;
 use super::plan::{SetupPlan, SetupRequest};
-use crate::cli::containerd_config::{Cri, config_at, restored};
-use crate::cli::machine::Machine;
+use crate::cli::runtimes::containerd_config::{Cri, config_at, restored};
+use crate::cli::runtimes::machine::Machine;
 use crate::reference::DOCKER_HUB;
 
 /// Where microk8s' containerd looks hosts up; its own template says so.

@@ -12,8 +12,8 @@ use super::change::Change;
 use super::containerd::hosts_of;
 use super::hosts::{Certificates, without_host};
 use super::plan::{SetupPlan, SetupRequest};
-use crate::cli::machine::Machine;
-use crate::cli::runtime_files::{DOCKER_CONFIG as CONFIG, DOCKER_HOSTS as HOSTS};
+use crate::cli::runtimes::machine::Machine;
+use crate::cli::runtimes::marks::{DOCKER_CONFIG as CONFIG, DOCKER_HOSTS as HOSTS};
 use crate::reference::DOCKER_HUB;
 
 const MIRRORS: &str = "registry-mirrors";

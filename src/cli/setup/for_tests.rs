@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::plan::SetupRequest;
-use crate::cli::machine::Machine;
+use crate::cli::runtimes::machine::Machine;
 use crate::reference::Registry;
 
 /// To set up `runtime` for a cache at `authority` (`host:port`), with nothing that is optional.

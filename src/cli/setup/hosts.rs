@@ -8,8 +8,8 @@
 
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Key, Table, Value};
 
-use crate::cli::runtime_files::{MARK, MODE, TLS_KEYS};
-use crate::cli::toml_text::rendered;
+use crate::cli::runtimes::marks::{MARK, MODE, TLS_KEYS};
+use crate::cli::runtimes::toml_text::rendered;
 use crate::serve::Gate;
 
 /// What surrounded what setup added in files that earlier builds wrote.

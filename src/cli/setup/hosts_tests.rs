@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::super::super::machine::Machine;
 use super::super::change::Change;
 use super::*;
+use crate::cli::runtimes::machine::Machine;
 
 const URL: &str = "http://127.0.0.1:5050";
 

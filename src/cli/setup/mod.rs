@@ -13,6 +13,7 @@ mod docker;
 #[cfg(test)]
 mod for_tests;
 mod hosts;
+pub(super) mod node;
 mod plan;
 mod rancher;
 
@@ -24,10 +25,10 @@ use clap::Args;
 use super::context::{Context, GOES_ON};
 use super::daemon::InEffect;
 use super::failure::Failure;
-use super::machine::Machine;
 use super::output::{print, print_line, warn};
-use super::runtime::{Runtime, distributions};
-use super::socket_unit::held;
+use crate::cli::runtimes::machine::Machine;
+use crate::cli::runtimes::runtime::{Runtime, distributions};
+use crate::cli::units::socket_unit::held;
 use crate::config::Settings;
 use crate::listener::Listen;
 use crate::reference::Registry;

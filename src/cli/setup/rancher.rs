@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use super::change::Change;
 use super::plan::{SetupPlan, SetupRequest};
-use crate::cli::machine::Machine;
-use crate::cli::registries_yaml::{
+use crate::cli::runtimes::machine::Machine;
+use crate::cli::runtimes::registries_yaml::{
     ALL, Emptied, endpoints, endpoints_mut, extended, leads_to, read, reduced, rewritten, shown,
 };
 

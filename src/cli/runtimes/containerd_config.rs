@@ -8,7 +8,7 @@ use toml_edit::{DocumentMut, Item, Table, Value};
 use super::toml_text::rendered;
 
 /// The path of the file.
-pub(super) const CONFIG: &str = "/etc/containerd/config.toml";
+pub(in crate::cli) const CONFIG: &str = "/etc/containerd/config.toml";
 /// The newest version that is known here; containerd 2.3 and later print it.
 const VERSION_MAX: i64 = 4;
 /// The CRI's plugin, which has the registry settings up to version 2.
@@ -23,7 +23,7 @@ const NO_TABLE: &str = "no table";
 const NO_FILE: &str = "no file";
 
 /// The CRI's registry settings in a configuration.
-pub(super) struct Cri {
+pub(in crate::cli) struct Cri {
     document: DocumentMut,
     text: String,
     version: i64,
@@ -35,7 +35,7 @@ pub(super) struct Cri {
 ///
 /// # Errors
 /// The text is no TOML.
-pub(super) fn config_of(text: &str) -> Result<Cri, String> {
+pub(in crate::cli) fn config_of(text: &str) -> Result<Cri, String> {
     config_at(CONFIG, text)
 }
 
@@ -44,7 +44,7 @@ pub(super) fn config_of(text: &str) -> Result<Cri, String> {
 ///
 /// # Errors
 /// The text is no TOML.
-pub(super) fn config_at(path: &str, text: &str) -> Result<Cri, String> {
+pub(in crate::cli) fn config_at(path: &str, text: &str) -> Result<Cri, String> {
     let text = if text.trim().is_empty() { "version = 2\n" } else { text };
     let document: DocumentMut = text.parse().map_err(|error| format!("{path} is malformed: {error}"))?;
     let version = document.get("version").and_then(Item::as_integer).unwrap_or(1);
@@ -72,29 +72,29 @@ impl Cri {
     }
 
     /// The version of the file.
-    pub(super) fn version(&self) -> i64 {
+    pub(in crate::cli) fn version(&self) -> i64 {
         self.version
     }
 
     /// The version of the file, if it is newer than what is known here.
-    pub(super) fn unknown_version(&self) -> Option<i64> {
+    pub(in crate::cli) fn unknown_version(&self) -> Option<i64> {
         (self.version > VERSION_MAX).then_some(self.version)
     }
 
     /// Whether this is a `config.toml` without `version = 2` whose table has the name of that version: containerd 1.x
     /// passes over such a table without a word, and 2.x reads it.
-    pub(super) fn lacks_version(&self) -> bool {
+    pub(in crate::cli) fn lacks_version(&self) -> bool {
         self.version <= 1 && self.path.get(1).is_some_and(|plugin| plugin == CRI)
     }
 
     /// Whether containerd may be 1.x, which reads a list of directories; 2.x reads such a file too.
-    pub(super) fn may_be_old(&self) -> bool {
+    pub(in crate::cli) fn may_be_old(&self) -> bool {
         self.version <= 2
     }
 
     /// Whether the file has a setting with which the CRI of 2.1 and later pulls by itself. It then reads a list of
     /// directories, which the transfer service does not.
-    pub(super) fn pulls_locally(&self) -> bool {
+    pub(in crate::cli) fn pulls_locally(&self) -> bool {
         let mut at: &dyn toml_edit::TableLike = self.document.as_table();
         for name in self.path.iter().take(2) {
             let Some(table) = at.get(name).and_then(Item::as_table_like) else { return false };
@@ -115,32 +115,32 @@ impl Cri {
     }
 
     /// Whether the CRI's own table is there, in which the registry settings are.
-    pub(super) fn has_table(&self) -> bool {
+    pub(in crate::cli) fn has_table(&self) -> bool {
         let mut names = self.path.iter().take(2);
         let first: &dyn toml_edit::TableLike = self.document.as_table();
         names.try_fold(first, |at, name| at.get(name)?.as_table_like()).is_some()
     }
 
     /// Whether the table of the registry settings is there at all.
-    pub(super) fn has_registry(&self) -> bool {
+    pub(in crate::cli) fn has_registry(&self) -> bool {
         self.registry().is_some()
     }
 
     /// Whether containerd is known to be 2.3 or later, which reads `/etc/containerd/certs.d:/etc/docker/certs.d` where
     /// no `config_path` is set; 2.2 does too, with a file that looks like that of 2.0.
-    pub(super) fn has_list_by_default(&self) -> bool {
+    pub(in crate::cli) fn has_list_by_default(&self) -> bool {
         self.version >= VERSION_MAX
     }
 
     /// The files that this one imports, as patterns; `None`: it does not say, and the default of its containerd counts.
-    pub(super) fn imports(&self) -> Option<Vec<String>> {
+    pub(in crate::cli) fn imports(&self) -> Option<Vec<String>> {
         let listed = self.document.get("imports")?.as_array()?;
         Some(listed.iter().filter_map(Value::as_str).map(str::to_owned).collect())
     }
 
     /// The directory, or directories, of `hosts.toml`; `None` if it is not set. An empty one, which is what containerd
     /// up to 2.1 has and writes down by default, is none.
-    pub(super) fn config_path(&self) -> Option<String> {
+    pub(in crate::cli) fn config_path(&self) -> Option<String> {
         let written = self.registry()?.get("config_path")?.as_str()?;
         (!written.is_empty()).then(|| written.to_owned())
     }
@@ -149,7 +149,7 @@ impl Cri {
     ///
     /// Its service is [`CRI`] in every version. 2.x makes that of the `"cri"` in Docker's file, and prints it beside a
     /// later version of the file.
-    pub(super) fn is_off(&self) -> bool {
+    pub(in crate::cli) fn is_off(&self) -> bool {
         let off = self.document.get("disabled_plugins").and_then(Item::as_array);
         let plugin = self.path.get(1).map_or(CRI, String::as_str);
         let mut names = off.into_iter().flatten().filter_map(Value::as_str);
@@ -158,7 +158,7 @@ impl Cri {
 
     /// The old way of naming mirrors and certificates, beside which containerd's CRI does not start with a
     /// `config_path`: `mirrors`, and up to 1.7 `tls` in `configs`.
-    pub(super) fn old_settings(&self) -> Vec<&'static str> {
+    pub(in crate::cli) fn old_settings(&self) -> Vec<&'static str> {
         let mirrors = self.of_registry("mirrors").is_some_and(|mirrors| !mirrors.is_empty());
         let tls = self.may_be_old() && self.has_in_configs("tls");
         let found = [(mirrors, "registry.mirrors"), (tls, "registry.configs.*.tls")];
@@ -167,7 +167,7 @@ impl Cri {
 
     /// Whether the file has a login for a registry, which a `config_path` does not exclude. containerd shows it to that
     /// host and not to a mirror of it.
-    pub(super) fn has_logins(&self) -> bool {
+    pub(in crate::cli) fn has_logins(&self) -> bool {
         self.has_in_configs("auth")
     }
 
@@ -181,7 +181,7 @@ impl Cri {
     }
 
     /// The file with its changes.
-    pub(super) fn text(&self) -> String {
+    pub(in crate::cli) fn text(&self) -> String {
         rendered(&self.document, &self.text)
     }
 
@@ -196,7 +196,7 @@ impl Cri {
     }
 
     /// Sets the directory, and notes the value from before behind it; `there`: whether there is a file.
-    pub(super) fn set(&mut self, directory: &str, there: bool) {
+    pub(in crate::cli) fn set(&mut self, directory: &str, there: bool) {
         let none = match self.registry() {
             Some(_) => "none",
             None if there => NO_TABLE,
@@ -261,7 +261,7 @@ impl Cri {
 }
 
 /// A configuration as it was before [`Cri::set`]; `None` if there was none.
-pub(super) fn restored(text: &str) -> Option<String> {
+pub(in crate::cli) fn restored(text: &str) -> Option<String> {
     match config_at("", text) {
         Ok(cri) if !text.trim().is_empty() => cri.restored(),
         _ => Some(text.to_owned()),

@@ -3,8 +3,8 @@
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::api_server::{ApiServer, AskError};
-use super::source::{Secret, SecretError, SecretSource};
+use super::client::{ApiServer, AskError};
+use crate::kubernetes::source::{Secret, SecretError, SecretSource};
 
 impl SecretSource for ApiServer {
     fn secret<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<Secret, SecretError>> {

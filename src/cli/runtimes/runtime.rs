@@ -3,11 +3,11 @@
 use clap::ValueEnum;
 
 use super::machine::Machine;
-use super::runtime_files::DOCKER_CONFIG;
+use super::marks::DOCKER_CONFIG;
 
 /// A runtime, or a distribution of Kubernetes that brings its own containerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Runtime {
+pub(in crate::cli) enum Runtime {
     /// containerd, or the distributions with a containerd of their own if there is no other
     Containerd,
     Docker,
@@ -24,7 +24,7 @@ const DISTRIBUTIONS: [Runtime; 4] = [Runtime::K3s, Runtime::Rke2, Runtime::Micro
 
 impl Runtime {
     /// As it is named on the command line.
-    pub(super) fn name(self) -> &'static str {
+    pub(in crate::cli) fn name(self) -> &'static str {
         match self {
             Self::Containerd => "containerd",
             Self::Docker => "docker",
@@ -39,12 +39,12 @@ impl Runtime {
 
     /// Whether it can send a mirror the header of `[server] gate_header`; Docker's containerd image store can, Docker
     /// itself cannot.
-    pub(super) fn sends_headers(self) -> bool {
+    pub(in crate::cli) fn sends_headers(self) -> bool {
         matches!(self, Self::Containerd | Self::Microk8s | Self::K0s)
     }
 
     /// Whether it is on a machine.
-    pub(super) fn is_on(self, machine: &Machine) -> bool {
+    pub(in crate::cli) fn is_on(self, machine: &Machine) -> bool {
         let any = |paths: &[&str]| paths.iter().any(|path| machine.has(path));
         match self {
             Self::Containerd => any(&["/etc/containerd", "/usr/bin/containerd", "/usr/local/bin/containerd"]),
@@ -69,7 +69,7 @@ impl Runtime {
 
     /// The runtimes that this one means on a machine: for containerd, where there is none but that of a distribution,
     /// that.
-    pub(super) fn meant(self, machine: &Machine) -> Vec<Self> {
+    pub(in crate::cli) fn meant(self, machine: &Machine) -> Vec<Self> {
         if self == Self::Containerd && !self.is_on(machine) {
             let found = distributions(machine);
             if !found.is_empty() {
@@ -81,7 +81,7 @@ impl Runtime {
 }
 
 /// The distributions on a machine that have a containerd of their own.
-pub(super) fn distributions(machine: &Machine) -> Vec<Runtime> {
+pub(in crate::cli) fn distributions(machine: &Machine) -> Vec<Runtime> {
     DISTRIBUTIONS.into_iter().filter(|runtime| runtime.is_on(machine)).collect()
 }
 

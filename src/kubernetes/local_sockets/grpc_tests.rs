@@ -25,7 +25,7 @@ use super::image_service::{ImageFound, ImageService, ImageStatusRequest, ImageSt
 use super::pod_message::{self, Container, ContainerStatus, Ephemeral, ImageVolume, Metadata, PodMessage};
 use super::pod_message::{PodStatus, Reference, Spec, Time, Volume, VolumeSource};
 use super::pods_api::{ANSWER_BYTES_MAX, Listed, PodsApi, Watched};
-use super::source::{ImagePresence, PodEvent, PodSource};
+use crate::kubernetes::source::{ImagePresence, PodEvent, PodSource};
 use crate::support::shutdown;
 
 /// What the server answers to one path.

@@ -10,13 +10,13 @@ use serde_json::{Map, Value};
 use crate::support::yaml;
 
 /// The name that stands for every registry that is not named.
-pub(super) const ALL: &str = "*";
+pub(in crate::cli) const ALL: &str = "*";
 
 /// A file as data; an empty one is an empty table.
 ///
 /// # Errors
 /// It is malformed: k3s and RKE2 do not start with it.
-pub(super) fn read(text: &str) -> Result<Map<String, Value>, String> {
+pub(in crate::cli) fn read(text: &str) -> Result<Map<String, Value>, String> {
     let documents: Vec<Value> = yaml::documents(text)?;
     match documents.as_slice() {
         [] | [Value::Null] => Ok(Map::new()),
@@ -26,7 +26,7 @@ pub(super) fn read(text: &str) -> Result<Map<String, Value>, String> {
 }
 
 /// The endpoints of each registry that is named, in their order.
-pub(super) fn endpoints(file: &Map<String, Value>) -> Vec<(String, Vec<String>)> {
+pub(in crate::cli) fn endpoints(file: &Map<String, Value>) -> Vec<(String, Vec<String>)> {
     let mirrors = file.get("mirrors").and_then(Value::as_object);
     let named = mirrors.into_iter().flatten().map(|(registry, mirror)| {
         let listed = mirror.get("endpoint").and_then(Value::as_array);
@@ -38,7 +38,7 @@ pub(super) fn endpoints(file: &Map<String, Value>) -> Vec<(String, Vec<String>)>
 
 /// The registries whose mirror has a `rewrite`. k3s and RKE2 ask every endpoint that is named there by the rewritten
 /// name, so that this cache would fetch another repository than the one that the pod names.
-pub(super) fn rewritten(file: &Map<String, Value>) -> Vec<String> {
+pub(in crate::cli) fn rewritten(file: &Map<String, Value>) -> Vec<String> {
     let mirrors = file.get("mirrors").and_then(Value::as_object);
     let has_rules = |mirror: &Value| match mirror.get("rewrite") {
         None | Some(Value::Null) => false,
@@ -50,12 +50,12 @@ pub(super) fn rewritten(file: &Map<String, Value>) -> Vec<String> {
 }
 
 /// Whether an endpoint is this cache.
-pub(super) fn leads_to(endpoint: &str, url: &str) -> bool {
+pub(in crate::cli) fn leads_to(endpoint: &str, url: &str) -> bool {
     endpoint.trim_end_matches('/').trim_end_matches("/v2") == url
 }
 
 /// The endpoints of a registry, to be changed; `None` where it is named in a form that is not understood.
-pub(super) fn endpoints_mut<'f>(
+pub(in crate::cli) fn endpoints_mut<'f>(
     file: &'f mut Map<String, Value>,
     registry: &str,
 ) -> Option<&'f mut Vec<Value>> {
@@ -77,7 +77,7 @@ pub(super) fn endpoints_mut<'f>(
 
 /// A text that leads a registry to `list` first; the rest of it stays byte for byte. `None`: it has a form that is not
 /// edited here. Whether what comes out says what was meant is for the caller to verify.
-pub(super) fn extended(text: &str, registry: &str, list: &[String]) -> Option<String> {
+pub(in crate::cli) fn extended(text: &str, registry: &str, list: &[String]) -> Option<String> {
     let mut text = Lines::of(text);
     let url = Value::from(list.first()?.as_str());
     let block = |depth: usize| {
@@ -118,7 +118,7 @@ pub(super) fn extended(text: &str, registry: &str, list: &[String]) -> Option<St
 
 /// What has nothing in it any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Emptied {
+pub(in crate::cli) enum Emptied {
     Nothing,
     Endpoints,
     Registry,
@@ -127,7 +127,12 @@ pub(super) enum Emptied {
 
 /// A text in which a registry has only these of its endpoints, without what is empty then. `None`, and the caller's
 /// part, as for [`extended`].
-pub(super) fn reduced(text: &str, registry: &str, list: &[String], emptied: Emptied) -> Option<String> {
+pub(in crate::cli) fn reduced(
+    text: &str,
+    registry: &str,
+    list: &[String],
+    emptied: Emptied,
+) -> Option<String> {
     let mut text = Lines::of(text);
     let find = |entries: Vec<Entry>, name: &str| entries.into_iter().find(|entry| entry.key == name);
     let mirrors = find(text.children(0, text.0.len()), "mirrors")?;
@@ -148,7 +153,7 @@ pub(super) fn reduced(text: &str, registry: &str, list: &[String], emptied: Empt
 }
 
 /// A text for people: what is not below `mirrors` is not shown, since it may hold passwords in any form.
-pub(super) fn shown(text: &str) -> String {
+pub(in crate::cli) fn shown(text: &str) -> String {
     let mut is_mirrors = false;
     let mut shown = String::new();
     for line in text.split_inclusive('\n') {

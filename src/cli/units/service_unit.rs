@@ -9,23 +9,23 @@ use std::path::Path;
 use std::process::Command;
 
 /// Where systemd puts what the unit's `LoadCredential=` names, while the unit runs and no longer.
-pub(super) const CREDENTIALS: &str = "/run/credentials/larder.service";
+pub(in crate::cli) const CREDENTIALS: &str = "/run/credentials/larder.service";
 const UNIT: &str = "larder.service";
 const PROPERTIES: &str = "--property=LoadState,User,DynamicUser,Environment,EnvironmentFiles";
 
 /// What the daemon has that the unit starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Unit {
+pub(in crate::cli) struct Unit {
     /// Whether it runs as another user than root.
-    pub(super) has_user: bool,
+    pub(in crate::cli) has_user: bool,
     /// The variables of `Environment=`.
-    pub(super) variables: BTreeMap<String, String>,
+    pub(in crate::cli) variables: BTreeMap<String, String>,
     /// The files of `EnvironmentFile=`, whose variables are not among those.
-    pub(super) files: Vec<String>,
+    pub(in crate::cli) files: Vec<String>,
 }
 
 /// The unit, where one is installed and this process is root. Blocks until systemd has answered.
-pub(super) fn installed() -> Option<Unit> {
+pub(in crate::cli) fn installed() -> Option<Unit> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
@@ -77,7 +77,7 @@ fn words(line: &str) -> Vec<String> {
 
 /// What keeps every user but root from a file, itself or a directory above it; `None` where nothing does, or the file
 /// is not there.
-pub(super) fn for_root_alone(file: &Path) -> Option<&Path> {
+pub(in crate::cli) fn for_root_alone(file: &Path) -> Option<&Path> {
     fs::metadata(file).ok()?;
     let directories: Vec<&Path> = file.ancestors().skip(1).collect();
     let is_closed = |path: &Path, right: u32| fs::metadata(path).is_ok_and(|found| is_roots(&found, right));

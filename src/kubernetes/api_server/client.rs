@@ -16,9 +16,9 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::answer_bounds::{Bound, BoundAnswers, Busy, OBJECT_BYTES_MAX, TooLarge, cause};
-use super::api_error::text_of;
-use super::config::Identity;
 use super::credential_program;
+use super::error::text_of;
+use crate::kubernetes::config::Identity;
 
 /// How long one question is waited for; a watch is no question.
 pub(super) const ASK_WAIT: Duration = Duration::from_secs(10);

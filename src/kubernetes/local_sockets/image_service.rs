@@ -14,7 +14,7 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::grpc::{Connection, LocalError};
-use super::source::ImagePresence;
+use crate::kubernetes::source::ImagePresence;
 use crate::reference::Image;
 
 /// How long an answer may take. containerd answers from memory.

@@ -2,11 +2,11 @@
 //! `staging/src/k8s.io/api/core/v1/generated.proto` of Kubernetes. Every other field is passed over unread.
 //!
 //! Promises: bytes that are no such message are an error, never a pod. Not here: where the bytes come from, bounds of
-//! what is in them ([`super::pod`]).
+//! what is in them ([`crate::kubernetes::pod`]).
 
 use prost::Message;
 
-use super::pod::{RawImage, RawPod};
+use crate::kubernetes::pod::{RawImage, RawPod};
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct PodMessage {

@@ -5,7 +5,7 @@
 //! name elsewhere, they are read in the order of their names, and an empty `ListenStream=` forgets what was there
 //! before.
 
-use super::machine::Machine;
+use crate::cli::runtimes::machine::Machine;
 use crate::listener::Listen;
 
 const UNIT: &str = "larder.socket";
@@ -20,13 +20,13 @@ const DIRECTORIES: [&str; 5] = [
 
 /// An address that the unit holds, and the file that says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Held {
-    pub(super) at: Listen,
-    pub(super) file: String,
+pub(in crate::cli) struct Held {
+    pub(in crate::cli) at: Listen,
+    pub(in crate::cli) file: String,
 }
 
 /// The addresses that systemd holds; none where the unit is not enabled.
-pub(super) fn held(machine: &Machine) -> Vec<Held> {
+pub(in crate::cli) fn held(machine: &Machine) -> Vec<Held> {
     let enabled = ["sockets.target.wants", "sockets.target.requires"]
         .iter()
         .any(|directory| machine.has(&format!("/etc/systemd/system/{directory}/{UNIT}")));
@@ -101,7 +101,7 @@ mod tests {
         };
         let machine = Machine::under(directory.path());
         let at = || held(&machine).into_iter().map(|held| held.at.to_string()).collect::<Vec<_>>();
-        write("lib/systemd/system/larder.socket", include_str!("../../systemd/larder.socket"));
+        write("lib/systemd/system/larder.socket", include_str!("../../../systemd/larder.socket"));
         assert_eq!(at(), [""; 0], "it is not enabled");
         write("etc/systemd/system/sockets.target.wants/larder.socket", "");
         assert_eq!(at(), ["http://127.0.0.1:5050"]);

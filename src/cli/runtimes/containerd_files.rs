@@ -8,22 +8,22 @@ use super::containerd_config::{CONFIG, Cri, config_at};
 use super::machine::Machine;
 
 /// Where containerd 2.2 and later import from unless the file says otherwise.
-pub(super) const DROP_INS: &str = "/etc/containerd/conf.d";
+pub(in crate::cli) const DROP_INS: &str = "/etc/containerd/conf.d";
 /// Files at most: containerd has no limit, and a circle of imports is none.
 const FILES_MAX: usize = 64;
 
 /// One file of the configuration.
-pub(super) struct ConfigFile {
-    pub(super) path: String,
+pub(in crate::cli) struct ConfigFile {
+    pub(in crate::cli) path: String,
     /// Whether it is certain that containerd reads it: a drop-in that nothing imports is read by 2.2 and later only.
-    pub(super) certain: bool,
+    pub(in crate::cli) certain: bool,
 }
 
 /// The files, in the order in which containerd reads them; the first is `config.toml`, which may not be there.
 ///
 /// # Errors
 /// A file that is malformed or cannot be read, or a pattern that is malformed.
-pub(super) fn files(machine: &Machine) -> Result<Vec<ConfigFile>, String> {
+pub(in crate::cli) fn files(machine: &Machine) -> Result<Vec<ConfigFile>, String> {
     let mut found = vec![ConfigFile { path: CONFIG.to_owned(), certain: true }];
     let mut at = 0;
     while let Some(ConfigFile { path, certain }) = found.get(at) {
@@ -49,7 +49,9 @@ pub(super) fn files(machine: &Machine) -> Result<Vec<ConfigFile>, String> {
 
 /// Which of the files takes the `config_path` of those before it away, in containerd 1.x: that takes the last table of
 /// the CRI as a whole, where 2.x merges the tables. Each is given with whether it is certain that containerd reads it.
-pub(super) fn takes_config_path_away<'c>(parts: impl Iterator<Item = (&'c Cri, bool)>) -> Option<usize> {
+pub(in crate::cli) fn takes_config_path_away<'c>(
+    parts: impl Iterator<Item = (&'c Cri, bool)>,
+) -> Option<usize> {
     let mut last = None;
     for (at, (cri, certain)) in parts.enumerate() {
         if !cri.may_be_old() {

@@ -4,7 +4,7 @@ use http::Request;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::api_server::{ApiServer, AskError};
+use super::client::{ApiServer, AskError};
 use super::seen_pod::SeenPod;
 
 /// Pods that are looked at: a sample, in one answer.

@@ -2,8 +2,8 @@
 //!
 //! Without the feature `otlp` there are none; the configuration refuses the key that asks for them.
 
-use super::failure::Failure;
 use super::log::Spans;
+use crate::cli::failure::Failure;
 use crate::support::shutdown::Shutdown;
 use crate::traces::{Config, Counts};
 

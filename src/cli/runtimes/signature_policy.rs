@@ -33,7 +33,7 @@ const SIGSTORE: &str = "sigstoreSigned";
 
 /// The policies of a machine.
 #[derive(Debug, Default)]
-pub(super) struct SignaturePolicies(Vec<Policy>);
+pub(in crate::cli) struct SignaturePolicies(Vec<Policy>);
 
 #[derive(Debug)]
 struct Policy {
@@ -44,11 +44,11 @@ struct Policy {
 }
 
 /// What must be signed, as an entry of `registries.conf` can name it, and the policy that says so.
-pub(super) type Signed = BTreeMap<String, String>;
+pub(in crate::cli) type Signed = BTreeMap<String, String>;
 
 /// Why no policy was read.
 #[derive(Debug)]
-pub(super) enum PolicyError {
+pub(in crate::cli) enum PolicyError {
     Unreadable(Unreadable),
     /// podman and CRI-O pull nothing then.
     Malformed(String),
@@ -68,7 +68,7 @@ impl SignaturePolicies {
     ///
     /// # Errors
     /// One is there and cannot be read, or is malformed.
-    pub(super) fn read(machine: &Machine, authorities: &[&str]) -> Result<Self, PolicyError> {
+    pub(in crate::cli) fn read(machine: &Machine, authorities: &[&str]) -> Result<Self, PolicyError> {
         let finds_attached = finds_attached(machine, authorities)?;
         let of_node = POLICIES.into_iter().find(|path| machine.has(path)).map(str::to_owned);
         let names = machine.names_or_empty(OF_NAMESPACES).map_err(PolicyError::Unreadable)?;
@@ -82,7 +82,7 @@ impl SignaturePolicies {
     }
 
     /// What must be signed of a registry, or of a part of one: all of it, or parts of it.
-    pub(super) fn signed_in(&self, prefix: &str) -> Signed {
+    pub(in crate::cli) fn signed_in(&self, prefix: &str) -> Signed {
         let is_within = |scope: &str| scope.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
         let mut found = Signed::new();
         for policy in &self.0 {

@@ -25,12 +25,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::answer_bounds::{Bound, OBJECT_BYTES_MAX, PAGE_BYTES_MAX, TooLarge, cause};
-use super::api_error::text_of;
-use super::api_server::{ApiServer, AskError, FILES_LOOK, no_answer};
-use super::pod::Pod;
+use super::client::{ApiServer, AskError, FILES_LOOK, no_answer};
+use super::error::text_of;
 use super::seen_pod::{SeenPod, raw};
-use super::source::{PodEvent, PodSource};
 use super::watch_progress::Progress;
+use crate::kubernetes::pod::Pod;
+use crate::kubernetes::source::{PodEvent, PodSource};
 use crate::support::shutdown::Shutdown;
 
 /// The wait after an error at most.

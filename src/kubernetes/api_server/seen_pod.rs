@@ -3,7 +3,7 @@
 use kube::core::Object;
 use serde::Deserialize;
 
-use super::pod::{RawImage, RawPod};
+use crate::kubernetes::pod::{RawImage, RawPod};
 
 /// A pod with no more than is needed of it.
 pub(super) type SeenPod = Object<Spec, Status>;

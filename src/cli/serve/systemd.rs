@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(told(Duration::from_secs(3_600))[1], "EXTEND_TIMEOUT_USEC=3615000000");
         // With the default it is what the unit has.
         let default = crate::listener::ConnectionLimits::default().drain_wait;
-        let unit = include_str!("../../systemd/larder.service");
+        let unit = include_str!("../../../systemd/larder.service");
         assert!(unit.contains(&format!("\nTimeoutStopSec={}\n", (default + AFTER_DRAIN).as_secs())));
     }
 }

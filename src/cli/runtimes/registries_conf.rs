@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use toml_edit::{DocumentMut, Item, TableLike};
 
 use super::machine::Machine;
-use super::runtime_files::MARK;
+use super::marks::MARK;
 
 /// The file that is read first.
-pub(super) const CONFIG: &str = "/etc/containers/registries.conf";
+pub(in crate::cli) const CONFIG: &str = "/etc/containers/registries.conf";
 /// The files that are read after it, in the order of their names.
-pub(super) const DROP_INS: &str = "/etc/containers/registries.conf.d";
+pub(in crate::cli) const DROP_INS: &str = "/etc/containers/registries.conf.d";
 /// What packages ship; it is not for an operator, or for setup, to change.
 const VENDOR: &str = "/usr/share/containers/";
 /// The directories of drop-ins as root has them; of files with the same name, that of the last counts.
@@ -26,27 +26,27 @@ const DROP_IN_DIRECTORIES: [&str; 4] = [
     "/etc/containers/registries.rootful.conf.d",
 ];
 /// Setup's own.
-pub(super) const OURS: &str = "/etc/containers/registries.conf.d/010-larder.conf";
+pub(in crate::cli) const OURS: &str = "/etc/containers/registries.conf.d/010-larder.conf";
 
 /// One `[[registry]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(in crate::cli) struct Entry {
     /// The file that it is in.
-    pub(super) file: String,
+    pub(in crate::cli) file: String,
     /// What it matches: `docker.io`, `docker.io/library`, `*.corp`.
-    pub(super) prefix: String,
+    pub(in crate::cli) prefix: String,
     /// Where it leads, if that is not what it matches.
-    pub(super) location: Option<String>,
-    pub(super) blocked: bool,
+    pub(in crate::cli) location: Option<String>,
+    pub(in crate::cli) blocked: bool,
     /// Whether certificates are not verified for what it matches, in pushes and logins too, although the site did not
     /// say so: `insecure` that was there before a setup is the site's own.
-    pub(super) insecure: bool,
+    pub(in crate::cli) insecure: bool,
     /// In the order in which they are asked, before the location.
-    pub(super) mirrors: Vec<String>,
+    pub(in crate::cli) mirrors: Vec<String>,
 }
 
 /// The files that are there and count, in the order in which they are read.
-pub(super) fn files(machine: &Machine) -> Vec<String> {
+pub(in crate::cli) fn files(machine: &Machine) -> Vec<String> {
     let vendor = format!("{VENDOR}registries.conf");
     let main = [CONFIG.to_owned(), vendor].into_iter().find(|path| machine.has(path));
     let mut drop_ins = BTreeMap::new();
@@ -58,7 +58,7 @@ pub(super) fn files(machine: &Machine) -> Vec<String> {
 }
 
 /// Whether a file belongs to a package.
-pub(super) fn is_shipped(file: &str) -> bool {
+pub(in crate::cli) fn is_shipped(file: &str) -> bool {
     file.starts_with(VENDOR)
 }
 
@@ -66,14 +66,14 @@ pub(super) fn is_shipped(file: &str) -> bool {
 ///
 /// # Errors
 /// It is malformed: then podman and CRI-O do not start.
-pub(super) fn entries(file: &str, text: &str) -> Result<Vec<Entry>, String> {
+pub(in crate::cli) fn entries(file: &str, text: &str) -> Result<Vec<Entry>, String> {
     let document: DocumentMut = text.parse().map_err(|error| format!("{file} is malformed: {error}"))?;
     let tables = document.get("registry").map(tables).unwrap_or_default();
     Ok(tables.into_iter().filter_map(|table| entry(file, table)).collect())
 }
 
 /// The entries that count: of those with the same prefix the last.
-pub(super) fn in_force(all: Vec<Entry>) -> Vec<Entry> {
+pub(in crate::cli) fn in_force(all: Vec<Entry>) -> Vec<Entry> {
     let mut kept: Vec<Entry> = Vec::new();
     for entry in all {
         kept.retain(|earlier| earlier.prefix != entry.prefix || earlier.file == entry.file);
@@ -83,31 +83,31 @@ pub(super) fn in_force(all: Vec<Entry>) -> Vec<Entry> {
 }
 
 /// The entry that counts for a registry, or for what begins with it.
-pub(super) fn matching<'e>(entries: &'e [Entry], name: &str) -> Option<&'e Entry> {
+pub(in crate::cli) fn matching<'e>(entries: &'e [Entry], name: &str) -> Option<&'e Entry> {
     entries.iter().filter(|entry| matches(&entry.prefix, name)).max_by_key(|entry| entry.prefix.len())
 }
 
 /// The prefix of a `[[registry]]`: its own, else its location.
-pub(super) fn prefix_of(table: &dyn TableLike) -> Option<String> {
+pub(in crate::cli) fn prefix_of(table: &dyn TableLike) -> Option<String> {
     let text = |key: &str| table.get(key).and_then(Item::as_str).filter(|text| !text.is_empty());
     text("prefix").or_else(|| text("location")).map(|prefix| prefix.trim_end_matches('/').to_owned())
 }
 
 /// Whether podman and CRI-O can ask at a location: a component of its path has no colon and no upper-case letter, and
 /// its host is no IPv6 address. Where it cannot be read they end a pull, and ask nobody else.
-pub(super) fn is_readable(location: &str) -> bool {
+pub(in crate::cli) fn is_readable(location: &str) -> bool {
     let (host, path) = location.split_once('/').unwrap_or((location, ""));
     !host.starts_with('[') && !path.contains(|c: char| c == ':' || c.is_ascii_uppercase())
 }
 
 impl Entry {
     /// What podman and CRI-O make of `name`, which it matches, at one of its locations.
-    pub(super) fn rewritten(&self, at: &str, name: &str) -> String {
+    pub(in crate::cli) fn rewritten(&self, at: &str, name: &str) -> String {
         format!("{at}{}", name.strip_prefix(&self.prefix).unwrap_or_default())
     }
 
     /// One of its locations without the tag or digest that a prefix may end with.
-    pub(super) fn without_reference<'a>(&self, at: &'a str) -> &'a str {
+    pub(in crate::cli) fn without_reference<'a>(&self, at: &'a str) -> &'a str {
         let name = self.prefix.rsplit_once('/').map_or("", |(_, name)| name);
         let reference = name.find([':', '@']).map_or("", |start| &name[start..]);
         at.strip_suffix(reference).unwrap_or(at)
@@ -115,7 +115,7 @@ impl Entry {
 }
 
 /// The tables of `[[registry]]` or `registry = [{}]`.
-pub(super) fn tables(item: &Item) -> Vec<&dyn TableLike> {
+pub(in crate::cli) fn tables(item: &Item) -> Vec<&dyn TableLike> {
     match item {
         Item::ArrayOfTables(tables) => tables.iter().map(|table| table as &dyn TableLike).collect(),
         Item::Value(toml_edit::Value::Array(array)) => {

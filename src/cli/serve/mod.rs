@@ -1,25 +1,29 @@
 //! `larder serve`: the daemon, in sentences.
 
+mod log;
+mod reload;
+mod systemd;
+mod traces;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::context::Context;
-use super::failure::Failure;
-use super::log::{self, Log};
-use super::output::print_line;
-use super::reload::Hangup;
-use super::systemd;
-use super::traces::Traces;
 use crate::app::{self, App};
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
+use crate::cli::output::print_line;
 use crate::config::Loaded;
 use crate::credentials::NodeFiles;
 use crate::listener::Listen;
 use crate::store;
 use crate::support::clock::Clock;
 use crate::support::shutdown::{self, Trigger};
+use log::Log;
+use reload::Hangup;
+use traces::Traces;
 
 /// Threads that may block at most. 256 downloads have two each, and a disk that hangs keeps them and those that read
 /// from it (`store::READS_MAX`): as many are left for everything else. A thread that is not needed is not there.

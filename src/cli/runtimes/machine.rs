@@ -24,29 +24,29 @@ const LINKS_MAX: usize = 40;
 const NAMES_MAX: usize = 10_000;
 
 /// The machine whose filesystem has its root there.
-pub(super) struct Machine {
+pub(in crate::cli) struct Machine {
     root: PathBuf,
 }
 
 /// Whose a file is, and who may do what with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Attributes {
+pub(in crate::cli) struct Attributes {
     /// Its permissions: `0o644`.
-    pub(super) mode: u32,
+    pub(in crate::cli) mode: u32,
     /// User and group; `None` for a file that is made, which is its maker's.
-    pub(super) owner: Option<(u32, u32)>,
+    pub(in crate::cli) owner: Option<(u32, u32)>,
 }
 
 /// A file or directory that is there and cannot be read, so that nothing is known of what is in it.
 #[derive(Debug)]
-pub(super) struct Unreadable {
+pub(in crate::cli) struct Unreadable {
     path: String,
     error: io::Error,
 }
 
 impl Unreadable {
     /// Whether another user may read it.
-    pub(super) fn is_denied(&self) -> bool {
+    pub(in crate::cli) fn is_denied(&self) -> bool {
         self.error.kind() == io::ErrorKind::PermissionDenied
     }
 }
@@ -64,17 +64,17 @@ impl From<Unreadable> for String {
 }
 
 impl Machine {
-    pub(super) fn under(root: &Path) -> Self {
+    pub(in crate::cli) fn under(root: &Path) -> Self {
         Self { root: root.to_owned() }
     }
 
     /// Whether it is this machine, and not an image of one.
-    pub(super) fn is_this_one(&self) -> bool {
+    pub(in crate::cli) fn is_this_one(&self) -> bool {
         self.root == Path::new("/")
     }
 
     /// A path of the machine as it is named here, for people.
-    pub(super) fn shown(&self, path: &str) -> String {
+    pub(in crate::cli) fn shown(&self, path: &str) -> String {
         self.root.join(path.trim_start_matches('/')).display().to_string()
     }
 
@@ -82,7 +82,7 @@ impl Machine {
     ///
     /// # Errors
     /// There is none, or it cannot be read, or it is no text.
-    pub(super) fn text(&self, path: &str) -> io::Result<String> {
+    pub(in crate::cli) fn text(&self, path: &str) -> io::Result<String> {
         let file = File::from(self.open(path, OFlags::RDONLY | OFlags::NONBLOCK)?);
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("it is no file"));
@@ -94,7 +94,7 @@ impl Machine {
     ///
     /// # Errors
     /// It is there and cannot be read.
-    pub(super) fn text_or_empty(&self, path: &str) -> Result<String, Unreadable> {
+    pub(in crate::cli) fn text_or_empty(&self, path: &str) -> Result<String, Unreadable> {
         match self.text(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Unreadable { path: self.shown(path), error })
@@ -104,22 +104,22 @@ impl Machine {
     }
 
     /// A file as text; empty if there is none that can be read.
-    pub(super) fn read(&self, path: &str) -> String {
+    pub(in crate::cli) fn read(&self, path: &str) -> String {
         self.text(path).unwrap_or_default()
     }
 
     /// Whether there is a file or directory.
-    pub(super) fn has(&self, path: &str) -> bool {
+    pub(in crate::cli) fn has(&self, path: &str) -> bool {
         self.open(path, OFlags::PATH).is_ok()
     }
 
     /// Whether there is a directory.
-    pub(super) fn has_directory(&self, path: &str) -> bool {
+    pub(in crate::cli) fn has_directory(&self, path: &str) -> bool {
         self.open(path, OFlags::PATH | OFlags::DIRECTORY).is_ok()
     }
 
     /// The names in a directory, sorted; none if there is no directory that can be read.
-    pub(super) fn names(&self, directory: &str) -> Vec<String> {
+    pub(in crate::cli) fn names(&self, directory: &str) -> Vec<String> {
         self.names_or_empty(directory).unwrap_or_default()
     }
 
@@ -127,7 +127,7 @@ impl Machine {
     ///
     /// # Errors
     /// It is there and cannot be read.
-    pub(super) fn names_or_empty(&self, directory: &str) -> Result<Vec<String>, Unreadable> {
+    pub(in crate::cli) fn names_or_empty(&self, directory: &str) -> Result<Vec<String>, Unreadable> {
         let opened = self.open(directory, OFlags::RDONLY | OFlags::DIRECTORY);
         let entries = match opened.and_then(|opened| Ok(Dir::read_from(opened)?)) {
             Ok(entries) => entries,
@@ -145,7 +145,7 @@ impl Machine {
     ///
     /// # Errors
     /// Links that lead to each other.
-    pub(super) fn target(&self, path: &str) -> io::Result<String> {
+    pub(in crate::cli) fn target(&self, path: &str) -> io::Result<String> {
         let mut at = path.to_owned();
         for _ in 0..LINKS_MAX {
             let (directory, name) = split(&at);
@@ -158,7 +158,7 @@ impl Machine {
     }
 
     /// Whose a file is; `None` where there is none.
-    pub(super) fn attributes(&self, path: &str) -> Option<Attributes> {
+    pub(in crate::cli) fn attributes(&self, path: &str) -> Option<Attributes> {
         let found = fstat(self.open(path, OFlags::PATH).ok()?).ok()?;
         Some(Attributes { mode: found.st_mode & 0o7777, owner: Some((found.st_uid, found.st_gid)) })
     }
@@ -167,7 +167,7 @@ impl Machine {
     ///
     /// # Errors
     /// The disk; an owner that cannot be kept.
-    pub(super) fn replace(&self, path: &str, text: &str, attributes: Attributes) -> io::Result<()> {
+    pub(in crate::cli) fn replace(&self, path: &str, text: &str, attributes: Attributes) -> io::Result<()> {
         let (directory, name) = split(path);
         let directory = self.made(directory)?;
         let temporary = format!(".{name}.larder-{:08x}", fastrand::u32(..));
@@ -201,14 +201,14 @@ impl Machine {
     ///
     /// # Errors
     /// There is none, or it cannot be removed.
-    pub(super) fn remove(&self, path: &str) -> io::Result<()> {
+    pub(in crate::cli) fn remove(&self, path: &str) -> io::Result<()> {
         let (directory, name) = split(path);
         let opened = self.open(directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
         Ok(unlinkat(&opened, name, AtFlags::empty())?)
     }
 
     /// Removes as many of the directories that lead to `path` as are empty, the last first.
-    pub(super) fn remove_directories_above(&self, path: &str, at_most: usize) {
+    pub(in crate::cli) fn remove_directories_above(&self, path: &str, at_most: usize) {
         let (mut directory, _) = split(path);
         for _ in 0..at_most {
             let (above, name) = split(directory);

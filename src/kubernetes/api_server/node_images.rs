@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
-use super::api_server::ApiServer;
-use super::kept_answers::KeptAnswers;
-use super::source::ImagePresence;
+use super::client::ApiServer;
+use crate::kubernetes::kept_answers::KeptAnswers;
+use crate::kubernetes::source::ImagePresence;
 use crate::reference::Image;
 
 /// How long an answer counts: kubelet writes the status every few minutes.

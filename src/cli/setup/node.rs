@@ -18,13 +18,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::containerd_config::{CONFIG, Cri, config_at};
-use super::containerd_files::{files, takes_config_path_away};
-use super::context::Context;
-use super::failure::Failure;
-use super::machine::Machine;
-use super::output::print_line;
-use super::setup;
+use super::{HOSTS, LACKS_VERSION, first_directory, hosts_alone};
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
+use crate::cli::output::print_line;
+use crate::cli::runtimes::containerd_config::{CONFIG, Cri, config_at};
+use crate::cli::runtimes::containerd_files::{files, takes_config_path_away};
+use crate::cli::runtimes::machine::Machine;
 
 /// The part of the node's filesystem that the init container sees.
 const MOUNTED: &str = "/etc/containerd/";
@@ -35,7 +35,7 @@ const ADD: &str =
 
 /// What the command takes.
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(in crate::cli) struct Arguments {
     /// Where the node's /etc/containerd is, without that path
     #[arg(long, value_name = "DIR")]
     root: PathBuf,
@@ -128,7 +128,7 @@ impl fmt::Display for NotSetUp {
     }
 }
 
-pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
+pub(in crate::cli) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let outcome = set_up(arguments, context)?;
     let level = if matches!(outcome, Outcome::NotSetUp(_)) { "WARN" } else { "INFO" };
     if let Some(file) = &arguments.message {
@@ -154,7 +154,7 @@ fn set_up(arguments: &Arguments, context: &Context) -> Result<Outcome, Failure> 
             Err(why) => return Ok(Outcome::NotSetUp(why)),
         }
     };
-    match setup::hosts_alone(&machine, &directories, arguments.undo, context) {
+    match hosts_alone(&machine, &directories, arguments.undo, context) {
         Ok(()) => Ok(outcome),
         Err(Failure::Failed(why)) => Ok(Outcome::NotSetUp(NotSetUp::Failed(why))),
         Err(usage) => Err(usage),
@@ -186,8 +186,8 @@ fn read(machine: &Machine) -> Result<Vec<Part>, NotSetUp> {
 /// Where Larder may have written: in every directory that is named, and where it is named by default.
 fn marked_directories(parts: &[Part]) -> Vec<String> {
     let named = parts.iter().filter_map(|part| part.cri.config_path());
-    let mut directories: Vec<String> = named.map(|path| setup::first_directory(Some(&path))).collect();
-    directories.push(setup::HOSTS.to_owned());
+    let mut directories: Vec<String> = named.map(|path| first_directory(Some(&path))).collect();
+    directories.push(HOSTS.to_owned());
     directories.sort();
     directories.dedup();
     directories
@@ -222,7 +222,7 @@ fn directory_of(parts: &[Part], is_there: impl Fn(&str) -> bool) -> Result<(Stri
         return Err(NotSetUp::OldForm);
     }
     if parts.first().is_some_and(|part| part.cri.lacks_version()) {
-        return Err(NotSetUp::Unreadable(setup::LACKS_VERSION.to_owned()));
+        return Err(NotSetUp::Unreadable(LACKS_VERSION.to_owned()));
     }
     let said: Vec<(&Part, String)> =
         parts.iter().filter_map(|part| Some((part, part.cri.config_path()?))).collect();
@@ -240,7 +240,7 @@ fn directory_of(parts: &[Part], is_there: impl Fn(&str) -> bool) -> Result<(Stri
     if is_list && !is_local && !is_old {
         return Err(NotSetUp::Several(path));
     }
-    let path = if is_list { setup::first_directory(Some(&path)) } else { path };
+    let path = if is_list { first_directory(Some(&path)) } else { path };
     // A path with `..` may lead anywhere.
     let is_mounted = path.starts_with(MOUNTED) && !path.split('/').any(|part| part == "..");
     if is_mounted || is_there(&path) {
@@ -252,5 +252,5 @@ fn directory_of(parts: &[Part], is_there: impl Fn(&str) -> bool) -> Result<(Stri
 }
 
 #[cfg(test)]
-#[path = "setup_node_tests.rs"]
+#[path = "node_tests.rs"]
 mod tests;

@@ -8,7 +8,7 @@ use http::Request;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::api_server::{ApiServer, AskError};
+use super::client::{ApiServer, AskError};
 use crate::credentials::{AccountError, AccountSource, PodAccount, Secret, ServiceAccount};
 
 #[derive(Deserialize)]

@@ -17,10 +17,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::grpc::{Answers, Connection, LocalError};
-use super::pod::Pod;
 use super::pod_message;
-use super::source::{PodEvent, PodSource};
-use super::table::PODS_MAX;
+use crate::kubernetes::pod::Pod;
+use crate::kubernetes::source::{PodEvent, PodSource};
+use crate::kubernetes::table::PODS_MAX;
 use crate::support::shutdown::Shutdown;
 
 /// Bytes of an answer at most. The list is one message with every pod: 500 pods, the most that is in use on a node, of
