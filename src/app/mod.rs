@@ -251,7 +251,7 @@ impl App {
         readiness.set(false);
         data.join_all().await;
         let _ = (folding.await, sampling.await, credential.await);
-        self.log.tell_all();
+        self.log.write_folded();
         settle(&self.puller, &upstream, &keychain).await;
         self.tier.finish(TIER_WAIT).await;
         let _ = (list.await, pods.await);

@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, Response, StatusCode, Version};
 use super::byteranges::Layout;
 use super::observe::{self, BodyObserver, ContentKind, Observer};
 use super::range::{self, RangeAnswer, Several};
-use super::request_line::Described;
+use super::request_log::Described;
 use super::respond::{self, OCI_FILTERS, content_head};
 use super::route::{self, AddressedBy, OCI_NAMESPACE, Resource};
 use crate::listener::Body;

@@ -16,7 +16,7 @@ use super::metrics::RouteLabel;
 use super::observe::{Observer, Outcome};
 use super::range;
 use super::refusal::{ChallengeError, ClientKind};
-use super::request_line::{Arrival, Described};
+use super::request_log::{Arrival, Described};
 use super::respond::{self, ErrorResponse};
 use super::route::{self, AddressedBy, Resource, Route};
 use super::token;

@@ -10,19 +10,15 @@ mod byteranges;
 mod client_auth;
 mod config;
 mod content;
-mod folds;
 mod gate;
 mod handler;
 mod metrics;
 mod observe;
 pub mod range;
-mod recent;
 pub mod refusal;
-mod request_line;
 mod request_log;
 pub mod respond;
 pub mod route;
-mod span;
 mod token;
 
 use std::collections::HashSet;
@@ -40,8 +36,7 @@ pub use config::Config;
 pub use gate::{Gate, GateConfig, GateError};
 pub use metrics::Metrics;
 pub use observe::{Observer, Outcome, Totals};
-pub use recent::{Recent, RecentRequest};
-pub use request_log::RequestLog;
+pub use request_log::{Recent, RecentRequest, RequestLog};
 
 use crate::credentials::Keychain;
 use crate::listener::{Body, Hosts};
@@ -51,7 +46,7 @@ use crate::support::clock::Clock;
 use crate::support::live::Live;
 use handler::Handler;
 use metrics::RouteLabel;
-use request_line::{Arrival, Described};
+use request_log::{Arrival, Described};
 use respond::ErrorResponse;
 
 /// The data plane as a service for a [`crate::listener`].
@@ -110,13 +105,13 @@ pub fn service(config: &Config, ports: &[u16], components: Components) -> Servic
         let (bounded, observer, log) = (bounded.clone(), Arc::clone(&observer), Arc::clone(&log));
         async move {
             let id = RequestId::next();
-            let told = log.begin(&request, id);
-            let described = told.described().clone();
-            let (since, span) = (told.since(), told.span().clone());
+            let logged = log.begin(&request, id);
+            let described = logged.described().clone();
+            let (since, span) = (logged.since(), logged.span().clone());
             let arrival = Arrival { id, since, described: described.clone(), span };
             let answered = bounded.oneshot((request, arrival)).await;
             let response = answered.unwrap_or_else(|error| not_answered(&observer, &described, &error));
-            Ok(told.until_the_end_of(response))
+            Ok(logged.until_the_end_of(response))
         }
     }))
 }

@@ -9,41 +9,41 @@ use http::Method;
 use parking_lot::Mutex;
 use tracing::Span;
 
-use super::metrics::RouteLabel;
-use super::observe::Outcome;
 use crate::listener::Peer;
 use crate::pull::{AnswerSource, PullContext, RequestId};
 use crate::reference::Repository;
+use crate::serve::metrics::RouteLabel;
+use crate::serve::observe::Outcome;
 use crate::support::metric_labels::Label;
 
 /// What the lines are filtered by.
-pub(super) const TARGET: &str = "larder::access";
+pub(in crate::serve) const TARGET: &str = "larder::access";
 /// Characters at most of a reason: it may hold a registry's words.
 const REASON_CHARS_MAX: usize = 400;
 
 /// What the log says of one request.
 #[derive(Debug, Clone)]
-pub(super) struct Line {
-    pub(super) id: RequestId,
-    pub(super) client: Peer,
-    pub(super) method: Method,
-    pub(super) host: Option<String>,
-    pub(super) range: Option<String>,
-    pub(super) details: Details,
+pub(in crate::serve) struct Line {
+    pub(in crate::serve) id: RequestId,
+    pub(in crate::serve) client: Peer,
+    pub(in crate::serve) method: Method,
+    pub(in crate::serve) host: Option<String>,
+    pub(in crate::serve) range: Option<String>,
+    pub(in crate::serve) details: Details,
     /// The endpoints that were asked for it.
-    pub(super) upstream: Vec<String>,
+    pub(in crate::serve) upstream: Vec<String>,
     /// The request that led the download which it read.
-    pub(super) download: Option<RequestId>,
-    pub(super) status: Option<u16>,
-    pub(super) end: End,
-    pub(super) bytes: u64,
-    pub(super) first_byte: Option<Duration>,
-    pub(super) duration: Duration,
+    pub(in crate::serve) download: Option<RequestId>,
+    pub(in crate::serve) status: Option<u16>,
+    pub(in crate::serve) end: End,
+    pub(in crate::serve) bytes: u64,
+    pub(in crate::serve) first_byte: Option<Duration>,
+    pub(in crate::serve) duration: Duration,
 }
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum End {
+pub(in crate::serve) enum End {
     /// With the answer, as a whole.
     Whole,
     /// With less of the answer than its head promised, for a fault of upstream or of this node.
@@ -53,30 +53,35 @@ pub(super) enum End {
 }
 
 /// What is known of a request when it comes, and where the rest is filled in.
-pub(super) struct Arrival {
-    pub(super) id: RequestId,
-    pub(super) since: Instant,
-    pub(super) described: Described,
-    pub(super) span: Span,
+pub(in crate::serve) struct Arrival {
+    pub(in crate::serve) id: RequestId,
+    pub(in crate::serve) since: Instant,
+    pub(in crate::serve) described: Described,
+    pub(in crate::serve) span: Span,
 }
 
 /// What is known of a request once it was read; shared between what answers it and what logs it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Described(Arc<Mutex<Details>>);
+pub(in crate::serve) struct Described(Arc<Mutex<Details>>);
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Details {
-    pub(super) route: Option<RouteLabel>,
-    pub(super) repository: Option<Repository>,
-    pub(super) reference: Option<String>,
-    pub(super) pull: Option<PullContext>,
-    pub(super) outcome: Option<Outcome>,
-    pub(super) reason: Option<String>,
+pub(in crate::serve) struct Details {
+    pub(in crate::serve) route: Option<RouteLabel>,
+    pub(in crate::serve) repository: Option<Repository>,
+    pub(in crate::serve) reference: Option<String>,
+    pub(in crate::serve) pull: Option<PullContext>,
+    pub(in crate::serve) outcome: Option<Outcome>,
+    pub(in crate::serve) reason: Option<String>,
 }
 
 impl Described {
     /// What the request asks for.
-    pub(super) fn asks_for(&self, route: RouteLabel, repository: &Repository, reference: Option<String>) {
+    pub(in crate::serve) fn asks_for(
+        &self,
+        route: RouteLabel,
+        repository: &Repository,
+        reference: Option<String>,
+    ) {
         let mut details = self.0.lock();
         details.route = Some(route);
         details.repository = Some(repository.clone());
@@ -84,12 +89,12 @@ impl Described {
     }
 
     /// The pull that it became.
-    pub(super) fn pulls(&self, pull: &PullContext) {
+    pub(in crate::serve) fn pulls(&self, pull: &PullContext) {
         self.0.lock().pull = Some(pull.clone());
     }
 
     /// How it was answered; and for a refusal why, in words.
-    pub(super) fn answered(&self, outcome: Outcome, reason: Option<&str>) {
+    pub(in crate::serve) fn answered(&self, outcome: Outcome, reason: Option<&str>) {
         let mut details = self.0.lock();
         details.outcome = Some(outcome);
         if let Some(reason) = reason {
@@ -98,24 +103,24 @@ impl Described {
     }
 
     /// Why the answer is out of date, or short, in words.
-    pub(super) fn because(&self, reason: &str) {
+    pub(in crate::serve) fn because(&self, reason: &str) {
         self.0.lock().reason = Some(bounded(reason, REASON_CHARS_MAX));
     }
 
     /// What was known so far.
-    pub(super) fn details(&self) -> Details {
+    pub(in crate::serve) fn details(&self) -> Details {
         self.0.lock().clone()
     }
 
     /// What is known at the end, which nothing asks for again.
-    pub(super) fn take(&self) -> Details {
+    pub(in crate::serve) fn take(&self) -> Details {
         std::mem::take(&mut *self.0.lock())
     }
 }
 
 impl Line {
     /// How it ended, in a word or two: the text of the line.
-    pub(super) fn said(&self) -> &'static str {
+    pub(in crate::serve) fn said(&self) -> &'static str {
         match (self.end, self.details.outcome) {
             (End::CutShort, _) => "cut short",
             (End::ClientLeft, _) => "client left",
@@ -132,7 +137,7 @@ impl Line {
     }
 
     /// Where the content came from.
-    pub(super) fn source(&self) -> Option<AnswerSource> {
+    pub(in crate::serve) fn source(&self) -> Option<AnswerSource> {
         match self.details.outcome {
             Some(Outcome::Served(source)) => Some(source),
             _ => None,
@@ -140,19 +145,19 @@ impl Line {
     }
 
     /// Whether the client got what it asked for.
-    pub(super) fn is_success(&self) -> bool {
+    pub(in crate::serve) fn is_success(&self) -> bool {
         let outcome = self.details.outcome;
         self.end == End::Whole && matches!(outcome, None | Some(Outcome::Served(_) | Outcome::Issued))
     }
 
     /// Whether upstream or this node failed, and not the client or its credential.
-    pub(super) fn is_failure(&self) -> bool {
+    pub(in crate::serve) fn is_failure(&self) -> bool {
         let failed = [Outcome::Failed, Outcome::TimedOut, Outcome::Overloaded];
         self.end == End::CutShort || self.details.outcome.is_some_and(|outcome| failed.contains(&outcome))
     }
 
     /// Writes the line; `folded` is how many more like it were not written.
-    pub(super) fn write(&self, folded: Option<u64>) {
+    pub(in crate::serve) fn write(&self, folded: Option<u64>) {
         let Details { repository, reference, reason, .. } = &self.details;
         // Most requests led to one endpoint at most.
         let joined = (self.upstream.len() > 1).then(|| self.upstream.join(" "));
@@ -187,14 +192,14 @@ impl Line {
     }
 
     /// Equal for refusals of the same client.
-    pub(super) fn key_of_client(&self) -> u64 {
+    pub(in crate::serve) fn key_of_client(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         (self.client.address.map(|at| at.ip()), self.client.uid).hash(&mut hasher);
         hasher.finish()
     }
 
     /// Equal for equal refusals of the same client.
-    pub(super) fn key_of_equal(&self) -> u64 {
+    pub(in crate::serve) fn key_of_equal(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         let Details { repository, reference, reason, .. } = &self.details;
         (self.key_of_client(), self.said(), self.status, repository, reference).hash(&mut hasher);
@@ -206,11 +211,11 @@ impl Line {
 }
 
 /// To a tenth, as people read it.
-pub(super) fn milliseconds(duration: Duration) -> f64 {
+pub(in crate::serve) fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
 /// Text from outside: a bounded part of it, without control characters.
-pub(super) fn bounded(text: &str, chars_max: usize) -> String {
+pub(in crate::serve) fn bounded(text: &str, chars_max: usize) -> String {
     text.chars().take(chars_max).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

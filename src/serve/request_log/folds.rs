@@ -26,13 +26,18 @@ struct Fold<T> {
     last: Option<T>,
 }
 
-/// Lines that were not written: the last of them, and how many.
-pub(super) type Folded<T> = (T, u64);
+/// A line to be written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entry<T> {
+    pub(super) line: T,
+    /// For how many lines that were not written this one stands, the last of them; absent for a line of its own.
+    pub(super) repeated: Option<u64>,
+}
 
 /// What is to be done with a line.
 pub(super) enum Verdict<T> {
-    /// It is written, after those that were folded before, if any.
-    Write(T, Option<Folded<T>>),
+    /// It is written, after what stands for those that were folded before, if any.
+    Write(T, Option<Entry<T>>),
     /// It is counted.
     Fold,
 }
@@ -62,30 +67,31 @@ impl<T> Folds<T> {
             return Verdict::Fold;
         }
         let fold = Fold { since: now, written: 1, folded: 0, last: None };
-        let replaced = self.lines.insert(key, fold).and_then(|(_, before)| before.told());
+        let replaced = self.lines.insert(key, fold).and_then(|(_, before)| before.entry());
         Verdict::Write(line, replaced)
     }
 
     /// Those whose while is over by `now`.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<Folded<T>> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<Entry<T>> {
         let is_over = |fold: &Fold<T>| now.saturating_duration_since(fold.since) >= WHILE;
         let over: Vec<u64> = self.lines.iter().filter(|(_, f)| is_over(f)).map(|(key, _)| *key).collect();
-        over.iter().filter_map(|key| self.lines.remove(key)?.told()).collect()
+        over.iter().filter_map(|key| self.lines.remove(key)?.entry()).collect()
     }
 
     /// All of them: nothing is folded any more.
-    pub(super) fn end(&mut self) -> Vec<Folded<T>> {
+    pub(super) fn end(&mut self) -> Vec<Entry<T>> {
         let mut all = Vec::new();
         while let Some((_, fold)) = self.lines.remove_oldest() {
-            all.extend(fold.told());
+            all.extend(fold.entry());
         }
         all
     }
 }
 
 impl<T> Fold<T> {
-    fn told(self) -> Option<Folded<T>> {
-        Some((self.last?, self.folded))
+    /// What stands for the lines that were not written, if any.
+    fn entry(self) -> Option<Entry<T>> {
+        Some(Entry { line: self.last?, repeated: Some(self.folded) })
     }
 }
 
@@ -96,9 +102,6 @@ pub(super) struct ClientFolds<T> {
     client_of: fn(&T) -> u64,
 }
 
-/// A line to be written, and for how many it stands where those were folded.
-pub(super) type Told<T> = (T, Option<u64>);
-
 impl<T> ClientFolds<T> {
     /// So many equal lines are written in a while, and so many of one client, told by `client_of`.
     pub(super) fn new(equal_max: u32, of_client_max: u32, client_of: fn(&T) -> u64) -> Self {
@@ -106,40 +109,41 @@ impl<T> ClientFolds<T> {
     }
 
     /// What is to be written now that this line has come; equal ones have the same `key`.
-    pub(super) fn judge(&mut self, key: u64, line: T, now: Instant) -> Vec<Told<T>> {
-        let mut told = Vec::new();
+    pub(super) fn judge(&mut self, key: u64, line: T, now: Instant) -> Vec<Entry<T>> {
+        let mut entries = Vec::new();
         if let Verdict::Write(line, before) = self.equal.judge(key, line, now) {
-            if let Some((before, count)) = before {
-                self.judge_of_client(before, Some(count), now, &mut told);
+            if let Some(before) = before {
+                self.judge_of_client(before, now, &mut entries);
             }
-            self.judge_of_client(line, None, now, &mut told);
+            self.judge_of_client(Entry { line, repeated: None }, now, &mut entries);
         }
-        told
+        entries
     }
 
     /// What was folded and whose while is over by `now`.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<Told<T>> {
-        let mut told = Vec::new();
-        for (line, count) in self.equal.due(now) {
-            self.judge_of_client(line, Some(count), now, &mut told);
+    pub(super) fn due(&mut self, now: Instant) -> Vec<Entry<T>> {
+        let mut entries = Vec::new();
+        for entry in self.equal.due(now) {
+            self.judge_of_client(entry, now, &mut entries);
         }
-        told.extend(self.of_client.due(now).into_iter().map(|(line, count)| (line, Some(count))));
-        told
+        entries.extend(self.of_client.due(now));
+        entries
     }
 
     /// All that was folded.
-    pub(super) fn end(&mut self) -> Vec<Told<T>> {
-        let all = [self.equal.end(), self.of_client.end()];
-        all.into_iter().flatten().map(|(line, count)| (line, Some(count))).collect()
+    pub(super) fn end(&mut self) -> Vec<Entry<T>> {
+        [self.equal.end(), self.of_client.end()].into_iter().flatten().collect()
     }
 
     /// What was folded of equal lines counts as a line of its client too, else ever new lines would each push one out.
-    fn judge_of_client(&mut self, line: T, folded: Option<u64>, now: Instant, told: &mut Vec<Told<T>>) {
+    fn judge_of_client(&mut self, entry: Entry<T>, now: Instant, entries: &mut Vec<Entry<T>>) {
+        let Entry { line, repeated } = entry;
         let client = (self.client_of)(&line);
-        let verdict = self.of_client.judge_as(client, line, folded.unwrap_or(1), now);
-        if let Verdict::Write(line, before) = verdict {
-            told.extend(before.map(|(line, count)| (line, Some(count))));
-            told.push((line, folded));
+        if let Verdict::Write(line, before) =
+            self.of_client.judge_as(client, line, repeated.unwrap_or(1), now)
+        {
+            entries.extend(before);
+            entries.push(Entry { line, repeated });
         }
     }
 }
@@ -153,20 +157,25 @@ mod tests {
         const OF_CLIENT: u32 = 300;
         let (mut folds, begun) = (ClientFolds::new(3, OF_CLIENT, |_: &u64| 0), Instant::now());
         let (mut lines, mut counted) = (0, 0);
-        let mut tell = |told: Vec<Told<u64>>| {
-            lines += told.len();
-            counted += told.iter().map(|(_, folded)| folded.unwrap_or(1)).sum::<u64>();
+        let mut count = |entries: Vec<Entry<u64>>| {
+            lines += entries.len();
+            counted += entries.iter().map(|entry| entry.repeated.unwrap_or(1)).sum::<u64>();
         };
         for name in 0..5_000 {
-            (0..4).for_each(|_| tell(folds.judge(name, name, begun)));
+            (0..4).for_each(|_| count(folds.judge(name, name, begun)));
         }
         for seconds in (0..120).step_by(10) {
-            tell(folds.due(begun + Duration::from_secs(seconds)));
+            count(folds.due(begun + Duration::from_secs(seconds)));
         }
-        tell(folds.end());
+        count(folds.end());
         assert_eq!(counted, 20_000, "a refusal was not counted");
         // Two whiles, and what they folded.
         assert!(lines <= 2 * OF_CLIENT as usize + 4, "{lines} lines");
+    }
+
+    /// What stands for so many lines, the last of which is `line`.
+    fn folded(line: u32, count: u64) -> Entry<u32> {
+        Entry { line, repeated: Some(count) }
     }
 
     fn is_written(verdict: &Verdict<u32>) -> bool {
@@ -180,7 +189,7 @@ mod tests {
         assert_eq!(written, 3);
         assert!(is_written(&folds.judge(8, 0, begun)), "another line is folded with them");
         assert_eq!(folds.due(begun + WHILE / 2), []);
-        assert_eq!(folds.due(begun + WHILE), [(499, 497)]);
+        assert_eq!(folds.due(begun + WHILE), [folded(499, 497)]);
         assert!(is_written(&folds.judge(7, 0, begun + WHILE)), "a later one is not written");
         assert_eq!(folds.end(), [], "they are told twice");
     }
@@ -191,9 +200,11 @@ mod tests {
         for n in 0..3 {
             folds.judge(7, n, begun);
         }
-        assert!(matches!(folds.judge(7, 9, begun + WHILE), Verdict::Write(9, Some((2, 2)))));
+        assert!(
+            matches!(folds.judge(7, 9, begun + WHILE), Verdict::Write(9, Some(before)) if before == folded(2, 2))
+        );
         folds.judge(7, 10, begun + WHILE);
-        assert_eq!(folds.end(), [(10, 1)]);
+        assert_eq!(folds.end(), [folded(10, 1)]);
     }
 
     #[test]
@@ -201,11 +212,11 @@ mod tests {
         let (mut folds, begun) = (Folds::new(1), Instant::now());
         folds.judge(0, 0, begun);
         folds.judge(0, 1, begun);
-        let told = (1..=LINES_MAX as u64).filter_map(|key| match folds.judge(key, 0, begun) {
+        let entries = (1..=LINES_MAX as u64).filter_map(|key| match folds.judge(key, 0, begun) {
             Verdict::Write(_, folded) => folded,
             Verdict::Fold => None,
         });
-        assert_eq!(told.collect::<Vec<_>>(), [(1, 1)]);
+        assert_eq!(entries.collect::<Vec<_>>(), [folded(1, 1)]);
         assert_eq!(folds.lines.len(), LINES_MAX);
     }
 }

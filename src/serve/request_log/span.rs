@@ -9,7 +9,7 @@ use http::{HeaderMap, Request};
 use tracing::Span;
 use tracing::field::{Empty, display};
 
-use super::request_line::{Line, milliseconds};
+use super::line::{Line, milliseconds};
 use crate::pull::{AnswerSource, RequestId};
 use crate::support::metric_labels::Label;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::request_line::{Details, Line};
+use super::line::{Details, Line};
 use crate::pull::{AnswerSource, RequestId};
 use crate::reference::Repository;
 use crate::support::bounded_map::BoundedMap;
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
     use crate::listener::Peer;
     use crate::serve::observe::Outcome;
-    use crate::serve::request_line::End;
+    use crate::serve::request_log::line::End;
 
     fn request(n: u64, source: Option<AnswerSource>) -> Remembered {
         let outcome = source.map_or(Outcome::Declined, Outcome::Served);
