@@ -59,14 +59,22 @@ pub(crate) struct WantedToken<'a> {
     pub(crate) presented: &'a PresentedCredential,
     /// For a proof: the token is younger than this.
     pub(crate) token_age_max: Option<Duration>,
-    /// The cached token was refused.
-    pub(crate) renew: bool,
+    pub(crate) cached: Cached,
+}
+
+/// What a token that is cached is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cached {
+    /// It is used while it lasts.
+    MayServe,
+    /// Nothing: the request was refused with it.
+    WasRefused,
 }
 
 /// A token, and whether it was issued for this request: then no newer one would fare better.
 pub(crate) struct IssuedToken {
     pub(crate) token: Token,
-    pub(crate) fresh: bool,
+    pub(crate) is_new: bool,
 }
 
 /// A token server that may be asked for a token.
@@ -121,10 +129,10 @@ impl Tokens {
             scope: challenge.scope.clone(),
             principal: presented.principal,
         };
-        if !wanted.renew
+        if wanted.cached == Cached::MayServe
             && let Some(token) = self.0.cache.valid_token(&key, wanted.token_age_max, self.0.clock.now())
         {
-            return Ok(IssuedToken { token, fresh: false });
+            return Ok(IssuedToken { token, is_new: false });
         }
         let negative_ttl = self.0.configured.current().config.negative_ttl;
         if let Some(credential) = &presented.credential
@@ -144,7 +152,7 @@ impl Tokens {
             let host = authority(wanted.challenged_by);
             Err(Error::Unreachable { host, stage: ConnectStage::Head, why })
         });
-        issued.map(|token| IssuedToken { token, fresh: true })
+        issued.map(|token| IssuedToken { token, is_new: true })
     }
 }
 
