@@ -5,8 +5,6 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::reference::{Digest, Registry, Repository};
 use crate::support::tasks::Tasks;
 use crate::upstream::body::{brings, interrupted};
@@ -109,7 +107,6 @@ impl Attempts {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let begun = Instant::now();
         let waits = request.auth.patience == Patience::Wait && !self.is_long_gone(request)?;
         for n in RETRIES_MAX.. {
             let result = self.one_round(request, read).await;
@@ -117,7 +114,7 @@ impl Attempts {
             // Longer than the endpoint is left alone (`failure_record`); bounded before it is multiplied.
             let asked = asked.min(RESPONSE_WAIT).mul_f64(1.1);
             let pause = retry::pause(n, fastrand::f64()).max(asked);
-            let in_vain = begun.elapsed() + pause >= RESPONSE_WAIT;
+            let in_vain = request.begun.elapsed() + pause >= RESPONSE_WAIT;
             match result {
                 Err(error)
                     if waits

@@ -258,6 +258,7 @@ impl AuthenticatedRequests {
             trust: state.trust,
             presented: self.presented(state),
             token_age_max: state.request.auth.need.token_age_max(),
+            begun: state.request.begun,
         }
     }
 }

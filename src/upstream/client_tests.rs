@@ -1,5 +1,7 @@
 //! The methods of the client, over a transport that answers what the test says.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use http::header::RANGE;
 
 use super::*;
@@ -7,10 +9,13 @@ use crate::reference::MANIFEST_BYTES_MAX;
 use crate::support::metrics;
 use crate::upstream::config::{Config, EndpointConfig, RegistryConfig};
 use crate::upstream::proved_right::ProvedRight;
+use crate::upstream::request::Patience;
 use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, slow_body, status};
 
 #[path = "client_range_tests.rs"]
 mod ranges;
+
+const TOKENS: &str = "auth.reg.example.com:443";
 
 fn upstream(respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static) -> (Upstream, Arc<Scripted>) {
     upstream_of(Config::default(), respond)
@@ -150,6 +155,36 @@ async fn a_login_that_was_refused_is_not_repeated_with_get() {
     let error = upstream.confirm_manifest(&repository(), digest(), &auth).await.unwrap_err();
     assert!(error.revokes_access(), "{error}");
     assert_eq!(methods(&transport), ["HEAD", "HEAD"], "the challenge, and one login");
+}
+
+/// The registry is away, and its token server is not.
+#[tokio::test(start_paused = true)]
+async fn a_mistyped_secret_costs_one_login_however_often_a_registry_in_trouble_is_asked() {
+    let is_in_trouble = Arc::new(AtomicBool::new(false));
+    let now = Arc::clone(&is_in_trouble);
+    let (upstream, transport) = upstream(move |request| {
+        let is_authorized = !request.header("authorization").is_empty();
+        let challenge = r#"Bearer realm="https://auth.reg.example.com/token""#;
+        match (request.host.as_str(), is_authorized, now.load(Ordering::Relaxed)) {
+            (TOKENS, true, _) => status(401),
+            (TOKENS, false, _) => respond(200, &[], r#"{"token": "t"}"#),
+            (_, _, true) => status(503),
+            (_, true, false) => respond(200, &[("content-length", "5")], "12345"),
+            (_, false, false) => respond(401, &[("www-authenticate", challenge)], ""),
+        }
+    });
+    // From now on the registry's challenge is known, and a login comes first.
+    upstream.confirm_blob(&repository(), digest(), &anonymous()).await.unwrap();
+    is_in_trouble.store(true, Ordering::Relaxed);
+    let auth = AuthContext { patience: Patience::Wait, ..AuthContext::for_test(Some(("u", "mistyped"))) };
+    let error = upstream.confirm_blob(&repository(), digest(), &auth).await.unwrap_err();
+    assert!(error.is_outage(), "{error}");
+    let sent = transport.sent();
+    let to_registry = sent.iter().filter(|request| request.host != TOKENS).count();
+    assert!(to_registry > 5, "it was not asked again and again: {to_registry}");
+    let is_login =
+        |request: &&SentRequest| request.host == TOKENS && !request.header("authorization").is_empty();
+    assert_eq!(sent.iter().filter(is_login).count(), 1, "some accounts are locked for that");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderValue, RANGE};
+use tokio::time::Instant;
 
 use crate::credentials::{HttpHeaders, PresentedCredential};
 use crate::reference::{Digest, MediaType, Reference, Repository, UPSTREAM_ACCEPT};
@@ -94,6 +95,8 @@ pub(super) struct RegistryRequest<'a> {
     pub(super) method: Method,
     pub(super) repository: &'a Repository,
     pub(super) resource: Resource,
+    /// When it was made. Its repetitions, and the `GET` in the place of a `HEAD`, are of the same request.
+    pub(super) begun: Instant,
 }
 
 /// What of a repository is asked for.
@@ -154,7 +157,7 @@ impl<'a> RegistryRequest<'a> {
     }
 
     fn new(auth: &'a AuthContext, method: Method, repository: &'a Repository, resource: Resource) -> Self {
-        Self { auth, method, repository, resource }
+        Self { auth, method, repository, resource, begun: Instant::now() }
     }
 
     /// What its limit counts it as.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderValue;
+use tokio::time::Instant;
 use url::Url;
 
 use crate::credentials::{Credential, PresentedCredential};
@@ -33,6 +34,8 @@ pub(crate) struct AuthRequest<'a> {
     pub(crate) presented: &'a PresentedCredential,
     /// For a proof: the token is younger than this.
     pub(crate) token_age_max: Option<Duration>,
+    /// When the request began that this is a part of.
+    pub(crate) begun: Instant,
 }
 
 /// What authorizes requests to one origin.
@@ -306,6 +309,7 @@ fn wanted<'a>(request: AuthRequest<'a>, challenge: &'a BearerChallenge, cached: 
         trust: request.trust,
         presented: request.presented,
         token_age_max: request.token_age_max,
+        begun: request.begun,
         cached,
     }
 }

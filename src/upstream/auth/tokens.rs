@@ -1,11 +1,13 @@
 //! Tokens of token servers: requested when a challenge names one, and used while they last.
 //!
-//! Promises: equal requests are sent once; a token request follows no redirect and is bounded in time and size.
+//! Promises: equal requests are sent once, and a login that was refused not again for the same request; a token request
+//! follows no redirect and is bounded in time and size.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use url::Url;
 
 use crate::credentials::{Credential, PresentedCredential};
@@ -59,6 +61,8 @@ pub(crate) struct WantedToken<'a> {
     pub(crate) presented: &'a PresentedCredential,
     /// For a proof: the token is younger than this.
     pub(crate) token_age_max: Option<Duration>,
+    /// When the request began that it is for.
+    pub(crate) begun: Instant,
     pub(crate) cached: Cached,
 }
 
@@ -136,7 +140,7 @@ impl Tokens {
         }
         let negative_ttl = self.0.configured.current().config.negative_ttl;
         if let Some(credential) = &presented.credential
-            && let Some(refusal) = self.0.cache.refusal(&key, credential, negative_ttl)
+            && let Some(refusal) = self.0.cache.refusal(&key, credential, negative_ttl, wanted.begun)
         {
             return Err(refusal);
         }
