@@ -23,7 +23,7 @@ use crate::credentials::{PodAccount, PullSecrets};
 use crate::prepull::{FetchError, Fetcher, Platforms, RequestedImage};
 use crate::reference::Image;
 use crate::support::size;
-use crate::support::slowness::{LEAST_RATE, LOOK_INTERVAL, SlownessWatch};
+use crate::support::slowness::{LEAST_RATE, LOOK_INTERVAL, SlownessWatch, Speed};
 
 /// How long a runtime or API server is waited for that may have the image: after that it counts as not there.
 const PRESENCE_WAIT: Duration = Duration::from_secs(2);
@@ -216,7 +216,7 @@ impl PodFetcher {
         loop {
             sleep(LOOK_INTERVAL).await;
             let is_excused = !self.is_short_of_places.load(Ordering::Relaxed);
-            if watch.is_too_slow(Instant::now(), arrived.load(Ordering::Relaxed), is_excused) {
+            if watch.judge(Instant::now(), arrived.load(Ordering::Relaxed), is_excused) == Speed::TooSlow {
                 return;
             }
         }

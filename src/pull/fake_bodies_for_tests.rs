@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::Semaphore;
 
-use crate::upstream::{ConnectStage, Download, EndpointId, Error, Proof};
+use crate::upstream::{ConnectStage, Download, EndpointId, Error, ProvedRight};
 
 /// Bytes of a blob as they come.
 pub(crate) type Body = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send + Sync>>;
@@ -100,7 +100,7 @@ impl MirrorBody {
             chunk
         });
         let endpoint = EndpointId::for_test("mirror");
-        Download::new(self.size, asked.from, Proof::Public, endpoint, Box::pin(paced))
+        Download::new(self.size, asked.from, ProvedRight::Public, endpoint, Box::pin(paced))
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use super::fake_bodies_for_tests::{AskedRange, Body, Change, MirrorBody, held_after};
 use crate::credentials::Credential;
 use crate::reference::{Digest, Repository, Tag};
-use crate::upstream::{AuthContext, DeliveryFault, Error, Proof, Unknown};
+use crate::upstream::{AuthContext, DeliveryFault, Error, ProvedRight, Unknown};
 
 /// A registry in memory that answers as the test set it up, and counts what it is asked.
 #[derive(Default)]
@@ -183,7 +183,7 @@ impl FakeRegistry {
         what: &str,
         repository: &Repository,
         auth: &AuthContext,
-    ) -> Result<Proof, Error> {
+    ) -> Result<ProvedRight, Error> {
         let mut state = self.0.lock();
         let user = auth.presented.credential.as_ref().map_or("-", Credential::username).to_owned();
         state.asked.push(format!("{what} as {user}"));
@@ -191,9 +191,9 @@ impl FakeRegistry {
             return Err(failure.clone());
         }
         match state.readers.get(repository) {
-            None => Ok(Proof::Public),
+            None => Ok(ProvedRight::Public),
             Some(users) if users.contains(&user.as_str()) => {
-                Ok(Proof::Principal { token_age: state.token_age })
+                Ok(ProvedRight::Principal { token_age: state.token_age })
             }
             Some(_) => Err(Error::Refused {
                 host: "reg.test".to_owned(),

@@ -51,6 +51,30 @@ struct Addressed {
     addressed_by: AddressedBy,
 }
 
+/// What a request was for, as far as metrics tell it.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    route: RouteLabel,
+    registry: Option<&'a Registry>,
+}
+
+impl Asked<'_> {
+    /// Nothing that was found out.
+    const UNKNOWN: Self = Self { route: RouteLabel::Other, registry: None };
+}
+
+/// Why a request is not answered as it was asked.
+struct Rejected {
+    outcome: Outcome,
+    error: ErrorResponse,
+}
+
+impl Rejected {
+    fn bad(error: ErrorResponse) -> Self {
+        Self { outcome: Outcome::BadRequest, error }
+    }
+}
+
 /// Who asks, as far as a refusal depends on it.
 struct Client {
     kind: ClientKind,
@@ -69,8 +93,8 @@ impl Handler {
         let described = &arrival.described;
         let Addressed { host, client, route, addressed_by } = match self.read(&request) {
             Ok(read) => read,
-            Err((outcome, error)) => {
-                return self.refuse(described, (RouteLabel::Other, None), outcome, &error, None);
+            Err(Rejected { outcome, error }) => {
+                return self.refuse(described, Asked::UNKNOWN, outcome, &error, None);
             }
         };
         let authorization = client_auth::read(request.headers(), &self.keychain, self.clock.now());
@@ -93,9 +117,9 @@ impl Handler {
                     }
                     Err(invalid) => {
                         let error = ErrorResponse::of_invalid_authorization(invalid);
-                        let about = (route, Some(repository.registry()));
+                        let asked = Asked { route, registry: Some(repository.registry()) };
                         let challenge = challenge(Some(invalid.code()));
-                        return self.refuse(described, about, Outcome::Challenged, &error, challenge);
+                        return self.refuse(described, asked, Outcome::Challenged, &error, challenge);
                     }
                 };
                 let pull = PullContext::of_request(arrival.id, repository.clone(), reference, caller)
@@ -122,24 +146,26 @@ impl Handler {
     }
 
     /// Whether the request is for us, and what it asks for.
-    fn read<B: http_body::Body>(&self, request: &Request<B>) -> Result<Addressed, (Outcome, ErrorResponse)> {
+    fn read<B: http_body::Body>(&self, request: &Request<B>) -> Result<Addressed, Rejected> {
         let host = self.hosts.check(request);
-        let host = host.map_err(|error| (Outcome::Misdirected, ErrorResponse::of_host(error)))?.to_owned();
-        let bad = |error| (Outcome::BadRequest, error);
+        let misdirected =
+            |error| Rejected { outcome: Outcome::Misdirected, error: ErrorResponse::of_host(error) };
+        let host = host.map_err(misdirected)?.to_owned();
         let (method, uri) = (request.method(), request.uri());
         let (route, addressed_by) = route::parse(method, uri, request.headers(), &self.default_registry)
-            .map_err(|error| bad(ErrorResponse::of_route(&error)))?;
+            .map_err(|error| Rejected::bad(ErrorResponse::of_route(&error)))?;
         let posts_a_form = route == Route::Token && method == Method::POST;
         if !posts_a_form && !request.body().is_end_stream() {
-            return Err(bad(ErrorResponse::body_not_expected()));
+            return Err(Rejected::bad(ErrorResponse::body_not_expected()));
         }
         if method == Method::GET
             && let Route::Content(_, Resource::Blob(_)) = route
         {
-            range::check(request.headers()).map_err(|error| bad(ErrorResponse::of_ranges(error)))?;
+            range::check(request.headers())
+                .map_err(|error| Rejected::bad(ErrorResponse::of_ranges(error)))?;
         }
         if route != Route::Token && !self.passes_gate(request.headers()) {
-            return Err((Outcome::Declined, ErrorResponse::of_gate()));
+            return Err(Rejected { outcome: Outcome::Declined, error: ErrorResponse::of_gate() });
         }
         let client = ClientKind::of(request.headers(), uri);
         Ok(Addressed { host, client, route, addressed_by })
@@ -179,8 +205,8 @@ impl Handler {
                 }
                 self.observer.count_error(error.reason());
                 let challenge = challenge(answer.challenge_error().as_deref());
-                let about = (route, Some(registry));
-                self.refuse(context.described, about, error.fault().into(), &answer, challenge)
+                let asked = Asked { route, registry: Some(registry) };
+                self.refuse(context.described, asked, error.fault().into(), &answer, challenge)
             }
         }
     }
@@ -209,8 +235,7 @@ impl Handler {
             }
         };
         let challenge = client_auth::challenge(host, None, invalid.map(InvalidAuthorization::code));
-        let mut response =
-            self.refuse(described, (RouteLabel::Other, None), Outcome::Challenged, &error, challenge);
+        let mut response = self.refuse(described, Asked::UNKNOWN, Outcome::Challenged, &error, challenge);
         response.headers_mut().insert(respond::API_VERSION, respond::REGISTRY_2);
         response
     }
@@ -234,7 +259,8 @@ impl Handler {
                 response
             }
             Err(error) => {
-                self.refuse(described, (RouteLabel::Token, None), Outcome::BadRequest, &error, None)
+                let asked = Asked { route: RouteLabel::Token, registry: None };
+                self.refuse(described, asked, Outcome::BadRequest, &error, None)
             }
         }
     }
@@ -242,12 +268,12 @@ impl Handler {
     fn refuse(
         &self,
         described: &Described,
-        (route, registry): (RouteLabel, Option<&Registry>),
+        asked: Asked<'_>,
         outcome: Outcome,
         error: &ErrorResponse,
         challenge: Option<HeaderValue>,
     ) -> Response<Body> {
-        self.observer.count_request(route, registry, outcome);
+        self.observer.count_request(asked.route, asked.registry, outcome);
         described.answered(outcome, Some(&error.message));
         error.response(challenge)
     }

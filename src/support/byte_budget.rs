@@ -1,12 +1,14 @@
 //! Memory for content that untrusted parties can make large and many: bounded in sum, with a share for each of those
 //! who cause it (`fair_share`).
 //!
-//! Bytes are reserved before they are there, and the reservation ends with the last copy of them. Deliberately not
-//! here: how long to wait.
+//! Bytes are reserved before they are there, and the reservation ends with the last copy of them. Content that is read
+//! whole is reserved where it is large. Deliberately not here: how long to wait.
 
 use std::hash::Hash;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use super::fair_share::{self, FairShares, Permits};
 
@@ -15,7 +17,7 @@ const UNIT: usize = 4 * 1024;
 
 /// Bytes of a body that is read into memory without a reservation: few manifests are larger, and the connections are
 /// bounded.
-pub const UNRESERVED_BYTES: usize = 256 * 1024;
+const UNRESERVED_BYTES: usize = 256 * 1024;
 
 /// A budget of bytes, shared among the users of keys.
 pub struct ByteBudget<K> {
@@ -35,6 +37,14 @@ pub struct ByteShare {
 #[derive(Debug)]
 pub struct Reservation(Permits);
 
+/// What is reserved for content that may be small; at first nothing.
+#[derive(Debug, Default)]
+pub struct Reserved(Option<Reservation>);
+
+/// Memory was not free in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoMemory;
+
 struct Held<T> {
     bytes: Bytes,
     _with: T,
@@ -53,9 +63,44 @@ impl<K: Hash + Eq + Clone> ByteBudget<K> {
         Self { units: FairShares::new(all.div_ceil(UNIT), share.div_ceil(UNIT)), share }
     }
 
+    /// A budget of which each key may hold `share`, and all together twice as much: none keeps the others from theirs.
+    pub fn of_two_shares(share: usize) -> Self {
+        Self::new(2 * share, share)
+    }
+
     /// Reserves `bytes`, or the share if that is less. Waits until they are free, in the order of the requests.
     pub async fn reserve(&self, key: &K, bytes: usize) -> Reservation {
         self.share_of(key).reserve(bytes).await
+    }
+
+    /// The same, where the bytes are free within `wait`.
+    ///
+    /// # Errors
+    /// They are not.
+    pub async fn reserve_within(
+        &self,
+        key: &K,
+        bytes: usize,
+        wait: Duration,
+    ) -> Result<Reservation, NoMemory> {
+        timeout(wait, self.reserve(key, bytes)).await.map_err(|_| NoMemory)
+    }
+
+    /// The same for content of `bytes` that is read whole, of which only large content is reserved.
+    ///
+    /// # Errors
+    /// They are not free within `wait`.
+    pub async fn reserve_if_large(
+        &self,
+        key: impl FnOnce() -> K,
+        bytes: usize,
+        wait: Duration,
+    ) -> Result<Reserved, NoMemory> {
+        let nothing = Reserved::default();
+        if nothing.covers(bytes) {
+            return Ok(nothing);
+        }
+        Ok(Reserved(Some(self.reserve_within(&key(), bytes, wait).await?)))
     }
 
     /// The share of a key.
@@ -81,6 +126,28 @@ impl Reservation {
     /// The bytes, which hold the reservation until the last copy and slice of them is dropped.
     pub fn hold(self, bytes: Bytes) -> Bytes {
         held_with(bytes, self)
+    }
+}
+
+impl Reserved {
+    /// Whether content of `bytes` needs no other reservation.
+    pub fn covers(&self, bytes: usize) -> bool {
+        self.0.is_some() || bytes <= UNRESERVED_BYTES
+    }
+
+    /// Keeps no more than `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        if let Some(reserved) = &mut self.0 {
+            reserved.shrink(bytes);
+        }
+    }
+
+    /// As [`Reservation::hold`].
+    pub fn hold(self, bytes: Bytes) -> Bytes {
+        match self.0 {
+            Some(reserved) => reserved.hold(bytes),
+            None => bytes,
+        }
     }
 }
 
@@ -123,5 +190,20 @@ mod tests {
         drop(whole);
         drop(reserve("d", 1));
         assert!(budget.units.len() <= 1, "keys that hold nothing are forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn small_content_waits_for_no_memory_and_large_content_not_for_ever() {
+        let budget = ByteBudget::of_two_shares(MIB);
+        let wait = Duration::from_secs(5);
+        let held = budget.reserve(&"a", MIB).await;
+        let small = budget.reserve_if_large(|| "a", UNRESERVED_BYTES, wait).now_or_never();
+        assert!(small.is_some_and(|reserved| reserved.is_ok()), "small content waits");
+        let large = || budget.reserve_if_large(|| "a", UNRESERVED_BYTES + 1, wait);
+        assert!(large().await.is_err(), "large content is not counted");
+        let others = budget.reserve_if_large(|| "b", MIB, wait).now_or_never();
+        assert!(others.is_some_and(|reserved| reserved.is_ok()), "one owner keeps the others from theirs");
+        drop(held);
+        assert!(large().await.is_ok());
     }
 }

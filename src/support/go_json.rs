@@ -19,8 +19,8 @@ pub enum Json {
     Null,
     /// `true` or `false`.
     Bool(bool),
-    /// A number, which nothing here needs.
-    Number,
+    /// A number; `None` if it is not a whole one of 64 bits.
+    Number(Option<i64>),
     /// A text.
     Text(String),
     /// A list.
@@ -67,6 +67,12 @@ pub struct Place {
     pub column: usize,
 }
 
+impl Place {
+    fn of(error: &serde_json::Error) -> Self {
+        Self { line: error.line(), column: error.column() }
+    }
+}
+
 /// The fields of an object.
 #[derive(Clone, Copy)]
 pub struct Fields<'j> {
@@ -80,8 +86,16 @@ impl Json {
     /// # Errors
     /// It is no JSON.
     pub fn read(content: &[u8]) -> Result<Self, Place> {
-        serde_json::from_slice(content)
-            .map_err(|error: serde_json::Error| Place { line: error.line(), column: error.column() })
+        serde_json::from_slice(content).map_err(|error| Place::of(&error))
+    }
+
+    /// Reads the value at the beginning of a text, as a decoder of streams does; what follows does not count.
+    ///
+    /// # Errors
+    /// It does not begin with JSON.
+    pub fn read_first(content: &[u8]) -> Result<Self, Place> {
+        let mut reader = serde_json::Deserializer::from_slice(content);
+        Self::deserialize(&mut reader).map_err(|error| Place::of(&error))
     }
 
     /// Its fields; null has none.
@@ -119,6 +133,22 @@ impl<'j> Fields<'j> {
                 Json::Null => {}
                 Json::Text(text) => found = Some(text.as_str()),
                 _ => return Err(WrongType::new(&name, "a text")),
+            }
+        }
+        Ok(found)
+    }
+
+    /// A whole number; the last one counts, and null leaves it as it was.
+    ///
+    /// # Errors
+    /// Something else is there.
+    pub fn number(&self, name: &str) -> Result<Option<i64>, WrongType> {
+        let mut found = None;
+        for value in self.of(name) {
+            match value {
+                Json::Null => {}
+                Json::Number(Some(number)) => found = Some(*number),
+                _ => return Err(WrongType::new(&name, "a whole number")),
             }
         }
         Ok(found)
@@ -177,7 +207,7 @@ impl fmt::Debug for Json {
         f.write_str(match self {
             Self::Null => "null",
             Self::Bool(_) => "a boolean",
-            Self::Number => "a number",
+            Self::Number(_) => "a number",
             Self::Text(_) => "a text",
             Self::List(_) => "a list",
             Self::Object(_) => "an object",
@@ -208,16 +238,16 @@ impl<'de> Visitor<'de> for JsonVisitor {
         Ok(Json::Bool(value))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Json, E> {
-        Ok(Json::Number)
+    fn visit_i64<E>(self, number: i64) -> Result<Json, E> {
+        Ok(Json::Number(Some(number)))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Json, E> {
-        Ok(Json::Number)
+    fn visit_u64<E>(self, number: u64) -> Result<Json, E> {
+        Ok(Json::Number(i64::try_from(number).ok()))
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<Json, E> {
-        Ok(Json::Number)
+        Ok(Json::Number(None))
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Json, E> {

@@ -5,6 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// How fast bytes come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speed {
+    Enough,
+    TooSlow,
+}
+
 /// The least that a body must bring while it is being waited for. The time for which its reader is slow does not count.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RateFloor {
@@ -27,16 +34,16 @@ impl Throughput {
         self.time += time;
     }
 
-    /// Whether too little came in the period of `floor`. Where it was enough, another period begins.
-    pub(crate) fn is_below(&mut self, floor: &RateFloor) -> bool {
+    /// Judges what came in the period of `floor`. Where it was enough, another period begins.
+    pub(crate) fn judge(&mut self, floor: &RateFloor) -> Speed {
         if self.time < floor.period {
-            return false;
+            return Speed::Enough;
         }
-        let is_below = self.bytes < floor.bytes_a_second * self.time.as_secs();
-        if !is_below {
-            *self = Self::default();
+        if self.bytes < floor.bytes_a_second * self.time.as_secs() {
+            return Speed::TooSlow;
         }
-        is_below
+        *self = Self::default();
+        Speed::Enough
     }
 }
 
@@ -61,13 +68,13 @@ impl SlownessWatch {
     }
 
     /// Takes in that `bytes` have come by `now`, and whether slowness is excused: a client waits, the download yields
-    /// to others, or no other wants its place. Returns whether it is too slow.
-    pub(crate) fn is_too_slow(&mut self, now: Instant, bytes: u64, is_excused: bool) -> bool {
+    /// to others, or no other wants its place.
+    pub(crate) fn judge(&mut self, now: Instant, bytes: u64, is_excused: bool) -> Speed {
         let brings_enough = bytes.saturating_sub(self.bytes) >= LEAST_RATE * PERIOD.as_secs();
         if is_excused || brings_enough {
             (self.since, self.bytes) = (now, bytes);
         }
-        now.duration_since(self.since) >= PERIOD
+        if now.duration_since(self.since) >= PERIOD { Speed::TooSlow } else { Speed::Enough }
     }
 }
 
@@ -80,7 +87,8 @@ mod tests {
         let begun = Instant::now();
         let mut watch = SlownessWatch::new(begun);
         (1..600).find(|&second| {
-            watch.is_too_slow(begun + Duration::from_secs(second), rate * second, is_excused(second))
+            let (now, bytes) = (begun + Duration::from_secs(second), rate * second);
+            watch.judge(now, bytes, is_excused(second)) == Speed::TooSlow
         })
     }
 
@@ -90,7 +98,7 @@ mod tests {
         let mut waited = Throughput::default();
         let mut is_below = |bytes, millis| {
             waited.add(bytes, Duration::from_millis(millis));
-            waited.is_below(&floor)
+            waited.judge(&floor) == Speed::TooSlow
         };
         assert!(!is_below(0, 4_999), "the period is not over");
         assert!(!is_below(500, 1), "it was enough for the whole of it");

@@ -16,9 +16,9 @@ use super::objects::{Chunks, Object, Replace, read_whole};
 use super::pace::{LOST_MAX, is_left};
 use super::recent::TOUCHED_FOR;
 use crate::reference::{Digest, Registry};
-use crate::support::byte_budget::{ByteBudget, UNRESERVED_BYTES};
+use crate::support::byte_budget::ByteBudget;
 use crate::support::clock::Timestamp;
-use crate::support::slowness::{RateFloor, Throughput};
+use crate::support::slowness::{RateFloor, Speed, Throughput};
 
 /// A thirtieth of a gigabit link: an object store that is slower is no help.
 const FLOOR: RateFloor = RateFloor { period: Duration::from_secs(5), bytes_a_second: 1024 * 1024 };
@@ -130,25 +130,14 @@ impl Tier {
             self.record_fault(registry, digest, Fault::Wrong);
             return None;
         };
-        let reserved = if bytes > UNRESERVED_BYTES {
-            let owner = registry.owner_domain();
-            let Ok(reserved) = timeout(MEMORY_WAIT, memory.reserve(&owner, bytes)).await else {
-                tracing::debug!(%registry, %digest, bytes, "no memory for a manifest of the shared tier");
-                inner.bucket.metrics.reads.count(Read::LeftAlone);
-                return None;
-            };
-            Some(reserved)
-        } else {
-            None
+        let reserving = memory.reserve_if_large(|| registry.owner_domain(), bytes, MEMORY_WAIT);
+        let Ok(reserved) = reserving.await else {
+            tracing::debug!(%registry, %digest, bytes, "no memory for a manifest of the shared tier");
+            inner.bucket.metrics.reads.count(Read::LeftAlone);
+            return None;
         };
         match timeout(inner.config.idle_timeout, read_whole(body, bytes)).await {
-            Ok(Ok(Some(whole))) if whole.len() == bytes => {
-                let whole = match reserved {
-                    Some(reserved) => reserved.hold(whole),
-                    None => whole,
-                };
-                Some((whole, modified))
-            }
+            Ok(Ok(Some(whole))) if whole.len() == bytes => Some((reserved.hold(whole), modified)),
             // Too long, or of another length than the store says: no manifest, and none would ever be in its place.
             Ok(Ok(_)) => {
                 self.record_fault(registry, digest, Fault::Wrong);
@@ -302,7 +291,7 @@ impl Bounds {
             let why = format!("{LOST_MAX:?} longer for the same bytes");
             return Err(Error::new(ErrorKind::Slower, why));
         }
-        if self.window.is_below(&FLOOR) {
+        if self.window.judge(&FLOOR) == Speed::TooSlow {
             let why = format!("slower than {} bytes a second", FLOOR.bytes_a_second);
             return Err(Error::new(ErrorKind::TimedOut, why));
         }

@@ -5,13 +5,10 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::reference::{Digest, Registry, Repository};
 use crate::support::tasks::Tasks;
 use crate::upstream::body::{brings, interrupted};
 use crate::upstream::endpoint::avoided::AvoidedEndpoints;
-use crate::upstream::endpoint::failure_record::Question;
 use crate::upstream::endpoint::health::Health;
 use crate::upstream::endpoint::known::Endpoints;
 use crate::upstream::endpoint::select::Endpoint;
@@ -110,7 +107,6 @@ impl Attempts {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let begun = Instant::now();
         let waits = request.auth.patience == Patience::Wait && !self.is_long_gone(request)?;
         for n in RETRIES_MAX.. {
             let result = self.one_round(request, read).await;
@@ -118,7 +114,7 @@ impl Attempts {
             // Longer than the endpoint is left alone (`failure_record`); bounded before it is multiplied.
             let asked = asked.min(RESPONSE_WAIT).mul_f64(1.1);
             let pause = retry::pause(n, fastrand::f64()).max(asked);
-            let in_vain = begun.elapsed() + pause >= RESPONSE_WAIT;
+            let in_vain = request.begun.elapsed() + pause >= RESPONSE_WAIT;
             match result {
                 Err(error)
                     if waits
@@ -134,11 +130,11 @@ impl Attempts {
         Err(no_endpoint(request.repository.registry()))
     }
 
-    /// Whether every endpoint has failed to answer the question for as long as a request waits.
+    /// Whether every endpoint has failed to answer such requests for as long as a request waits.
     fn is_long_gone(&self, request: &RegistryRequest<'_>) -> Result<bool, Error> {
-        let question = Question { repository: request.repository.clone(), kind: request.kind };
+        let group = request.group();
         let gone = |endpoint: &Arc<Endpoint>| {
-            self.health.failing_for(endpoint, &question).is_some_and(|failing| failing >= RESPONSE_WAIT)
+            self.health.failing_for(endpoint, &group).is_some_and(|failing| failing >= RESPONSE_WAIT)
         };
         Ok(self.endpoints(request)?.iter().all(gone))
     }
@@ -153,8 +149,7 @@ impl Attempts {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let question = || Question { repository: request.repository.clone(), kind: request.kind };
-        let Candidates { healthy, last: failing, not_avoided } = self.candidates(request, &question())?;
+        let Candidates { healthy, last: failing, not_avoided } = self.candidates(request)?;
         let is_only = healthy.len() + failing.len() == 1;
         let mut last: Option<LastError> = None;
         let mut untried = not_avoided;
@@ -162,7 +157,7 @@ impl Attempts {
         let mut alternatives = healthy.len().min(not_avoided);
         for endpoint in healthy {
             (untried, alternatives) = (untried.saturating_sub(1), alternatives.saturating_sub(1));
-            let tracked = self.health.track(&endpoint, question());
+            let tracked = self.health.track(&endpoint, request.group());
             let response = self.try_endpoint(&endpoint, tracked, request, is_only, RETRIES_MAX).await;
             match read_response(response, alternatives > 0, read).await {
                 Err(error) if error.is_worth_another_endpoint() => {
@@ -184,7 +179,7 @@ impl Attempts {
                     self.try_endpoint(&endpoint, retry.tracked, request, is_only, 0).await
                 }
                 Availability::Failing { .. } | Availability::Healthy => {
-                    let tracked = self.health.track(&endpoint, question());
+                    let tracked = self.health.track(&endpoint, request.group());
                     self.try_endpoint(&endpoint, tracked, request, is_only, 0).await
                 }
             };
@@ -208,9 +203,10 @@ impl Attempts {
         Ok(all.iter().filter(|endpoint| may_answer(endpoint, request)).cloned().collect())
     }
 
-    fn candidates(&self, request: &RegistryRequest<'_>, question: &Question) -> Result<Candidates, Error> {
+    fn candidates(&self, request: &RegistryRequest<'_>) -> Result<Candidates, Error> {
+        let group = request.group();
         let is_avoided = |endpoint: &Arc<Endpoint>| {
-            request.digest.is_some_and(|digest| self.avoided.is_avoided(endpoint, digest))
+            request.resource.digest.is_some_and(|digest| self.avoided.is_avoided(endpoint, digest))
         };
         let (mut avoided, mut first): (Vec<_>, Vec<_>) =
             self.endpoints(request)?.into_iter().partition(is_avoided);
@@ -222,13 +218,13 @@ impl Attempts {
         }
         let mut candidates = Candidates { healthy: Vec::new(), last: Vec::new(), not_avoided };
         for endpoint in first {
-            match self.health.availability(&endpoint, question) {
+            match self.health.admit(&endpoint, &group) {
                 Availability::Healthy => candidates.healthy.push(endpoint),
                 availability => candidates.last.push((endpoint, availability)),
             }
         }
         for endpoint in avoided {
-            let availability = self.health.availability(&endpoint, question);
+            let availability = self.health.admit(&endpoint, &group);
             candidates.last.push((endpoint, availability));
         }
         Ok(candidates)

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Method;
+use tokio::time::Instant;
 
 use super::*;
 use crate::support::live::Live;

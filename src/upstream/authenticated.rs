@@ -25,7 +25,7 @@ use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::{Error, Failure, Party};
 use crate::upstream::exchange_state::{ExchangeState, Plain, PlainAttempt, without_body};
 use crate::upstream::metrics::RequestKind;
-use crate::upstream::proof::Proof;
+use crate::upstream::proved_right::ProvedRight;
 use crate::upstream::redirect::{Redirect, RedirectError};
 use crate::upstream::request::RegistryRequest;
 use crate::upstream::transport::authority::authority;
@@ -138,7 +138,7 @@ impl AuthenticatedRequests {
     }
 
     /// The right that a success proves: everyone's if the request had nothing that could be a credential.
-    pub(super) fn proof(&self, state: &ExchangeState<'_>, now: Timestamp) -> Proof {
+    pub(super) fn proof(&self, state: &ExchangeState<'_>, now: Timestamp) -> ProvedRight {
         // The extra headers of a docker config may be what opened the repository.
         let credential = self.credential_for(state.endpoint, state.request);
         let bare = credential.is_none_or(|presented| presented.headers.is_empty());
@@ -167,7 +167,7 @@ impl AuthenticatedRequests {
             body: Bytes::new(),
             is_for_token: false,
         };
-        let sent = self.http.send(request.kind, outgoing).await;
+        let sent = self.http.send(request.resource.kind, outgoing).await;
         let response = sent.map_err(|error| state.failure(error))?;
         if state.is_at_endpoint() && response.status() != StatusCode::UNAUTHORIZED {
             let (endpoint, principal) = (state.endpoint.base_url(), presented.principal);
@@ -240,7 +240,7 @@ impl AuthenticatedRequests {
             home: endpoint.host_and_port().to_owned(),
             home_trust: endpoint.trust,
             is_from_tls: endpoint.base_url().starts_with("https:"),
-            is_blob: request.kind == RequestKind::Blob,
+            is_blob: request.resource.kind == RequestKind::Blob,
         };
         let next = redirect.target(|target| configured.config.trusts_redirect(registry, target));
         let invalid = |why: RedirectError| {
@@ -258,6 +258,7 @@ impl AuthenticatedRequests {
             trust: state.trust,
             presented: self.presented(state),
             token_age_max: state.request.auth.need.token_age_max(),
+            begun: state.request.begun,
         }
     }
 }

@@ -14,7 +14,7 @@ use http_body_util::combinators::BoxBody;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::reference::Registry;
-use crate::support::byte_budget::{ByteBudget, Reservation, UNRESERVED_BYTES};
+use crate::support::byte_budget::{ByteBudget, Reserved};
 use crate::support::size;
 use crate::upstream::error::{BoxError, ConnectStage, Error, NodeLimit, root_cause};
 use crate::upstream::received::ReceivedCounter;
@@ -72,8 +72,28 @@ pub(super) struct Memory<'a> {
     pub(super) declared: Option<u64>,
 }
 
-/// All of a body of at most `bytes_max` bytes, when it takes no longer than `wait`. With an error, whether it took too
-/// long.
+impl Memory<'_> {
+    /// How large a body of at most `bytes_max` may become of which `here` have come.
+    fn size_of(&self, here: usize, bytes_max: usize) -> usize {
+        let declared = self.declared.and_then(|size| usize::try_from(size).ok());
+        declared.unwrap_or(bytes_max).clamp(here, bytes_max)
+    }
+}
+
+/// Why a body was not read whole.
+#[derive(Debug)]
+pub(super) struct NotWhole {
+    pub(super) error: Error,
+    pub(super) took_too_long: bool,
+}
+
+impl From<Error> for NotWhole {
+    fn from(error: Error) -> Self {
+        Self { error, took_too_long: false }
+    }
+}
+
+/// All of a body of at most `bytes_max` bytes, when it takes no longer than `wait`.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a larger body, [`Error::Unreachable`] for one that stalls or breaks off,
@@ -83,9 +103,9 @@ pub(super) async fn read_whole(
     bytes_max: usize,
     wait: BodyWait,
     memory: &Memory<'_>,
-) -> Result<Bytes, (Error, bool)> {
+) -> Result<Bytes, NotWhole> {
     let (mut whole, end) = (BytesMut::new(), Instant::now() + wait.whole);
-    let mut reserved: Option<Reservation> = None;
+    let mut reserved = Reserved::default();
     loop {
         let next = (Instant::now() + wait.idle).min(end);
         match timeout_at(next, chunks.next()).await {
@@ -95,29 +115,29 @@ pub(super) async fn read_whole(
                 } else {
                     format!("no data for {:?}", wait.idle)
                 };
-                return Err((interrupted(&chunks.host, why), true));
+                return Err(NotWhole { error: interrupted(&chunks.host, why), took_too_long: true });
             }
             Ok(None) => {
-                let Some(mut reserved) = reserved else { return Ok(whole.freeze()) };
                 reserved.shrink(whole.len());
                 return Ok(reserved.hold(whole.freeze()));
             }
-            Ok(Some(Err(error))) => return Err((error, false)),
+            Ok(Some(Err(error))) => return Err(error.into()),
             Ok(Some(Ok(bytes))) => {
-                if whole.len() + bytes.len() > bytes_max {
+                let here = whole.len() + bytes.len();
+                if here > bytes_max {
                     let why = format!("a body larger than {}", size::shown(bytes_max as u64));
-                    return Err((Error::Invalid { host: chunks.host, why }, false));
+                    return Err(Error::Invalid { host: chunks.host, why }.into());
                 }
-                if whole.len() + bytes.len() > UNRESERVED_BYTES && reserved.is_none() {
-                    let declared = memory.declared.and_then(|size| usize::try_from(size).ok());
-                    let size = declared.unwrap_or(bytes_max).min(bytes_max);
-                    let owner = memory.registry.owner_domain();
-                    let waited = timeout(wait.idle, memory.budget.reserve(&owner, size)).await;
-                    let why = || "the memory for large manifests is used up".to_owned();
-                    let limit = NodeLimit::ManifestMemory;
-                    let overloaded =
-                        |_| (Error::Overloaded { limit, host: chunks.host.clone(), why: why() }, false);
-                    reserved = Some(waited.map_err(overloaded)?);
+                if !reserved.covers(here) {
+                    let size = memory.size_of(here, bytes_max);
+                    let owner = || memory.registry.owner_domain();
+                    let overloaded = |_| Error::Overloaded {
+                        limit: NodeLimit::ManifestMemory,
+                        host: chunks.host.clone(),
+                        why: "the memory for large manifests is used up".to_owned(),
+                    };
+                    let reserving = memory.budget.reserve_if_large(owner, size, wait.idle);
+                    reserved = reserving.await.map_err(overloaded)?;
                     whole.reserve(size.saturating_sub(whole.len()));
                 }
                 whole.extend_from_slice(&bytes);
@@ -207,7 +227,8 @@ mod tests {
         let (wait, (body, received)) = (WAIT, chunks(full("12345")));
         assert_eq!(read_whole(body, 5, wait, &memory).await.unwrap(), "12345");
         assert_eq!(received.total(), 5);
-        let (error, _) = read_whole(chunks(full("123456")).0, 5, wait, &memory).await.unwrap_err();
+        let NotWhole { error, .. } =
+            read_whole(chunks(full("123456")).0, 5, wait, &memory).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error}");
     }
 
@@ -217,8 +238,9 @@ mod tests {
         let memory = Memory { budget: &budget, registry: &registry, declared: None };
         let frames = [Ok(Frame::data(Bytes::from_static(b"12"))), Err(io::Error::other("reset").into())];
         let body = BodyExt::boxed(StreamBody::new(stream::iter(frames)));
-        let (error, stalled) = read_whole(chunks(body).0, 5, WAIT, &memory).await.unwrap_err();
-        assert!(error.to_string().contains("reset") && !stalled, "{error}");
+        let NotWhole { error, took_too_long } =
+            read_whole(chunks(body).0, 5, WAIT, &memory).await.unwrap_err();
+        assert!(error.to_string().contains("reset") && !took_too_long, "{error}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -230,8 +252,9 @@ mod tests {
             Ok(Frame::data(Bytes::from_static(b"1")))
         });
         let body = BodyExt::boxed(StreamBody::new(slow));
-        let (error, stalled) = read_whole(chunks(body).0, 100, WAIT, &memory).await.unwrap_err();
-        assert!(error.to_string().contains("within 3s") && stalled, "{error}");
+        let NotWhole { error, took_too_long } =
+            read_whole(chunks(body).0, 100, WAIT, &memory).await.unwrap_err();
+        assert!(error.to_string().contains("within 3s") && took_too_long, "{error}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -243,9 +266,10 @@ mod tests {
             let registry = name.parse().unwrap();
             let memory = Memory { budget: &budget, registry: &registry, declared: Some(300_000) };
             let read = read_whole(chunks(large()).0, 1 << 20, WAIT, &memory).await;
-            let limited =
-                matches!(read, Err((Error::Overloaded { limit: NodeLimit::ManifestMemory, .. }, false)));
-            assert_eq!((read.is_ok(), limited), (is_read, !is_read), "{name}");
+            let is_limit = |NotWhole { error, .. }: &NotWhole| {
+                matches!(error, Error::Overloaded { limit: NodeLimit::ManifestMemory, .. })
+            };
+            assert_eq!((read.is_ok(), read.as_ref().is_err_and(is_limit)), (is_read, !is_read), "{name}");
         }
     }
 

@@ -142,7 +142,7 @@ impl Upstream {
                 let stated = stated_digest(response.answer.response.headers());
                 // On the heap: most tags are answered by a head alone, and what is moved with each question stays
                 // small.
-                let whole = Box::pin(self.0.bodies.manifest(repository.registry(), None, response));
+                let whole = Box::pin(self.0.bodies.manifest_of_tag(repository.registry(), response));
                 let manifest = whole.await?;
                 let stated = stated.filter(|digest| is_manifest_of(&manifest.bytes, digest));
                 let digest = stated.unwrap_or_else(|| manifest_digest(&manifest.bytes));
@@ -168,11 +168,13 @@ impl Upstream {
         auth: &AuthContext,
     ) -> Result<Allowed<Manifest>, Error> {
         let request = RegistryRequest::manifest(Method::GET, repository, reference, auth);
-        let expected = match reference {
-            Reference::Digest(digest) => Some(*digest),
-            Reference::Tag(_) => None,
+        let (bodies, registry) = (&self.0.bodies, repository.registry());
+        let read = |response| async move {
+            match reference {
+                Reference::Digest(digest) => bodies.manifest_of(registry, *digest, response).await,
+                Reference::Tag(_) => bodies.manifest_of_tag(registry, response).await,
+            }
         };
-        let read = |response| self.0.bodies.manifest(repository.registry(), expected, response);
         self.0.attempts.send_and_read(&request, read).await
     }
 
@@ -191,7 +193,7 @@ impl Upstream {
             if !response.answer.by_get {
                 return Ok(());
             }
-            let whole = Box::pin(self.0.bodies.manifest(repository.registry(), Some(digest), response));
+            let whole = Box::pin(self.0.bodies.manifest_of(repository.registry(), digest, response));
             whole.await.map(|_| ())
         };
         self.0.attempts.send_and_read(&request, read).await

@@ -1,13 +1,21 @@
 //! The methods of the client, over a transport that answers what the test says.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use http::header::RANGE;
 
 use super::*;
 use crate::reference::MANIFEST_BYTES_MAX;
 use crate::support::metrics;
 use crate::upstream::config::{Config, EndpointConfig, RegistryConfig};
-use crate::upstream::proof::Proof;
+use crate::upstream::proved_right::ProvedRight;
+use crate::upstream::request::Patience;
 use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, slow_body, status};
+
+#[path = "client_range_tests.rs"]
+mod ranges;
+
+const TOKENS: &str = "auth.reg.example.com:443";
 
 fn upstream(respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static) -> (Upstream, Arc<Scripted>) {
     upstream_of(Config::default(), respond)
@@ -71,7 +79,7 @@ async fn what_head_says_but_a_plain_yes_is_confirmed_with_get() {
         let (upstream, _) = upstream(move |request| with_head(request, || respond(status, &[], "")));
         let (repository, auth) = (repository(), anonymous());
         let resolved = upstream.resolve(&repository, &"latest".parse().unwrap(), &auth).await.unwrap();
-        assert_eq!((resolved.value.digest, resolved.proof), (right, Proof::Public), "{status}");
+        assert_eq!((resolved.value.digest, resolved.proof), (right, ProvedRight::Public), "{status}");
         assert_eq!(resolved.value.manifest.unwrap().bytes, "12345", "{status}: it would be asked for twice");
         upstream.confirm_manifest(&repository, right, &auth).await.unwrap();
         assert_eq!(
@@ -149,29 +157,42 @@ async fn a_login_that_was_refused_is_not_repeated_with_get() {
     assert_eq!(methods(&transport), ["HEAD", "HEAD"], "the challenge, and one login");
 }
 
+/// The registry is away, and its token server is not.
+#[tokio::test(start_paused = true)]
+async fn a_mistyped_secret_costs_one_login_however_often_a_registry_in_trouble_is_asked() {
+    let is_in_trouble = Arc::new(AtomicBool::new(false));
+    let now = Arc::clone(&is_in_trouble);
+    let (upstream, transport) = upstream(move |request| {
+        let is_authorized = !request.header("authorization").is_empty();
+        let challenge = r#"Bearer realm="https://auth.reg.example.com/token""#;
+        match (request.host.as_str(), is_authorized, now.load(Ordering::Relaxed)) {
+            (TOKENS, true, _) => status(401),
+            (TOKENS, false, _) => respond(200, &[], r#"{"token": "t"}"#),
+            (_, _, true) => status(503),
+            (_, true, false) => respond(200, &[("content-length", "5")], "12345"),
+            (_, false, false) => respond(401, &[("www-authenticate", challenge)], ""),
+        }
+    });
+    // From now on the registry's challenge is known, and a login comes first.
+    upstream.confirm_blob(&repository(), digest(), &anonymous()).await.unwrap();
+    is_in_trouble.store(true, Ordering::Relaxed);
+    let auth = AuthContext { patience: Patience::Wait, ..AuthContext::for_test(Some(("u", "mistyped"))) };
+    let error = upstream.confirm_blob(&repository(), digest(), &auth).await.unwrap_err();
+    assert!(error.is_outage(), "{error}");
+    let sent = transport.sent();
+    let to_registry = sent.iter().filter(|request| request.host != TOKENS).count();
+    assert!(to_registry > 5, "it was not asked again and again: {to_registry}");
+    let is_login =
+        |request: &&SentRequest| request.host == TOKENS && !request.header("authorization").is_empty();
+    assert_eq!(sent.iter().filter(is_login).count(), 1, "some accounts are locked for that");
+}
+
 #[tokio::test]
 async fn a_limit_is_not_answered_with_one_more_request() {
     let (upstream, transport) = upstream(|_| respond(429, &[], ""));
     let error = upstream.confirm_manifest(&repository(), digest(), &anonymous()).await.unwrap_err();
     assert!(matches!(error, Error::RateLimited { .. }), "{error}");
     assert_eq!(methods(&transport), ["HEAD"]);
-}
-
-#[tokio::test]
-async fn a_body_of_another_range_than_the_requested_one_is_not_taken_for_it() {
-    for (status, content_range, offset) in [
-        (206, "bytes 2-4/5", Some((Some(5), 2))),
-        (206, "bytes 3-4/5", None),
-        (206, "", None),
-        (200, "", Some((Some(3), 0))),
-    ] {
-        let (upstream, transport) = upstream(move |_| {
-            respond(status, &[("content-range", content_range), ("content-length", "3")], "345")
-        });
-        let download = upstream.download(&repository(), digest(), 2, Some(5), &anonymous()).await;
-        assert_eq!(transport.sent()[0].header("range"), "bytes=2-4");
-        assert_eq!(download.ok().map(|d| (d.size, d.offset)), offset, "{status} {content_range}");
-    }
 }
 
 #[tokio::test]
@@ -318,73 +339,6 @@ async fn wrong_content_of_a_mirror_does_not_undo_the_registrys_denial() {
     for _ in 0..2 {
         let error = upstream.manifest(&repository(), &digest().into(), &anonymous()).await.unwrap_err();
         assert!(error.revokes_access(), "{error}");
-    }
-}
-
-#[tokio::test]
-async fn another_range_of_a_mirror_is_followed_by_the_registry() {
-    let (upstream, transport) = behind_a_mirror(|request| match request.host.starts_with("mirror") {
-        true => respond(206, &[("content-range", "bytes 0-2/5")], "123"),
-        false => respond(206, &[("content-range", "bytes 2-4/5")], "345"),
-    });
-    for _ in 0..2 {
-        let download = upstream.download(&repository(), digest(), 2, None, &anonymous()).await.unwrap();
-        assert_eq!(download.endpoint.host(), "reg.example.com:443");
-    }
-    assert_eq!(hosts(&transport), ["mirror", "reg", "reg"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_range_that_is_refused_is_followed_by_one_request_for_the_whole() {
-    for refusal in [400, 403, 405, 422, 501] {
-        for by_store in [true, false] {
-            let (upstream, transport) = upstream(move |request| match request.host.as_str() {
-                "reg.example.com:443" if by_store => {
-                    respond(307, &[("location", "https://store.example.net/x?sig=1")], "")
-                }
-                _ if !request.header("range").is_empty() => status(refusal),
-                _ if request.method == Method::HEAD => status(403),
-                _ => respond(200, &[("content-length", "5")], "12345"),
-            });
-            let (repository, auth) = (repository(), anonymous());
-            let download = upstream.download(&repository, digest(), 2, None, &auth).await.unwrap();
-            assert_eq!((download.size, download.offset), (Some(5), 0), "{refusal}");
-            assert_eq!(methods(&transport).len(), if by_store { 4 } else { 2 }, "{refusal}");
-            let head = upstream.confirm_blob(&repository, digest(), &auth).await.unwrap();
-            assert_eq!(head.value.size, Some(5), "{refusal}");
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_blob_that_is_withheld_is_so_whether_a_range_of_it_is_asked_for_or_not() {
-    let locked = r#"{"errors":[{"code":"REGISTRY_DISALLOWED_OPERATION"}]}"#;
-    for refusal in [405, 412, 451] {
-        let (upstream, _) = upstream(move |_| respond(refusal, &[], locked));
-        let (repository, auth) = (repository(), anonymous());
-        let error = upstream.confirm_blob(&repository, digest(), &auth).await.unwrap_err();
-        assert!(error.is_withheld(), "{refusal}: {error}");
-        let error = upstream.download(&repository, digest(), 2, None, &auth).await.err().unwrap();
-        assert!(error.is_withheld(), "{refusal}: {error}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_says_nothing_of_the_range_is_not_asked_again() {
-    for (refusal, requests) in [(401, 1), (404, 1), (410, 1), (416, 1), (429, 1), (403, 2)] {
-        let (upstream, transport) = upstream(move |_| status(refusal));
-        let error = upstream.download(&repository(), digest(), 2, None, &anonymous()).await.err().unwrap();
-        assert_eq!(methods(&transport).len(), requests, "{refusal}: {error}");
-    }
-}
-
-#[tokio::test]
-async fn a_range_that_is_not_satisfiable_is_told_with_the_size() {
-    for (content_range, expected) in [("bytes */5", Some(5)), ("", None), ("bytes 0-4/5", None)] {
-        let (upstream, _) = upstream(move |_| respond(416, &[("content-range", content_range)], ""));
-        let error = upstream.download(&repository(), digest(), 5, None, &anonymous()).await.err().unwrap();
-        let Error::RangeNotSatisfiable { size, .. } = error else { panic!("{error}") };
-        assert_eq!(size, expected, "{content_range}");
     }
 }
 

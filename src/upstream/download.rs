@@ -10,12 +10,12 @@ use futures_util::{Stream, StreamExt};
 use tokio::time::Instant;
 
 use crate::support::deadline::Deadline;
-use crate::support::slowness::{RateFloor, Throughput};
+use crate::support::slowness::{RateFloor, Speed, Throughput};
 use crate::upstream::body::interrupted;
 use crate::upstream::endpoint::select::EndpointId;
 use crate::upstream::endpoint::tracked::TrackedBody;
 use crate::upstream::error::Error;
-use crate::upstream::proof::Proof;
+use crate::upstream::proved_right::ProvedRight;
 
 /// Where there is no other endpoint: slower counts as stalled.
 const FLOOR: RateFloor = RateFloor { period: Duration::from_secs(60), bytes_a_second: 1024 };
@@ -31,7 +31,7 @@ pub struct Download {
     /// Where in the blob this body begins: the requested offset, or 0 if the registry ignored the range.
     pub offset: u64,
     /// The right that the delivery proves, once the content was verified.
-    pub proof: Proof,
+    pub proof: ProvedRight,
     /// Whether the registry stated the digest of the blob: the right is proved before the content is here.
     pub has_digest: bool,
     /// Whether a `Content-Encoding` says that the bytes are not those of the blob. Object stores say so of what was put
@@ -64,7 +64,7 @@ impl Download {
     pub fn new(
         size: Option<u64>,
         offset: u64,
-        proof: Proof,
+        proof: ProvedRight,
         endpoint: EndpointId,
         body: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static,
     ) -> Self {
@@ -138,7 +138,7 @@ impl TransferLimits {
 
     fn count(&mut self, bytes: usize, waited: Duration) -> Result<(), Error> {
         self.waited.add(bytes as u64, waited);
-        if self.waited.is_below(&self.floor) {
+        if self.waited.judge(&self.floor) == Speed::TooSlow {
             return Err(self.stalled(format!("slower than {} bytes a second", self.floor.bytes_a_second)));
         }
         Ok(())
@@ -167,14 +167,15 @@ mod tests {
 
     fn bounded(body: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static) -> Download {
         let endpoint = EndpointId::for_test("registry");
-        let body = Download::new(None, 0, Proof::Public, endpoint, body);
+        let body = Download::new(None, 0, ProvedRight::Public, endpoint, body);
         body.bounded("reg.test:443".to_owned(), IDLE, None, false)
     }
 
     #[tokio::test]
     async fn a_chunk_that_is_put_back_is_not_lost() {
         let chunks = stream::iter([chunk("abc"), chunk("def")]);
-        let mut download = Download::new(Some(6), 0, Proof::Public, EndpointId::for_test("registry"), chunks);
+        let mut download =
+            Download::new(Some(6), 0, ProvedRight::Public, EndpointId::for_test("registry"), chunks);
         let first = download.next().await.unwrap().unwrap();
         download.put_back(first.slice(1..));
         let mut rest = Vec::new();

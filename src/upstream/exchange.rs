@@ -66,13 +66,13 @@ impl Exchange {
             HeadVerdict::Stands => {
                 let is_yes = response.as_ref().is_ok_and(|response| response.status() == StatusCode::OK);
                 if request.method == Method::HEAD && is_yes {
-                    self.heads.record_use(host, request.kind);
+                    self.heads.record_use(host, request.resource.kind);
                 }
                 self.classify_or_ask_whole(state, response).await
             }
             HeadVerdict::ToBeConfirmed(contradiction) => {
                 let confirmed = Box::pin(self.confirm(state)).await?;
-                self.heads.record_contradiction(host, request.kind, contradiction);
+                self.heads.record_contradiction(host, request.resource.kind, contradiction);
                 Ok(confirmed)
             }
         }
@@ -94,7 +94,7 @@ impl Exchange {
         request: &'r RegistryRequest<'a>,
         retries: u32,
     ) -> Cow<'r, RegistryRequest<'a>> {
-        let useless = || self.heads.is_useless(endpoint.host_and_port(), request.kind);
+        let useless = || self.heads.is_useless(endpoint.host_and_port(), request.resource.kind);
         if retries == 0 || useless() {
             Cow::Owned(request.confirming_if_head())
         } else {
@@ -105,7 +105,7 @@ impl Exchange {
     /// A `HEAD` failed, and the `GET` after it did not.
     pub(super) fn record_failed_head(&self, endpoint: &Endpoint, head: &RegistryRequest<'_>) {
         let host = endpoint.host_and_port();
-        self.heads.record_contradiction(host, head.kind, Contradiction::Passing);
+        self.heads.record_contradiction(host, head.resource.kind, Contradiction::Passing);
     }
 
     /// Asks by `GET` what a `HEAD` did not say, with the tokens that the `HEAD` had.
@@ -138,8 +138,8 @@ impl Exchange {
             endpoint: endpoint.base_url(),
             principal: self.requests.principal(endpoint, request),
         };
-        let class = (request.kind, request.method.clone());
-        if let Some(wait) = self.rate_limits.wait_until_held_back_for(account, repository, &class).await {
+        let class = request.class();
+        if let Err(wait) = self.rate_limits.admit_in_time(account, repository, &class).await {
             let error =
                 Error::RateLimited { host: endpoint.host_and_port().to_owned(), retry_after: Some(wait) };
             return Err(Failure { is_recorded: true, ..Failure::new(error, Party::Endpoint) });
@@ -201,7 +201,11 @@ impl Exchange {
         };
         let opened = self.within_limits(endpoint, &get, Box::pin(asking)).await.ok()?;
         self.requests.record_open(endpoint, request.repository);
-        self.heads.record_contradiction(endpoint.host_and_port(), request.kind, Contradiction::Lasting);
+        self.heads.record_contradiction(
+            endpoint.host_and_port(),
+            request.resource.kind,
+            Contradiction::Lasting,
+        );
         Some(opened)
     }
 
@@ -226,7 +230,7 @@ impl Exchange {
             endpoint: state.endpoint.id().clone(),
             from_endpoint: state.is_at_endpoint(),
             is_plain_http: state.url.scheme() == "http",
-            kind: state.request.kind,
+            kind: state.request.resource.kind,
             presented: self.requests.presented(state),
             proof: self.requests.proof(state, now),
             by_get: state.request.method == Method::GET,

@@ -9,7 +9,7 @@ use super::*;
 use crate::reference::Repository;
 use crate::support::live::Live;
 use crate::upstream::config::Config;
-use crate::upstream::proof::Proof;
+use crate::upstream::proved_right::ProvedRight;
 use crate::upstream::request::AuthContext;
 use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};
 
@@ -30,7 +30,7 @@ fn exchange(respond: impl Fn(&SentRequest) -> Outcome + Send + Sync + 'static) -
     (transport, Exchange::for_test(Live::new(configured)))
 }
 
-async fn blob(exchange: &Exchange, path: &str, user: Option<(&str, &str)>) -> Result<Proof, Error> {
+async fn blob(exchange: &Exchange, path: &str, user: Option<(&str, &str)>) -> Result<ProvedRight, Error> {
     blob_by(exchange, Method::GET, path, user).await
 }
 
@@ -39,7 +39,7 @@ async fn blob_by(
     method: Method,
     path: &str,
     user: Option<(&str, &str)>,
-) -> Result<Proof, Error> {
+) -> Result<ProvedRight, Error> {
     let repository: Repository = format!("reg.example.com/{path}").parse().unwrap();
     let digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
     let auth = AuthContext::for_test(user);
@@ -81,12 +81,12 @@ async fn a_public_repository_is_open_whatever_became_of_the_token_for_a_private_
         for user in [Some(("u", "p")), None] {
             changed.store(false, Ordering::SeqCst);
             let private = blob(&exchange, "private", user).await.unwrap();
-            assert!(matches!(private, Proof::Principal { .. }), "{case}");
+            assert!(matches!(private, ProvedRight::Principal { .. }), "{case}");
             changed.store(true, Ordering::SeqCst);
-            assert_eq!(blob(&exchange, "open", user).await, Ok(Proof::Public), "{case}");
+            assert_eq!(blob(&exchange, "open", user).await, Ok(ProvedRight::Public), "{case}");
         }
         let before = transport.sent().len();
-        assert_eq!(blob(&exchange, "open", None).await, Ok(Proof::Public), "{case}");
+        assert_eq!(blob(&exchange, "open", None).await, Ok(ProvedRight::Public), "{case}");
         assert_eq!(transport.sent().len(), before + 1, "{case}: it is known to be open");
     }
 }
@@ -106,12 +106,12 @@ async fn a_public_repository_is_open_although_a_renewed_token_for_it_is_refused(
     });
     let user = Some(("u", "p"));
     for path in ["private", "open"] {
-        assert!(matches!(blob(&exchange, path, user).await, Ok(Proof::Principal { .. })), "{path}");
+        assert!(matches!(blob(&exchange, path, user).await, Ok(ProvedRight::Principal { .. })), "{path}");
     }
     refuses.store(true, Ordering::SeqCst);
     assert_eq!(
         blob(&exchange, "open", user).await,
-        Ok(Proof::Public),
+        Ok(ProvedRight::Public),
         "the old token and the new one are refused"
     );
     // What is known to need a token is not asked without; of another one that is found out once.
@@ -143,7 +143,7 @@ async fn a_public_image_whose_plain_head_is_refused_is_opened_by_a_plain_get_and
             for (n, logins) in [(0, 1), (1, 0)] {
                 let before = transport.sent().len();
                 let proof = blob_by(&exchange, Method::HEAD, "open", Some(("u", "old"))).await;
-                assert_eq!(proof, Ok(Proof::Public), "{head} {n}");
+                assert_eq!(proof, Ok(ProvedRight::Public), "{head} {n}");
                 assert_eq!(sent_to(&transport, TOKENS, before), logins, "{head} {n}");
             }
         }
@@ -182,7 +182,7 @@ async fn a_challenge_that_names_another_token_server_now_is_answered() {
         });
     blob(&exchange, "a", None).await.unwrap();
     moved.store(true, Ordering::SeqCst);
-    assert!(matches!(blob(&exchange, "b", None).await, Ok(Proof::Principal { .. })));
+    assert!(matches!(blob(&exchange, "b", None).await, Ok(ProvedRight::Principal { .. })));
 }
 
 /// A registry that names a token server in another domain to who shows a token that it refuses, as nvcr.io does, and
@@ -223,7 +223,7 @@ async fn a_token_that_expired_early_is_renewed_where_it_was_issued_whatever_real
         blob(&exchange, "a", user).await.unwrap();
         expired.store(true, Ordering::SeqCst);
         for times in ["the first is refused", "the second is kept"] {
-            assert!(matches!(blob(&exchange, "a", user).await, Ok(Proof::Principal { .. })), "{times}");
+            assert!(matches!(blob(&exchange, "a", user).await, Ok(ProvedRight::Principal { .. })), "{times}");
         }
         assert_eq!((sent_to(&transport, TOKENS, 0), sent_to(&transport, ELSEWHERE, 0)), (2, 0));
     }
@@ -243,7 +243,7 @@ async fn a_registry_that_has_moved_to_another_token_server_is_followed_while_the
     blob(&exchange, "a", None).await.unwrap();
     moved.store(true, Ordering::SeqCst);
     for _ in 0..2 {
-        assert!(matches!(blob(&exchange, "a", None).await, Ok(Proof::Principal { .. })));
+        assert!(matches!(blob(&exchange, "a", None).await, Ok(ProvedRight::Principal { .. })));
     }
     assert_eq!(issued.load(Ordering::SeqCst), 2, "the old one is asked once more, and not for ever");
     assert_eq!(sent_to(&transport, ELSEWHERE, 0), 1);

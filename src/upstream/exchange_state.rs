@@ -15,8 +15,8 @@ use crate::upstream::body::{ResponseBody, drain};
 use crate::upstream::endpoint::head_support::Contradiction;
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::{Error, Failure, Party};
-use crate::upstream::proof::Proof;
-use crate::upstream::request::RegistryRequest;
+use crate::upstream::proved_right::ProvedRight;
+use crate::upstream::request::{RegistryRequest, Resource};
 use crate::upstream::response::is_outage_status;
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
@@ -79,7 +79,8 @@ pub(super) struct PlainAttempt {
 
 impl<'a> ExchangeState<'a> {
     pub(super) fn new(endpoint: &'a Endpoint, request: &'a RegistryRequest<'a>) -> Self {
-        let url = endpoint.resource_url(request.repository, &request.path, request.query.as_deref());
+        let Resource { path, query, .. } = &request.resource;
+        let url = endpoint.resource_url(request.repository, path, query.as_deref());
         Self {
             endpoint,
             request,
@@ -112,12 +113,12 @@ impl<'a> ExchangeState<'a> {
     }
 
     /// What a success proves at `now`; `bare` if no extra header may have been a credential.
-    pub(super) fn proof(&self, bare: bool, now: Timestamp) -> Proof {
+    pub(super) fn proof(&self, bare: bool, now: Timestamp) -> ProvedRight {
         if bare && self.authorizations.is_empty() {
-            return Proof::Public;
+            return ProvedRight::Public;
         }
         let authorization = self.authorizations.get(&self.endpoint.origin());
-        Proof::Principal { token_age: authorization.map_or(Duration::ZERO, |a| a.token_age(now)) }
+        ProvedRight::Principal { token_age: authorization.map_or(Duration::ZERO, |a| a.token_age(now)) }
     }
 
     /// Whether the endpoint has not been asked without authorization, and did not ask for what it got.

@@ -18,12 +18,15 @@ use crate::upstream::auth::tokens::Tokens;
 use crate::upstream::config::{Config, CredentialUse, EndpointConfig, RegistryConfig};
 use crate::upstream::endpoint::select;
 use crate::upstream::metrics::Recorder;
-use crate::upstream::proof::Proof;
+use crate::upstream::proved_right::ProvedRight;
 use crate::upstream::redirect::REDIRECTS_MAX;
 use crate::upstream::request::{AuthContext, Need, Patience};
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::configured::Configured;
 use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};
+
+#[path = "exchange_token_tests.rs"]
+mod tokens;
 
 const TOKEN_CHALLENGE: &str = r#"Bearer realm="https://auth.reg.example.com/token",service="reg""#;
 
@@ -119,7 +122,10 @@ async fn no_credential_and_no_token_follows_a_redirect_to_another_origin() {
     auth.presented.headers = Arc::new(vec![extra]);
     let exchange = Exchange::for_test(Live::new(configured));
     let response = blob(&exchange, &endpoint(), &repository("a"), &auth).await.unwrap();
-    assert_eq!((response.host.as_str(), response.proof == Proof::Public), ("cdn.example.net:443", false));
+    assert_eq!(
+        (response.host.as_str(), response.proof == ProvedRight::Public),
+        ("cdn.example.net:443", false)
+    );
 
     let sent = transport.sent();
     let hosts: Vec<_> = sent.iter().map(|request| request.host.as_str()).collect();
@@ -161,101 +167,6 @@ async fn who_is_redirected_to_a_private_registry_is_told_to_name_it_as_an_endpoi
 }
 
 #[tokio::test]
-async fn only_the_first_repository_of_a_registry_pays_for_being_challenged() {
-    let issued = AtomicUsize::new(0);
-    let (transport, configured) =
-        Scripted::new(Config::default(), move |request| match request.host.as_str() {
-            "auth.reg.example.com:443" => token_server(&issued),
-            _ if request.header("authorization").is_empty() => requires_token(request, "any"),
-            _ => status(200),
-        });
-    let (exchange, auth) = (Exchange::for_test(Live::new(configured)), AuthContext::for_test(None));
-    for path in ["a", "b"] {
-        blob(&exchange, &endpoint(), &repository(path), &auth).await.unwrap();
-    }
-    let registry = transport.sent().into_iter().filter(|request| request.host == "reg.example.com:443");
-    let authorizations: Vec<_> = registry.map(|r| r.header("authorization").to_owned()).collect();
-    assert_eq!(authorizations, ["", "Bearer t1", "Bearer t2"]);
-}
-
-#[tokio::test]
-async fn an_expired_token_is_renewed_and_a_refused_one_is_not_renewed_for_ever() {
-    let issued = AtomicUsize::new(0);
-    let (transport, configured) =
-        Scripted::new(Config::default(), move |request| match request.host.as_str() {
-            "auth.reg.example.com:443" => token_server(&issued),
-            _ if request.url.contains("/closed/") => requires_token(request, "never"),
-            _ => requires_token(request, &format!("Bearer t{}", issued.load(Ordering::SeqCst))),
-        });
-    let (exchange, auth) =
-        (Exchange::for_test(Live::new(configured)), AuthContext::for_test(Some(("u", "p"))));
-    let (open, closed) = (repository("open"), repository("closed"));
-    blob(&exchange, &endpoint(), &open, &auth).await.unwrap();
-    let error = blob(&exchange, &endpoint(), &closed, &auth).await.map(|_| ()).unwrap_err();
-    assert!(
-        error.revokes_access() && error.to_string().contains("refuses the caller's credential"),
-        "{error}"
-    );
-    // The token of the first repository is not the newest any more.
-    blob(&exchange, &endpoint(), &open, &auth).await.unwrap();
-    let tokens = transport.sent().iter().filter(|request| request.url.contains("/token")).count();
-    assert!(tokens <= 4, "{tokens} tokens for three requests");
-}
-
-#[tokio::test]
-async fn a_token_server_that_is_away_is_no_failure_of_the_registry_that_names_it() {
-    // Without a token that it issued before, the registry challenges first; with one, that is expected.
-    for tokens in [0, 1] {
-        let issued = AtomicUsize::new(0);
-        let (_, configured) = Scripted::new(Config::default(), move |request| match request.host.as_str() {
-            "auth.reg.example.com:443" if issued.load(Ordering::SeqCst) < tokens => token_server(&issued),
-            "auth.reg.example.com:443" => Outcome::Unreachable,
-            _ => requires_token(request, "Bearer t1"),
-        });
-        let (exchange, auth) = (Exchange::for_test(Live::new(configured)), AuthContext::for_test(None));
-        if tokens > 0 {
-            blob(&exchange, &endpoint(), &repository("a"), &auth).await.unwrap();
-        }
-        let (repository, tags) = (repository("b"), crate::upstream::Listing::Tags);
-        let request = RegistryRequest::list(&repository, &tags, None, &auth);
-        let failure = exchange.send(&endpoint(), &request).await.map(|_| ()).unwrap_err();
-        assert_eq!(failure.party, Party::TokenServer, "{tokens}: {}", failure.error);
-    }
-}
-
-#[tokio::test]
-async fn a_head_is_not_repeated_as_get_because_its_token_server_answers_nonsense() {
-    let (transport, configured) = Scripted::new(Config::default(), |request| match request.host.as_str() {
-        "auth.reg.example.com:443" => respond(200, &[], "<html>"),
-        _ => requires_token(request, "any"),
-    });
-    let (exchange, auth) = (Exchange::for_test(Live::new(configured)), AuthContext::for_test(None));
-    let (repository, digest) = (repository("a"), crate::reference::Digest::of(b"x"));
-    let request = RegistryRequest::blob(Method::HEAD, &repository, digest, &auth);
-    let failure = exchange.send(&endpoint(), &request).await.map(|_| ()).unwrap_err();
-    let methods: Vec<_> = transport.sent().iter().map(|request| request.method.clone()).collect();
-    assert_eq!(methods, [Method::HEAD, Method::GET], "the second asks for the token: {}", failure.error);
-}
-
-#[tokio::test]
-async fn no_right_is_proved_with_a_token_that_is_too_old_for_that() {
-    let issued = Arc::new(AtomicUsize::new(0));
-    let issuing = Arc::clone(&issued);
-    let (_, configured) = Scripted::new(Config::default(), move |request| match request.host.as_str() {
-        "auth.reg.example.com:443" => token_server(&issuing),
-        _ if request.header("authorization").is_empty() => requires_token(request, "any"),
-        _ => status(200),
-    });
-    let (exchange, anonymous) = (Exchange::for_test(Live::new(configured)), AuthContext::for_test(None));
-    let proof = Need::Proof { token_age_max: Duration::ZERO };
-    for (need, tokens) in [(Need::Delivery, 1), (proof, 2), (Need::Delivery, 2)] {
-        let auth = AuthContext { need, ..anonymous.clone() };
-        blob(&exchange, &endpoint(), &repository("a"), &auth).await.unwrap();
-        assert_eq!(issued.load(Ordering::SeqCst), tokens, "{need:?}");
-    }
-}
-
-#[tokio::test]
 async fn what_the_headers_of_a_docker_config_may_have_opened_is_not_open_to_everyone() {
     for (headers, is_public) in [(vec![], true), (vec!["x-key"], false)] {
         let (_, configured) = Scripted::new(Config::default(), |_| status(200));
@@ -264,7 +175,7 @@ async fn what_the_headers_of_a_docker_config_may_have_opened_is_not_open_to_ever
         let named = |name| (HeaderName::from_static(name), HeaderValue::from_static("secret"));
         auth.presented.headers = Arc::new(headers.into_iter().map(named).collect());
         let response = blob(&exchange, &endpoint(), &repository("a"), &auth).await.unwrap();
-        assert_eq!(response.proof == Proof::Public, is_public);
+        assert_eq!(response.proof == ProvedRight::Public, is_public);
     }
 }
 
@@ -283,7 +194,7 @@ async fn a_mirror_gets_no_callers_credential_and_its_answer_counts_as_anonymous(
         (Exchange::for_test(Live::new(configured)), AuthContext::for_test(Some(("u", "p"))));
     let request = RegistryRequest::list(&repository, &crate::upstream::Listing::Tags, None, &auth);
     assert_eq!(exchange.requests.principal(&endpoints[0], &request).kind, PrincipalKind::Anonymous);
-    assert_eq!(exchange.send(&endpoints[0], &request).await.unwrap().proof, Proof::Public);
+    assert_eq!(exchange.send(&endpoints[0], &request).await.unwrap().proof, ProvedRight::Public);
     assert_eq!(transport.sent()[0].header("authorization"), "");
 }
 
@@ -345,63 +256,4 @@ async fn blobs_and_nothing_else_are_fetched_over_plain_http_where_the_operator_l
         assert!(followed || result.unwrap_err().to_string().contains("trusted_redirects"));
         assert_eq!(transport.sent().len(), 1 + usize::from(followed));
     }
-}
-
-/// A mistyped secret, while the registry is away and its token server is not.
-#[tokio::test]
-async fn a_registry_in_trouble_is_told_from_a_login_that_its_token_server_refuses() {
-    for trouble in [408, 500, 503] {
-        let is_in_trouble = Arc::new(AtomicBool::new(false));
-        let now = Arc::clone(&is_in_trouble);
-        let (transport, configured) = Scripted::new(Config::default(), move |request| {
-            let is_login = !request.header("authorization").is_empty();
-            match (request.host.as_str(), is_login, now.load(Ordering::Relaxed)) {
-                ("auth.reg.example.com:443", true, _) => status(401),
-                ("auth.reg.example.com:443", false, _) => respond(200, &[], r#"{"token": "t"}"#),
-                (_, _, true) => status(trouble),
-                (_, true, false) => status(200),
-                (_, false, false) => respond(401, &[("www-authenticate", TOKEN_CHALLENGE)], ""),
-            }
-        });
-        let exchange = Exchange::for_test(Live::new(configured));
-        let repository: Repository = "reg.example.com/a".parse().unwrap();
-        let endpoint = Endpoint::for_test("https://reg.example.com");
-        let ask = async |user| {
-            let (auth, digest) =
-                (AuthContext::for_test(user), format!("sha256:{}", "0".repeat(64)).parse().unwrap());
-            let request = RegistryRequest::blob(Method::GET, &repository, digest, &auth);
-            exchange.send(&endpoint, &request).await.map(|response| response.proof)
-        };
-        // From now on the registry's challenge is known, and a login comes first.
-        ask(None).await.unwrap();
-        is_in_trouble.store(true, Ordering::Relaxed);
-        let error = ask(Some(("u", "mistyped"))).await.unwrap_err().error;
-        assert!(error.is_outage(), "{trouble}: {error}");
-        assert!(transport.sent().len() > 3);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_asks_after_tokens_were_forgotten_is_given_no_token_that_was_requested_before() {
-    let asked = AtomicUsize::new(0);
-    let (transport, configured) =
-        Scripted::new(Config::default(), move |request| match request.host.as_str() {
-            "auth.reg.example.com:443" if asked.fetch_add(1, Ordering::SeqCst) == 0 => Outcome::Hang,
-            "auth.reg.example.com:443" => respond(200, &[], r#"{"token": "new"}"#),
-            _ => requires_token(request, "Bearer new"),
-        });
-    let (exchange, tokens) = Exchange::for_test_with_tokens(Live::new(configured));
-    let auth = AuthContext::for_test(Some(("u", "p")));
-    let (endpoint, app) = (endpoint(), repository("a"));
-    let ask = || blob(&exchange, &endpoint, &app, &auth);
-    let after = async {
-        while !transport.sent().iter().any(|request| request.url.contains("/token")) {
-            tokio::task::yield_now().await;
-        }
-        tokens.forget(Some(&app));
-        ask().await
-    };
-    let (before, after) = tokio::join!(ask(), after);
-    assert!(before.is_err(), "its token never came");
-    assert!(after.is_ok(), "it waited for the token from before");
 }

@@ -54,7 +54,7 @@ impl OneEndpoint<'_> {
             let body = tracked.body();
             tracked.finish(&result);
             if request.method == Method::GET && result.is_ok() {
-                self.heads.record_get(endpoint.host_and_port(), request.kind);
+                self.heads.record_get(endpoint.host_and_port(), request.resource.kind);
             }
             result.map(|answer| (answer, body))
         };
@@ -103,12 +103,12 @@ impl OneEndpoint<'_> {
         if let Ok(result) = alone {
             let hung = result.as_ref().is_err_and(is_hang);
             if hung {
-                self.heads.record_hang(self.endpoint.host_and_port(), head.kind);
+                self.heads.record_hang(self.endpoint.host_and_port(), head.resource.kind);
             }
             return if hung && is_only { Box::pin(self.get_instead(head)).await.or(result) } else { result };
         }
         let mut getting = Box::pin(self.get_instead(head));
-        self.heads.record_hang(self.endpoint.host_and_port(), head.kind);
+        self.heads.record_hang(self.endpoint.host_and_port(), head.resource.kind);
         tokio::select! {
             result = &mut heading => match result {
                 Err(failure) if is_hang(&failure) && is_only => getting.await.or(Err(failure)),
@@ -126,7 +126,7 @@ impl OneEndpoint<'_> {
         let (get, host) = (head.confirming(), self.endpoint.host_and_port());
         let asking = async {
             let result = self.exchange.send(self.endpoint, &get).await;
-            result.inspect(|_| self.heads.record_get_beside(host, get.kind))
+            result.inspect(|_| self.heads.record_get_beside(host, get.resource.kind))
         };
         self.exchange.within_limits(self.endpoint, &get, Box::pin(asking)).await
     }

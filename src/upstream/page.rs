@@ -22,11 +22,9 @@ const PAGE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// endpoint.
 const BEGINNING: usize = 256 * 1024;
 /// Bytes of a page that are held without a reservation: few are larger, and the connections are bounded.
-const UNRESERVED_BYTES: usize = 16 * 1024;
-/// Bytes that are held of larger pages at most.
-const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// The same of one owner of registries, so that none keeps the others from theirs.
-const HELD_BYTES_OF_ONE_MAX: usize = HELD_BYTES_MAX / 2;
+const PAGE_UNRESERVED_BYTES: usize = 16 * 1024;
+/// Bytes that are held of larger pages of one owner of registries at most, and half of what is held of all.
+const HELD_BYTES_OF_ONE_MAX: usize = 8 * 1024 * 1024;
 /// The longest wait for that memory: less than a client waits.
 const MEMORY_WAIT: Duration = Duration::from_secs(5);
 
@@ -50,19 +48,26 @@ pub(super) struct PageMemory(Arc<ByteBudget<String>>);
 
 impl Default for PageMemory {
     fn default() -> Self {
-        Self(Arc::new(ByteBudget::new(HELD_BYTES_MAX, HELD_BYTES_OF_ONE_MAX)))
+        Self(Arc::new(ByteBudget::of_two_shares(HELD_BYTES_OF_ONE_MAX)))
     }
 }
 
 impl PageMemory {
     async fn memory_for(&self, owner: &String, host: &str, bytes: usize) -> Result<Reservation, Error> {
-        let reserved = tokio::time::timeout(MEMORY_WAIT, self.0.reserve(owner, bytes)).await;
+        let reserved = self.0.reserve_within(owner, bytes, MEMORY_WAIT).await;
         reserved.map_err(|_| Error::Overloaded {
             limit: NodeLimit::ListMemory,
             host: host.to_owned(),
             why: "the memory for lists is used up".to_owned(),
         })
     }
+}
+
+/// Who sends a page.
+pub(super) struct Sender<'a> {
+    pub(super) registry: &'a Registry,
+    /// `host:port`.
+    pub(super) host: String,
 }
 
 /// The bytes of a page.
@@ -76,17 +81,18 @@ pub struct PageBody {
 }
 
 impl Page {
-    /// The page of `registry` that `host` sends with these headers: all of a small one, or the beginning.
+    /// The page that `sender` sends with these headers: all of a small one, or the beginning.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a page of more than 64 MiB or a link that no client could follow; [`Error::Overloaded`]
     /// where there is no memory for it; what the body fails with.
     pub(super) async fn begin(
         headers: &HeaderMap,
-        (registry, host): (&Registry, String),
+        sender: Sender<'_>,
         mut body: Download,
         memory: PageMemory,
     ) -> Result<Self, Error> {
+        let Sender { registry, host } = sender;
         let owner = registry.owner_domain();
         let invalid = |why: &str| Error::Invalid { host: host.clone(), why: why.to_owned() };
         let next = link::next_query(headers);
@@ -98,7 +104,7 @@ impl Page {
         let (mut beginning, mut rest, mut reserved) = (BytesMut::new(), None, None);
         while let Some(chunk) = body.next().await {
             beginning.extend_from_slice(&chunk?);
-            if beginning.len() > UNRESERVED_BYTES && reserved.is_none() {
+            if beginning.len() > PAGE_UNRESERVED_BYTES && reserved.is_none() {
                 reserved = Some(memory.memory_for(&owner, &host, BEGINNING).await?);
             }
             if beginning.len() >= BEGINNING {
@@ -182,10 +188,10 @@ mod tests {
 
     use super::*;
     use crate::upstream::endpoint::select::EndpointId;
-    use crate::upstream::proof::Proof;
+    use crate::upstream::proved_right::ProvedRight;
 
     fn download(body: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static) -> Download {
-        Download::new(None, 0, Proof::Nothing, EndpointId::for_test("registry"), body)
+        Download::new(None, 0, ProvedRight::Nothing, EndpointId::for_test("registry"), body)
     }
 
     #[tokio::test]
@@ -196,7 +202,7 @@ mod tests {
         };
         let declared = [(CONTENT_LENGTH, (PAGE_BYTES_MAX + 1).into())].into_iter().collect();
         let (registry, memory) = ("reg.test".parse().unwrap(), PageMemory::default());
-        let from = || (&registry, String::new());
+        let from = || Sender { registry: &registry, host: String::new() };
         let refused = Page::begin(&declared, from(), body(), memory.clone()).await;
         assert!(matches!(refused, Err(Error::Invalid { .. })));
         let mut page = Page::begin(&HeaderMap::new(), from(), body(), memory).await.unwrap();
@@ -220,7 +226,8 @@ mod tests {
             async move {
                 let chunk = Bytes::from_static(&[b' '; 200_000]);
                 let body = download(stream::iter([Ok(chunk)]));
-                Page::begin(&HeaderMap::new(), (&registry, String::new()), body, memory).await
+                let sender = Sender { registry: &registry, host: String::new() };
+                Page::begin(&HeaderMap::new(), sender, body, memory).await
             }
         };
         let mut held = Vec::new();

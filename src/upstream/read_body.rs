@@ -15,12 +15,12 @@ use crate::support::byte_budget::ByteBudget;
 use crate::support::live::Live;
 use crate::upstream::attempts::RESPONSE_WAIT;
 use crate::upstream::blob_head::BlobHead;
-use crate::upstream::body::{BodyWait, Chunks, Memory, drain, read_whole};
+use crate::upstream::body::{BodyWait, Chunks, Memory, NotWhole, drain, read_whole};
 use crate::upstream::download::Download;
 use crate::upstream::endpoint::avoided::{AvoidedEndpoints, DeliveryFault};
 use crate::upstream::error::Error;
 use crate::upstream::headers::{content_length, header, parse_content_range};
-use crate::upstream::page::{Page, PageMemory};
+use crate::upstream::page::{Page, PageMemory, Sender};
 use crate::upstream::received::{ReceivedBytes, ReceivedCounter};
 use crate::upstream::response::{Answer, RegistryResponse, is_encoded};
 use crate::upstream::transport::configured::Configured;
@@ -31,11 +31,6 @@ const IDLE_WITH_ALTERNATIVE: Duration = Duration::from_secs(10);
 /// The longest time for all of a manifest's body there: the next endpoint needs the rest of the time for which a
 /// request is tried.
 const WHOLE_WITH_ALTERNATIVE: Duration = Duration::from_secs(8);
-
-/// Bytes of large manifests at most that are being received, or served as they were received.
-const LARGE_BYTES_MAX: usize = 2 * MANIFEST_BYTES_MAX;
-/// The same of one owner of registries, so that none keeps the others from theirs.
-const LARGE_BYTES_OF_ONE_MAX: usize = MANIFEST_BYTES_MAX;
 
 /// A manifest as the registry sent it: unverified.
 #[derive(Debug, Clone)]
@@ -50,11 +45,36 @@ pub struct Manifest {
     pub is_authoritative: bool,
 }
 
+/// What of a manifest is known before its body.
+struct ManifestHead {
+    media_type: Option<MediaType>,
+    host: String,
+    is_authoritative: bool,
+}
+
+impl ManifestHead {
+    fn of(answer: &Answer) -> Self {
+        let media_type = header(answer.response.headers(), CONTENT_TYPE.as_str());
+        Self {
+            media_type: media_type.and_then(|text| text.parse().ok()),
+            host: answer.host.clone(),
+            is_authoritative: answer.endpoint.is_authoritative(),
+        }
+    }
+
+    fn with(self, bytes: Bytes) -> Manifest {
+        let Self { media_type, host, is_authoritative } = self;
+        Manifest { bytes, media_type, host, is_authoritative }
+    }
+}
+
 /// Reads bodies.
 pub(super) struct BodyReader {
     configured: Live<Configured>,
     avoided: AvoidedEndpoints,
     received: ReceivedBytes,
+    /// For large manifests that are being received, or served as they were received, by the domains of those who own
+    /// registries.
     memory: ByteBudget<String>,
     lists: PageMemory,
 }
@@ -70,7 +90,7 @@ impl BodyReader {
             configured,
             avoided,
             received,
-            memory: ByteBudget::new(LARGE_BYTES_MAX, LARGE_BYTES_OF_ONE_MAX),
+            memory: ByteBudget::of_two_shares(MANIFEST_BYTES_MAX),
             lists: PageMemory::default(),
         }
     }
@@ -80,40 +100,47 @@ impl BodyReader {
         &self.received
     }
 
-    /// Where a digest is `expected`, content of another one is refused, so that the next endpoint is asked.
-    pub(super) async fn manifest(
+    /// The manifest that a tag names, whatever it is: only a `Docker-Content-Digest` says what it should be.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a body that is encoded, unless it is what the digest says; what the body fails with.
+    pub(super) async fn manifest_of_tag(
         &self,
         registry: &Registry,
-        expected: Option<Digest>,
         response: RegistryResponse,
     ) -> Result<Manifest, Error> {
-        let answer = &response.answer;
-        let media_type = media_type(answer.response.headers());
-        let (host, endpoint) = (answer.host.clone(), answer.endpoint.clone());
-        let is_authoritative = endpoint.is_authoritative();
-        let stated = stated_digest(answer.response.headers());
-        let is_encoded = is_encoded(answer.response.headers());
-        let bytes = self.whole_body(registry, expected, response).await;
-        let Some(expected) = expected else {
-            let bytes = bytes?;
-            let is_proved = || stated.is_some_and(|digest| is_manifest_of(&bytes, &digest));
-            if is_encoded && !is_proved() {
-                return Err(encoded(host));
-            }
-            let stated = stated.filter(|digest| is_manifest_of(&bytes, digest));
-            self.received.identify(stated.unwrap_or_else(|| manifest_digest(&bytes)), bytes.len());
-            return Ok(Manifest { bytes, media_type, host, is_authoritative });
-        };
-        let wrong = |fault| self.avoided.record(registry, expected, &endpoint, fault);
-        match bytes {
-            Ok(bytes) if is_manifest_of(&bytes, &expected) => {
-                Ok(Manifest { bytes, media_type, host, is_authoritative })
-            }
+        let headers = response.answer.response.headers();
+        let (stated, is_encoded) = (stated_digest(headers), is_encoded(headers));
+        let head = ManifestHead::of(&response.answer);
+        let bytes = self.whole_body(registry, None, response).await?;
+        let stated = stated.filter(|digest| is_manifest_of(&bytes, digest));
+        if is_encoded && stated.is_none() {
+            let why = "a Content-Encoding that was not asked for".to_owned();
+            return Err(Error::Invalid { host: head.host, why });
+        }
+        self.received.identify(stated.unwrap_or_else(|| manifest_digest(&bytes)), bytes.len());
+        Ok(head.with(bytes))
+    }
+
+    /// The manifest `digest`. Content of another digest is refused, so that the next endpoint is asked.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for other content; what the body fails with.
+    pub(super) async fn manifest_of(
+        &self,
+        registry: &Registry,
+        digest: Digest,
+        response: RegistryResponse,
+    ) -> Result<Manifest, Error> {
+        let (head, endpoint) = (ManifestHead::of(&response.answer), response.answer.endpoint.clone());
+        let wrong = |fault| self.avoided.record(registry, digest, &endpoint, fault);
+        match self.whole_body(registry, Some(digest), response).await {
+            Ok(bytes) if is_manifest_of(&bytes, &digest) => Ok(head.with(bytes)),
             Ok(bytes) => {
                 wrong(DeliveryFault::Digest);
-                let actual = Digest::computed(expected.algorithm(), &bytes);
-                let why = format!("content with digest {actual} for {expected}");
-                Err(Error::Invalid { host, why })
+                let actual = Digest::computed(digest.algorithm(), &bytes);
+                let why = format!("content with digest {actual} for {digest}");
+                Err(Error::Invalid { host: head.host, why })
             }
             // A limit of this node is no fault of the endpoint.
             Err(error) if error.is_overloaded() => Err(error),
@@ -143,11 +170,12 @@ impl BodyReader {
                 tracked.came();
                 Ok(bytes)
             }
-            Err((error, true)) if has_alternative => {
-                tracked.stalled(&error);
+            Err(NotWhole { error, took_too_long }) => {
+                if took_too_long && has_alternative {
+                    tracked.stalled(&error);
+                }
                 Err(error)
             }
-            Err((error, _)) => Err(error),
         }
     }
 
@@ -201,9 +229,9 @@ impl BodyReader {
         let (head, body) = response.into_parts();
         let chunks = Chunks { body, host: host.clone(), received: ReceivedCounter::none() };
         let body = Download::new(None, 0, proof, endpoint, chunks);
-        let from = (registry, host.clone());
+        let sender = Sender { registry, host: host.clone() };
         let body = body.bounded(host, idle, Some(tracked), has_alternative);
-        Page::begin(&head.headers, from, body, self.lists.clone()).await
+        Page::begin(&head.headers, sender, body, self.lists.clone()).await
     }
 }
 
@@ -217,12 +245,4 @@ pub(super) async fn headers_of(response: RegistryResponse) -> Result<HeaderMap, 
 /// `Docker-Content-Digest`, where it is a digest.
 pub(super) fn stated_digest(headers: &HeaderMap) -> Option<Digest> {
     header(headers, "docker-content-digest").and_then(|text| text.parse().ok())
-}
-
-fn encoded(host: String) -> Error {
-    Error::Invalid { host, why: "a Content-Encoding that was not asked for".to_owned() }
-}
-
-fn media_type(headers: &HeaderMap) -> Option<MediaType> {
-    header(headers, CONTENT_TYPE.as_str()).and_then(|text| text.parse().ok())
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderValue, RANGE};
+use tokio::time::Instant;
 
 use crate::credentials::{HttpHeaders, PresentedCredential};
 use crate::reference::{Digest, MediaType, Reference, Repository, UPSTREAM_ACCEPT};
@@ -73,13 +74,35 @@ pub enum Listing {
     Referrers(Digest),
 }
 
+/// Requests of one kind for one repository: where one of them fails, the next is expected to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct RequestGroup {
+    pub(super) repository: Repository,
+    pub(super) kind: RequestKind,
+}
+
+/// Registries count by what is requested and how: Docker Hub counts `GET`s of manifests and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct RequestClass {
+    pub(super) kind: RequestKind,
+    pub(super) method: Method,
+}
+
 /// A request for a resource of a repository.
 #[derive(Debug, Clone)]
 pub(super) struct RegistryRequest<'a> {
     pub(super) auth: &'a AuthContext,
-    pub(super) kind: RequestKind,
     pub(super) method: Method,
     pub(super) repository: &'a Repository,
+    pub(super) resource: Resource,
+    /// When it was made. Its repetitions, and the `GET` in the place of a `HEAD`, are of the same request.
+    pub(super) begun: Instant,
+}
+
+/// What of a repository is asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Resource {
+    pub(super) kind: RequestKind,
     /// What follows the repository's name in the URL.
     pub(super) path: String,
     pub(super) query: Option<String>,
@@ -101,11 +124,9 @@ impl<'a> RegistryRequest<'a> {
             Reference::Digest(digest) => Some(*digest),
             Reference::Tag(_) => None,
         };
-        Self {
-            digest,
-            accept: UPSTREAM_ACCEPT,
-            ..Self::new(auth, RequestKind::Manifest, method, repository, path)
-        }
+        let resource = Resource::new(RequestKind::Manifest, path);
+        let resource = Resource { digest, accept: UPSTREAM_ACCEPT, ..resource };
+        Self::new(auth, method, repository, resource)
     }
 
     pub(super) fn blob(
@@ -114,8 +135,8 @@ impl<'a> RegistryRequest<'a> {
         digest: Digest,
         auth: &'a AuthContext,
     ) -> Self {
-        let path = format!("blobs/{digest}");
-        Self { digest: Some(digest), ..Self::new(auth, RequestKind::Blob, method, repository, path) }
+        let resource = Resource::new(RequestKind::Blob, format!("blobs/{digest}"));
+        Self::new(auth, method, repository, Resource { digest: Some(digest), ..resource })
     }
 
     /// `query` as the client sent it, checked.
@@ -131,36 +152,36 @@ impl<'a> RegistryRequest<'a> {
                 (RequestKind::Referrers, format!("referrers/{digest}"), MediaType::OCI_INDEX)
             }
         };
-        Self { query, accept, ..Self::new(auth, kind, Method::GET, repository, path) }
+        let resource = Resource { query, accept, ..Resource::new(kind, path) };
+        Self::new(auth, Method::GET, repository, resource)
     }
 
-    fn new(
-        auth: &'a AuthContext,
-        kind: RequestKind,
-        method: Method,
-        repository: &'a Repository,
-        path: String,
-    ) -> Self {
-        let (query, digest, range) = (None, None, None);
-        Self { auth, kind, method, repository, path, query, digest, accept: "*/*", range }
+    fn new(auth: &'a AuthContext, method: Method, repository: &'a Repository, resource: Resource) -> Self {
+        Self { auth, method, repository, resource, begun: Instant::now() }
+    }
+
+    /// What its limit counts it as.
+    pub(super) fn class(&self) -> RequestClass {
+        RequestClass { kind: self.resource.kind, method: self.method.clone() }
+    }
+
+    /// The requests that are expected to fail where this one does.
+    pub(super) fn group(&self) -> RequestGroup {
+        RequestGroup { repository: self.repository.clone(), kind: self.resource.kind }
     }
 
     /// The `GET` that finds out what a `HEAD` did not say: of a blob its first byte, of a manifest all of it.
     pub(super) fn confirming(&self) -> Self {
         let get = Self { method: Method::GET, ..self.clone() };
-        if self.kind == RequestKind::Blob && !self.is_of_empty_content() {
-            return get.with_range(0, Some(1));
-        }
-        get
+        if self.resource.has_a_first_byte() { get.with_range(0, Some(1)) } else { get }
     }
 
     /// The same question, asked by itself: of a blob its beginning is enough.
     pub(super) fn to_probe(&self) -> OwnedRequest {
-        let Self { kind, path, query, digest, accept, .. } = self.clone();
-        let of_blob = self.kind == RequestKind::Blob && !self.is_of_empty_content();
-        let range = of_blob.then(|| format!("bytes=0-{}", PROBE_BYTES - 1));
-        let (auth, repository) = (self.auth.clone(), self.repository.clone());
-        OwnedRequest { auth, repository, kind, path, query, digest, accept, range }
+        let has_range = self.resource.has_a_first_byte();
+        let range = has_range.then(|| format!("bytes=0-{}", PROBE_BYTES - 1));
+        let resource = Resource { range, ..self.resource.clone() };
+        OwnedRequest { auth: self.auth.clone(), repository: self.repository.clone(), resource }
     }
 
     /// The same request, or the `GET` that confirms it if it is a `HEAD`.
@@ -178,18 +199,15 @@ impl<'a> RegistryRequest<'a> {
             return false;
         }
         let said = header(headers, "docker-content-digest").map(str::parse::<Digest>);
-        let is_right = |said: &Digest| self.digest.is_none_or(|digest| digest == *said);
-        match (self.kind, said) {
+        let Resource { kind, digest, .. } = &self.resource;
+        let is_right = |said: &Digest| digest.is_none_or(|digest| digest == *said);
+        match (kind, said) {
             (RequestKind::Blob, None) => {}
             (_, Some(Ok(said))) if is_right(&said) => {}
             _ => return false,
         }
         let has_size = || content_length(headers).is_some_and(|bytes| bytes > 0);
-        self.kind != RequestKind::Blob || self.is_of_empty_content() || has_size()
-    }
-
-    fn is_of_empty_content(&self) -> bool {
-        self.digest.is_some_and(|digest| digest.is_of(b""))
+        !self.resource.has_a_first_byte() || has_size()
     }
 
     /// The same request for the bytes from `from` up to, not including, `until`; without `until`, for all from there
@@ -199,12 +217,15 @@ impl<'a> RegistryRequest<'a> {
             Some(until) => Some(format!("bytes={from}-{}", until.saturating_sub(1))),
             None => (from > 0).then(|| format!("bytes={from}-")),
         };
-        Self { range, ..self }
+        Self { resource: Resource { range, ..self.resource }, ..self }
     }
 
     /// The same request for all bytes, if this one is for some.
     pub(super) fn without_range(&self) -> Option<Self> {
-        self.range.is_some().then(|| Self { range: None, ..self.clone() })
+        self.resource.range.as_ref()?;
+        let mut whole = self.clone();
+        whole.resource.range = None;
+        Some(whole)
     }
 
     /// The headers of the HTTP request. `extra` are those of a docker config: none of them replaces one of ours.
@@ -212,8 +233,9 @@ impl<'a> RegistryRequest<'a> {
         let mut headers: HeaderMap = extra.iter().cloned().collect();
         // A transport encoding would make lengths and ranges meaningless.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(ACCEPT, HeaderValue::from_static(self.accept));
-        if let Some(range) = self.range.as_ref().and_then(|range| HeaderValue::try_from(range).ok()) {
+        headers.insert(ACCEPT, HeaderValue::from_static(self.resource.accept));
+        if let Some(range) = self.resource.range.as_ref().and_then(|range| HeaderValue::try_from(range).ok())
+        {
             headers.insert(RANGE, range);
         }
         if let Some(authorization) = authorization {
@@ -223,32 +245,28 @@ impl<'a> RegistryRequest<'a> {
     }
 }
 
+impl Resource {
+    fn new(kind: RequestKind, path: String) -> Self {
+        Self { kind, path, query: None, digest: None, accept: "*/*", range: None }
+    }
+
+    /// Whether it is a blob, and not the empty one.
+    fn has_a_first_byte(&self) -> bool {
+        self.kind == RequestKind::Blob && !self.digest.is_some_and(|digest| digest.is_of(b""))
+    }
+}
+
 /// A `GET` that outlives the request that it was made from.
 pub(super) struct OwnedRequest {
     auth: AuthContext,
     repository: Repository,
-    kind: RequestKind,
-    path: String,
-    query: Option<String>,
-    digest: Option<Digest>,
-    accept: &'static str,
-    range: Option<String>,
+    resource: Resource,
 }
 
 impl OwnedRequest {
     pub(super) fn as_request(&self) -> RegistryRequest<'_> {
-        let Self { auth, repository, kind, path, query, digest, accept, range } = self;
-        RegistryRequest {
-            auth,
-            kind: *kind,
-            method: Method::GET,
-            repository,
-            path: path.clone(),
-            query: query.clone(),
-            digest: *digest,
-            accept,
-            range: range.clone(),
-        }
+        let Self { auth, repository, resource } = self;
+        RegistryRequest::new(auth, Method::GET, repository, resource.clone())
     }
 }
 
@@ -289,7 +307,7 @@ mod tests {
                 &[(http::header::CONTENT_LENGTH, "0".parse().unwrap())].into_iter().collect()
             )
         );
-        assert_eq!(empty.confirming().range, None, "nothing has no first byte");
-        assert_eq!(blob.confirming().range.as_deref(), Some("bytes=0-0"));
+        assert_eq!(empty.confirming().resource.range, None, "nothing has no first byte");
+        assert_eq!(blob.confirming().resource.range.as_deref(), Some("bytes=0-0"));
     }
 }

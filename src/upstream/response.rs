@@ -14,7 +14,7 @@ use crate::upstream::error::{Error, Unknown};
 use crate::upstream::error_document::{codes_of, is_shown, what_is_unknown};
 use crate::upstream::headers::{retry_after, unsatisfied_range_total};
 use crate::upstream::metrics::RequestKind;
-use crate::upstream::proof::Proof;
+use crate::upstream::proved_right::ProvedRight;
 
 /// What a registry granted.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ pub struct Allowed<T> {
     /// The resource.
     pub value: T,
     /// The right that the response proves.
-    pub proof: Proof,
+    pub proof: ProvedRight,
 }
 
 /// The head of a response of status 200 or 206, with the body to come.
@@ -31,7 +31,7 @@ pub(super) struct Answer {
     /// `host:port` of the sender, for errors.
     pub(super) host: String,
     /// The right that it proves.
-    pub(super) proof: Proof,
+    pub(super) proof: ProvedRight,
     /// Whether this answers a `GET`, which may have taken the place of a `HEAD`.
     pub(super) by_get: bool,
     /// The endpoint that the request was sent to; the sender may be a redirect target.
@@ -61,7 +61,7 @@ pub(super) struct ResponseContext<'a> {
     pub(super) kind: RequestKind,
     pub(super) presented: &'a PresentedCredential,
     /// The right that a success proves: everyone's if the request had nothing that could be a credential.
-    pub(super) proof: Proof,
+    pub(super) proof: ProvedRight,
     /// Whether the request was a `GET`.
     pub(super) by_get: bool,
     pub(super) now: Timestamp,
@@ -78,7 +78,7 @@ impl ResponseContext<'_> {
         let status = response.status().as_u16();
         // Any pod may read this text, so it says nothing of the credential but whose it is.
         let credential = || match self.presented.principal.kind {
-            _ if proof == Proof::Public => "a request without a credential",
+            _ if proof == ProvedRight::Public => "a request without a credential",
             PrincipalKind::Caller => "the caller's credential",
             PrincipalKind::Node => "the node's credential",
             PrincipalKind::Provider => "the credential of a plugin",
@@ -104,19 +104,19 @@ impl ResponseContext<'_> {
             }
             // What clients take for a registry without referrers, like 404: they look for the tag instead.
             405 | 406 | 415 | 501 if self.kind == RequestKind::Referrers => {
-                let (unknown, public) = (Unknown::Unsaid, proof == Proof::Public);
+                let (unknown, public) = (Unknown::Unsaid, proof == ProvedRight::Public);
                 Err(Error::NotFound { host, unknown, public })
             }
             401 | 403 => {
                 let what = if status == 401 { "refuses" } else { "forbids access to" };
-                let (why, public) = (format!("it {what} {}", credential()), proof == Proof::Public);
+                let (why, public) = (format!("it {what} {}", credential()), proof == ProvedRight::Public);
                 Err(Error::Refused { host, status, why, public })
             }
             404 | 410 => {
                 // Only the registry itself knows what it has.
                 let codes = if from_endpoint { codes_of(response.into_body()).await } else { None };
                 let unknown = what_is_unknown(&codes.unwrap_or_default());
-                Err(Error::NotFound { host, unknown, public: proof == Proof::Public })
+                Err(Error::NotFound { host, unknown, public: proof == ProvedRight::Public })
             }
             // Every registry knows the method, so that it is not one that answers: a gateway in an outage.
             405 if by_get && matches!(self.kind, RequestKind::Manifest | RequestKind::Blob) => {
@@ -166,7 +166,7 @@ impl ResponseContext<'_> {
         };
         let shown = code.filter(|code| is_shown(code));
         let why = shown.map_or_else(|| status.to_string(), |code| format!("{status} {code}"));
-        Err(Error::Withheld { host: self.host.clone(), why, public: self.proof == Proof::Public })
+        Err(Error::Withheld { host: self.host.clone(), why, public: self.proof == ProvedRight::Public })
     }
 }
 
@@ -228,7 +228,7 @@ mod tests {
             is_plain_http: true,
             kind,
             presented: &presented,
-            proof: Proof::Public,
+            proof: ProvedRight::Public,
             by_get: true,
             now,
         };

@@ -13,7 +13,7 @@ pub(super) fn of(endpoint: &Endpoint, request: &RegistryRequest<'_>) -> Span {
     tracing::debug_span!(
         "question",
         endpoint = endpoint.base_url(),
-        path = request.path,
+        path = request.resource.path,
         method = request.method.as_str(),
         failure = Empty,
         otel.status_code = Empty,

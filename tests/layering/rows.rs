@@ -207,7 +207,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "headers",
                 "link",
                 "metrics",
-                "proof",
+                "proved_right",
                 "endpoint/too_many_requests",
                 "retry",
                 "transport/address",

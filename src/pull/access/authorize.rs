@@ -35,7 +35,7 @@ use crate::support::clock::Timestamp;
 use crate::support::live::Live;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
-use crate::upstream::{self, Allowed, AuthContext, BlobHead, Proof};
+use crate::upstream::{self, Allowed, AuthContext, BlobHead, ProvedRight};
 
 /// Rights to repositories. Cheap to clone.
 #[derive(Clone)]
@@ -252,7 +252,7 @@ impl Access {
 /// bytes if that is known: a load balancer answers 200 for anything.
 pub(crate) fn proved_by(allowed: Allowed<BlobHead>, size: Option<u64>) -> Allowed<BlobHead> {
     let shown = allowed.value.shows_blob_of(size);
-    Allowed { proof: if shown { allowed.proof } else { Proof::Nothing }, ..allowed }
+    Allowed { proof: if shown { allowed.proof } else { ProvedRight::Nothing }, ..allowed }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::recorded_answers::RecordedAnswers;
 use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
 use crate::reference::Digest;
-use crate::upstream::{self, Allowed, AuthContext, Patience, Proof};
+use crate::upstream::{self, Allowed, AuthContext, Patience, ProvedRight};
 
 /// How long the registry may take to say so: less than a client waits for an answer after the first one took its time.
 const WAIT: Duration = Duration::from_secs(4);
@@ -68,9 +68,9 @@ impl DeniedReference<'_> {
         }
         // What is open without a credential says nothing of the right of one.
         match answer {
-            Ok(Allowed { proof: Proof::Public, .. }) => is_public,
-            Ok(Allowed { proof: Proof::Principal { .. }, .. }) => !is_public,
-            Ok(Allowed { proof: Proof::Nothing, .. }) | Err(_) => false,
+            Ok(Allowed { proof: ProvedRight::Public, .. }) => is_public,
+            Ok(Allowed { proof: ProvedRight::Principal { .. }, .. }) => !is_public,
+            Ok(Allowed { proof: ProvedRight::Nothing, .. }) | Err(_) => false,
         }
     }
 

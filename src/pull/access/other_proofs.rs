@@ -5,7 +5,7 @@ use super::authorize::Access;
 use super::recorded_answers::UnprovedRight;
 use crate::reference::{Principal, Repository};
 use crate::store;
-use crate::upstream::Proof;
+use crate::upstream::ProvedRight;
 
 impl Access {
     /// What an answer will prove when its content was verified; to be made before upstream is asked.
@@ -18,7 +18,7 @@ impl Access {
         &self,
         repository: &Repository,
         presented: Principal,
-        proof: Proof,
+        proof: ProvedRight,
         right: UnprovedRight,
     ) {
         self.0.answers.record_verified(repository, presented, proof, right).await;

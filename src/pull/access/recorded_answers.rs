@@ -22,7 +22,7 @@ use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Principal, Registry, Repository};
 use crate::store;
 use crate::support::clock::Timestamp;
-use crate::upstream::{Allowed, Proof};
+use crate::upstream::{Allowed, ProvedRight};
 
 /// What is known of a right that the content of an answer is still to prove.
 #[derive(Debug, Clone, Copy)]
@@ -120,14 +120,14 @@ impl RecordedAnswers {
         &self,
         repository: &Repository,
         presented: Principal,
-        proof: Proof,
+        proof: ProvedRight,
         revocations: u64,
     ) {
         // What upstream gives without a credential is every caller's right, whatever was shown.
         let (principal, age) = match proof {
-            Proof::Public => (self.rights.principals.anonymous(), Duration::ZERO),
-            Proof::Principal { token_age } => (presented, token_age),
-            Proof::Nothing => return,
+            ProvedRight::Public => (self.rights.principals.anonymous(), Duration::ZERO),
+            ProvedRight::Principal { token_age } => (presented, token_age),
+            ProvedRight::Nothing => return,
         };
         self.rights.metrics.count_right(principal, RightEvent::Proved);
         self.grant(repository, principal, age, revocations).await;
@@ -143,13 +143,13 @@ impl RecordedAnswers {
         &self,
         repository: &Repository,
         presented: Principal,
-        proof: Proof,
+        proof: ProvedRight,
         right: UnprovedRight,
     ) {
         let proof = match proof {
             // The registry answered before the body came.
-            Proof::Principal { token_age } => {
-                Proof::Principal { token_age: token_age + right.asked.elapsed() }
+            ProvedRight::Principal { token_age } => {
+                ProvedRight::Principal { token_age: token_age + right.asked.elapsed() }
             }
             proof => proof,
         };

@@ -27,7 +27,9 @@ use crate::support::clock::Timestamp;
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::tier::{Fault, Tier};
-use crate::upstream::{Allowed, AskedEndpoints, AuthContext, EndpointId, Manifest, Need, Patience, Proof};
+use crate::upstream::{
+    Allowed, AskedEndpoints, AuthContext, EndpointId, Manifest, Need, Patience, ProvedRight,
+};
 
 /// Questions to registries at a time whether a repository has what a mirror sent; without an answer a manifest is not
 /// kept.
@@ -168,7 +170,7 @@ impl ManifestFetcher {
             && let Some((media_type, bytes)) = self.kept.find(repository, *digest)
         {
             let value = FetchedManifest { digest: *digest, is_authoritative: false, media_type, bytes };
-            return Ok(Allowed { value, proof: Proof::Nothing });
+            return Ok(Allowed { value, proof: ProvedRight::Nothing });
         }
         if let Reference::Digest(digest) = reference
             && let Some(found) = self.fetch_from_tier(repository, *digest, auth, before).await
@@ -214,7 +216,7 @@ impl ManifestFetcher {
         auth: &AuthContext,
         before: AnswerNumber,
     ) -> Option<Allowed<FetchedManifest>> {
-        let (mut proof, mut is_confirmed) = (Proof::Nothing, auth.need.is_proof());
+        let (mut proof, mut is_confirmed) = (ProvedRight::Nothing, auth.need.is_proof());
         if auth.need.is_proof() {
             // Without a tier that answers, the request for the manifest is the proof.
             if !self.tier.is_readable(repository.registry(), digest) {
@@ -250,7 +252,7 @@ impl ManifestFetcher {
         repository: &Repository,
         digest: Digest,
         auth: &AuthContext,
-    ) -> Option<Proof> {
+    ) -> Option<ProvedRight> {
         let grant_ttl = self.access.known().terms(repository).grant_ttl;
         let token_age_max = auth.need.token_age_max().unwrap_or(grant_ttl);
         let asking = AuthContext { need: Need::Proof { token_age_max }, ..auth.clone() };

@@ -10,13 +10,9 @@ use crate::pull::access::membership::Membership;
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
 use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, MediaType, Repository};
 use crate::store::{self, Member, Store};
-use crate::support::byte_budget::{ByteBudget, UNRESERVED_BYTES};
+use crate::support::byte_budget::ByteBudget;
 
-/// Bytes of large manifests at most that are being served from the store or the shared tier.
-const LARGE_BYTES_MAX: usize = 2 * MANIFEST_BYTES_MAX;
-/// The same of one owner of registries, so that none keeps the others from theirs.
-const LARGE_BYTES_OF_ONE_MAX: usize = MANIFEST_BYTES_MAX;
-/// The longest wait for that memory: less than a client waits.
+/// The longest wait for the memory of a large one: less than a client waits.
 const MEMORY_WAIT: Duration = Duration::from_secs(10);
 
 /// The stored manifests.
@@ -25,13 +21,14 @@ pub(crate) struct StoredManifests {
     store: Store,
     membership: Membership,
     kept: KeptManifests,
-    /// By the domains of those who own registries: one has as many names as it likes.
+    /// For large manifests that are being served from the store or the shared tier, by the domains of those who own
+    /// registries: one has as many names as it likes.
     memory: Arc<ByteBudget<String>>,
 }
 
 impl StoredManifests {
     pub(crate) fn new(store: Store, membership: Membership, kept: KeptManifests) -> Self {
-        let memory = Arc::new(ByteBudget::new(LARGE_BYTES_MAX, LARGE_BYTES_OF_ONE_MAX));
+        let memory = Arc::new(ByteBudget::of_two_shares(MANIFEST_BYTES_MAX));
         Self { store, membership, kept, memory }
     }
 
@@ -56,21 +53,13 @@ impl StoredManifests {
         else {
             return None;
         };
-        let reserved = if blob.size() > UNRESERVED_BYTES as u64 {
-            let size = usize::try_from(blob.size()).unwrap_or(usize::MAX);
-            // Without memory it counts as absent.
-            let owner = repository.registry().owner_domain();
-            let reserve = self.memory.reserve(&owner, size);
-            Some(tokio::time::timeout(MEMORY_WAIT, reserve).await.ok()?)
-        } else {
-            None
-        };
+        let size = usize::try_from(blob.size()).unwrap_or(usize::MAX);
+        let owner = || repository.registry().owner_domain();
+        // Without memory it counts as absent.
+        let reserved = self.memory.reserve_if_large(owner, size, MEMORY_WAIT).await.ok()?;
         match Box::pin(blob.read_all(MANIFEST_BYTES_MAX)).await {
             Ok(bytes) => {
-                let bytes = match reserved {
-                    Some(reserved) => reserved.hold(bytes),
-                    None => bytes,
-                };
+                let bytes = reserved.hold(bytes);
                 let media_type = self.mended(repository, digest, media_type, &bytes).await?;
                 self.kept.add_stored(repository, digest, &media_type, &bytes);
                 Some(hit(media_type, bytes))

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderValue;
+use tokio::time::Instant;
 use url::Url;
 
 use crate::credentials::{Credential, PresentedCredential};
@@ -12,7 +13,7 @@ use crate::upstream::auth::authorization::AuthorizationHeader;
 use crate::upstream::auth::challenge::{BearerChallenge, Challenge};
 use crate::upstream::auth::challenge_cache::ChallengeCache;
 use crate::upstream::auth::token_cache::Token;
-use crate::upstream::auth::tokens::{Tokens, WantedToken};
+use crate::upstream::auth::tokens::{Cached, Tokens, WantedToken};
 use crate::upstream::error::Error;
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
@@ -33,6 +34,8 @@ pub(crate) struct AuthRequest<'a> {
     pub(crate) presented: &'a PresentedCredential,
     /// For a proof: the token is younger than this.
     pub(crate) token_age_max: Option<Duration>,
+    /// When the request began that this is a part of.
+    pub(crate) begun: Instant,
 }
 
 /// What authorizes requests to one origin.
@@ -40,14 +43,29 @@ pub(crate) struct OriginAuthorization {
     authorization: AuthorizationHeader,
     /// When the token was issued; `None` for a user name and password.
     issued: Option<Moment>,
-    /// Whether it was made for this request: then there is no better one.
-    fresh: bool,
-    /// Whether the origin is not known to ask for it for this repository: a challenge that it gave before was taken for
-    /// its word.
-    expected: bool,
-    /// Whether its token was renewed where the refused one was issued, although the refusal named another token server.
-    renewed_at_issuer: bool,
+    made: Made,
+    basis: Basis,
     challenge: Challenge,
+}
+
+/// How an authorization came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    /// Before this request: there may be a better one.
+    Earlier,
+    /// For this request: there is no better one.
+    ForThisRequest,
+    /// For this request, by the token server that issued the refused token, although the refusal named another one.
+    ForThisRequestAtIssuer,
+}
+
+/// What says that an origin wants an authorization for a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Basis {
+    /// Its challenge.
+    Challenged,
+    /// A challenge that it gave before, which was taken for its word.
+    Expected,
 }
 
 /// A challenge that is expected and could not be answered.
@@ -60,10 +78,10 @@ impl OriginAuthorization {
     fn new(
         authorization: AuthorizationHeader,
         issued: Option<Moment>,
-        fresh: bool,
+        made: Made,
         challenge: Challenge,
     ) -> Self {
-        Self { authorization, issued, fresh, expected: false, renewed_at_issuer: false, challenge }
+        Self { authorization, issued, made, basis: Basis::Challenged, challenge }
     }
 
     /// The value of the `Authorization` header.
@@ -83,7 +101,7 @@ impl OriginAuthorization {
 
     /// Whether the origin is not known to ask for it for this repository.
     pub(crate) fn is_expected(&self) -> bool {
-        self.expected
+        self.basis == Basis::Expected
     }
 
     /// How old the token is; zero for a user name and password.
@@ -93,9 +111,8 @@ impl OriginAuthorization {
 
     /// Whether a new one may fare better after a response of this status. ECR Public answers 400 to an expired token.
     pub(crate) fn is_renewable_after(&self, status: u16) -> bool {
-        match status {
-            401 => !self.fresh || self.renewed_at_issuer,
-            400 => !self.fresh && matches!(self.challenge, Challenge::Bearer(_)),
+        match (status, self.made) {
+            (400 | 401, Made::Earlier) | (401, Made::ForThisRequestAtIssuer) => true,
             _ => false,
         }
     }
@@ -122,8 +139,8 @@ impl Authenticator {
         if matches!(challenge, Challenge::Basic) && basic(request.presented).is_err() {
             return Ok(None);
         }
-        match self.made_for(challenge.clone(), false, request).await {
-            Ok(made) => Ok(Some(OriginAuthorization { expected: true, ..made })),
+        match self.made_for(challenge.clone(), Cached::MayServe, request).await {
+            Ok(made) => Ok(Some(OriginAuthorization { basis: Basis::Expected, ..made })),
             Err(error) => Err(Unanswered { challenge, error }),
         }
     }
@@ -147,7 +164,10 @@ impl Authenticator {
         }
         // A challenge to a request with a token says that the token is refused, and not that one is needed.
         let is_needed = challenge.is_some() && self.challenges.was_challenged(&origin, repository);
-        let expected = !is_needed && refused.is_some_and(|refused| refused.expected);
+        let basis = match refused {
+            Some(refused) if !is_needed => refused.basis,
+            _ => Basis::Challenged,
+        };
         let challenge = challenge.or_else(|| refused.map(|refused| refused.challenge.clone()));
         let Some(challenge) = challenge else {
             let host = authority(request.url);
@@ -165,10 +185,10 @@ impl Authenticator {
         }
         let made = match refused {
             Some(refused) => self.renewed(refused, challenge, request).await?,
-            None => self.made_for(challenge, false, request).await?,
+            None => self.made_for(challenge, Cached::MayServe, request).await?,
         };
         self.challenges.remember(request.url, &made.challenge, repository);
-        Ok(OriginAuthorization { expected, ..made })
+        Ok(OriginAuthorization { basis, ..made })
     }
 
     /// Records that an origin, which asks for authorization elsewhere, opened a repository without any.
@@ -194,10 +214,13 @@ impl Authenticator {
             (Challenge::Bearer(before), Challenge::Bearer(now)) => before.realm != now.realm,
             _ => false,
         };
-        let failed = match (refused.renewed_at_issuer, is_elsewhere) {
-            (false, false) => return self.made_for(challenge, true, request).await,
-            (false, true) => match self.made_for(refused.challenge.clone(), true, request).await {
-                Ok(made) => return Ok(OriginAuthorization { renewed_at_issuer: true, ..made }),
+        let cached = Cached::WasRefused;
+        let failed = match (refused.made == Made::ForThisRequestAtIssuer, is_elsewhere) {
+            (false, false) => return self.made_for(challenge, cached, request).await,
+            (false, true) => match self.made_for(refused.challenge.clone(), cached, request).await {
+                Ok(at_issuer) => {
+                    return Ok(OriginAuthorization { made: Made::ForThisRequestAtIssuer, ..at_issuer });
+                }
                 Err(error) => error,
             },
             (true, _) => {
@@ -208,23 +231,23 @@ impl Authenticator {
         if !is_elsewhere {
             return Err(failed);
         }
-        match self.made_for(challenge, true, request).await {
+        match self.made_for(challenge, cached, request).await {
             Err(Error::Unauthenticated { .. }) => Err(failed),
             made => made,
         }
     }
 
-    /// What answers `challenge`; with `renew` no token that is cached.
+    /// What answers `challenge`.
     async fn made_for(
         &self,
         challenge: Challenge,
-        renew: bool,
+        cached: Cached,
         request: AuthRequest<'_>,
     ) -> Result<OriginAuthorization, Error> {
         let host = || authority(request.url);
         let login = |challenge| {
             let authorization = basic(request.presented).map_err(|lacks| lacks.error(host()))?;
-            Ok(OriginAuthorization::new(authorization, None, true, challenge))
+            Ok(OriginAuthorization::new(authorization, None, Made::ForThisRequest, challenge))
         };
         let bearer = match &challenge {
             Challenge::Bearer(bearer) => bearer,
@@ -234,15 +257,16 @@ impl Authenticator {
                 return Err(Error::Unauthenticated { host: host(), why });
             }
         };
-        let wanted = wanted(request, bearer, renew);
+        let wanted = wanted(request, bearer, cached);
         match self.tokens.server(wanted) {
             Ok(server) => {
                 let issued = self.tokens.token(server, wanted).await?;
                 let Token { authorization, issued: at } = issued.token;
-                Ok(OriginAuthorization::new(authorization, Some(at), issued.fresh, challenge))
+                let made = if issued.is_new { Made::ForThisRequest } else { Made::Earlier };
+                Ok(OriginAuthorization::new(authorization, Some(at), made, challenge))
             }
             // The registry itself takes the user name and password, too.
-            Err(_) if bearer.or_basic && !renew && basic(request.presented).is_ok() => {
+            Err(_) if bearer.or_basic && cached == Cached::MayServe && basic(request.presented).is_ok() => {
                 login(Challenge::Basic)
             }
             Err(error) => Err(Error::Unauthenticated { host: host(), why: error.to_string() }),
@@ -277,7 +301,7 @@ fn basic(presented: &PresentedCredential) -> Result<AuthorizationHeader, Lacks> 
     AuthorizationHeader::basic(credential).ok_or(Lacks::Password)
 }
 
-fn wanted<'a>(request: AuthRequest<'a>, challenge: &'a BearerChallenge, renew: bool) -> WantedToken<'a> {
+fn wanted<'a>(request: AuthRequest<'a>, challenge: &'a BearerChallenge, cached: Cached) -> WantedToken<'a> {
     WantedToken {
         registry: request.repository.registry(),
         challenge,
@@ -285,6 +309,7 @@ fn wanted<'a>(request: AuthRequest<'a>, challenge: &'a BearerChallenge, renew: b
         trust: request.trust,
         presented: request.presented,
         token_age_max: request.token_age_max,
-        renew,
+        begun: request.begun,
+        cached,
     }
 }

@@ -75,7 +75,7 @@ pub(crate) fn parse(headers: &HeaderMap, url: &Url, repository: &Repository) -> 
     let bearers: Vec<_> = offers
         .iter()
         .filter(|offer| offer.is("bearer"))
-        .filter_map(|offer| bearer(offer, or_basic, (url, repository)))
+        .filter_map(|offer| bearer(offer, or_basic, url, repository))
         .collect();
     // A realm that is no URL is a name for people, as that of Basic is.
     let usable = bearers.iter().find(|bearer| Url::parse(&bearer.realm).is_ok()).or(bearers.first());
@@ -102,11 +102,11 @@ fn shown(offers: &[Offer]) -> String {
     all.join(", ")
 }
 
-fn bearer(offer: &Offer, or_basic: bool, at: (&Url, &Repository)) -> Option<BearerChallenge> {
+fn bearer(offer: &Offer, or_basic: bool, url: &Url, repository: &Repository) -> Option<BearerChallenge> {
     Some(BearerChallenge {
         realm: offer.parameter("realm")?.to_owned(),
         service: offer.parameter("service").map(str::to_owned),
-        scope: reduced_scope(offer.parameter("scope"), at),
+        scope: reduced_scope(offer.parameter("scope"), url, repository),
         or_basic,
     })
 }
@@ -114,7 +114,7 @@ fn bearer(offer: &Offer, or_basic: bool, at: (&Url, &Repository)) -> Option<Bear
 /// What the registry offers, reduced to pulling; and the scope of the repository, by its name in the URL, where the
 /// offer does not name it by whatever name: some registries name a placeholder, or nothing. The offer comes first,
 /// since some token servers read only the first scope.
-fn reduced_scope(offered: Option<&str>, (url, repository): (&Url, &Repository)) -> String {
+fn reduced_scope(offered: Option<&str>, url: &Url, repository: &Repository) -> String {
     let own = || scope::pull(&scope::name_at(url, repository));
     let Some(offered) = offered else { return own() };
     let mut scopes: Vec<String> = offered.split_ascii_whitespace().filter_map(reduced_to_pull).collect();

@@ -1,5 +1,5 @@
 //! The tokens that token servers issued, in memory, while they last; never written down. And the logins that they
-//! refused a moment ago, so that no login is repeated at once: some registries lock an account for that.
+//! refused, so that none is repeated at once or for the same request: some registries lock an account for that.
 //!
 //! A token belongs to a registry, a realm, a service, a scope and a principal: what was issued to one principal is
 //! never used for another. A refused login is known by a keyed hash of its credential.
@@ -134,11 +134,17 @@ impl TokenCache {
         }
     }
 
-    /// Why this login was refused less than `ttl` ago, if it was.
-    pub(crate) fn refusal(&self, key: &TokenKey, credential: &Credential, ttl: Duration) -> Option<Error> {
+    /// Why this login was refused less than `ttl` ago, or since `begun`, if it was.
+    pub(crate) fn refusal(
+        &self,
+        key: &TokenKey,
+        credential: &Credential,
+        ttl: Duration,
+        begun: Instant,
+    ) -> Option<Error> {
         let mut refusals = self.refusals.lock();
         let (at, error) = refusals.get(&self.login(key, credential))?;
-        (at.elapsed() < ttl).then(|| error.clone())
+        (at.elapsed() < ttl || *at >= begun).then(|| error.clone())
     }
 
     /// Records that the token server refused a login.
@@ -267,12 +273,16 @@ mod tests {
             why: String::new(),
             public: false,
         };
+        let before = Instant::now();
         cache.record_refusal(&key(1), &wrong, &error);
-        assert_eq!(cache.refusal(&key(1), &wrong, ttl), Some(error));
-        assert_eq!(cache.refusal(&key(1), &right, ttl), None, "the password was changed");
-        assert_eq!(cache.refusal(&key(2), &wrong, ttl), None);
-        assert_eq!(cache.refusal(&key(1), &wrong, Duration::ZERO), None);
-        tokio::time::advance(ttl).await;
-        assert_eq!(cache.refusal(&key(1), &wrong, ttl), None);
+        tokio::time::advance(ttl / 2).await;
+        let later = Instant::now();
+        assert_eq!(cache.refusal(&key(1), &wrong, ttl, later), Some(error.clone()));
+        assert_eq!(cache.refusal(&key(1), &right, ttl, later), None, "the password was changed");
+        assert_eq!(cache.refusal(&key(2), &wrong, ttl, later), None);
+        assert_eq!(cache.refusal(&key(1), &wrong, Duration::ZERO, later), None);
+        tokio::time::advance(ttl / 2).await;
+        assert_eq!(cache.refusal(&key(1), &wrong, ttl, later), None);
+        assert_eq!(cache.refusal(&key(1), &wrong, ttl, before), Some(error), "for the same request");
     }
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use serde::Deserialize;
 use url::Url;
 
 use crate::credentials::Credential;
+use crate::support::go_json::{Json, Names, WrongType};
 use crate::support::size;
 use crate::upstream::auth::authorization::AuthorizationHeader;
 use crate::upstream::auth::token_cache::TokenKey;
@@ -74,34 +74,25 @@ fn refresh_form(key: &TokenKey, token: &str) -> Bytes {
     form.finish().into()
 }
 
-#[derive(Deserialize)]
-struct TokenDocument {
-    token: Option<String>,
-    access_token: Option<String>,
-    expires_in: Option<i64>,
-}
-
 /// The token in the body of a response, and for how long it is used.
 ///
 /// # Errors
 /// What is wrong with the body; never quotes it.
 pub(crate) fn parse(body: &[u8]) -> Result<(AuthorizationHeader, Duration), String> {
-    // As clients written in Go read it: of a member that is there twice the last counts, and what follows does not.
-    let mut reader = serde_json::Deserializer::from_slice(body);
-    let document = serde_json::Value::deserialize(&mut reader).and_then(TokenDocument::deserialize);
-    let document = document
-        // The parser's own message may quote a value.
-        .map_err(|e| match e.line() {
-            0 => "not the expected JSON".to_owned(),
-            line => format!("not the expected JSON at line {line}, column {}", e.column()),
-        })?;
-    let token = document.token.filter(|token| !token.is_empty()).or(document.access_token);
-    if token.as_ref().is_some_and(|token| token.len() > TOKEN_BYTES_MAX) {
+    let document = Json::read_first(body)
+        .map_err(|place| format!("not JSON at line {}, column {}", place.line, place.column))?;
+    let read = || {
+        let fields = document.fields("the document", Names::AnyCase)?;
+        Ok((fields.text("token")?, fields.text("access_token")?, fields.number("expires_in")?))
+    };
+    let (token, access_token, expires_in) = read().map_err(|wrong: WrongType| wrong.to_string())?;
+    let token = token.filter(|token| !token.is_empty()).or(access_token);
+    if token.is_some_and(|token| token.len() > TOKEN_BYTES_MAX) {
         return Err(format!("a token of more than {}", size::shown(TOKEN_BYTES_MAX as u64)));
     }
-    let authorization = token.as_deref().and_then(AuthorizationHeader::bearer);
+    let authorization = token.and_then(AuthorizationHeader::bearer);
     let authorization = authorization.ok_or_else(|| "no usable token in it".to_owned())?;
-    Ok((authorization, lifetime(document.expires_in)))
+    Ok((authorization, lifetime(expires_in)))
 }
 
 fn lifetime(expires_in: Option<i64>) -> Duration {
@@ -130,6 +121,7 @@ mod tests {
             r#"{"token":"t"}"#,
             r#"{"access_token":"t","token":""}"#,
             r#"{"token":"s","token":"t","expires_in":60}"#,
+            r#"{"Token":"t","access_token":null,"EXPIRES_IN":null}"#,
             "{\"token\":\"t\"}\n{}",
             "\n {\"token\":\"t\",\"token_type\":1}<!-- -->",
         ] {
@@ -137,7 +129,8 @@ mod tests {
             assert_eq!(authorization.value(), "Bearer t", "{body}");
         }
         for body in ["", "<html>", "[]", r#"{"token":1}"#, r#"{"token":"t""#] {
-            assert!(parse(body.as_bytes()).is_err(), "{body}");
+            let why = parse(body.as_bytes()).err().expect(body);
+            assert!(!why.contains("line 0"), "{why}");
         }
     }
 

@@ -1,11 +1,13 @@
 //! Tokens of token servers: requested when a challenge names one, and used while they last.
 //!
-//! Promises: equal requests are sent once; a token request follows no redirect and is bounded in time and size.
+//! Promises: equal requests are sent once, and a login that was refused not again for the same request; a token request
+//! follows no redirect and is bounded in time and size.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use url::Url;
 
 use crate::credentials::{Credential, PresentedCredential};
@@ -59,14 +61,24 @@ pub(crate) struct WantedToken<'a> {
     pub(crate) presented: &'a PresentedCredential,
     /// For a proof: the token is younger than this.
     pub(crate) token_age_max: Option<Duration>,
-    /// The cached token was refused.
-    pub(crate) renew: bool,
+    /// When the request began that it is for.
+    pub(crate) begun: Instant,
+    pub(crate) cached: Cached,
+}
+
+/// What a token that is cached is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cached {
+    /// It is used while it lasts.
+    MayServe,
+    /// Nothing: the request was refused with it.
+    WasRefused,
 }
 
 /// A token, and whether it was issued for this request: then no newer one would fare better.
 pub(crate) struct IssuedToken {
     pub(crate) token: Token,
-    pub(crate) fresh: bool,
+    pub(crate) is_new: bool,
 }
 
 /// A token server that may be asked for a token.
@@ -121,14 +133,14 @@ impl Tokens {
             scope: challenge.scope.clone(),
             principal: presented.principal,
         };
-        if !wanted.renew
+        if wanted.cached == Cached::MayServe
             && let Some(token) = self.0.cache.valid_token(&key, wanted.token_age_max, self.0.clock.now())
         {
-            return Ok(IssuedToken { token, fresh: false });
+            return Ok(IssuedToken { token, is_new: false });
         }
         let negative_ttl = self.0.configured.current().config.negative_ttl;
         if let Some(credential) = &presented.credential
-            && let Some(refusal) = self.0.cache.refusal(&key, credential, negative_ttl)
+            && let Some(refusal) = self.0.cache.refusal(&key, credential, negative_ttl, wanted.begun)
         {
             return Err(refusal);
         }
@@ -144,7 +156,7 @@ impl Tokens {
             let host = authority(wanted.challenged_by);
             Err(Error::Unreachable { host, stage: ConnectStage::Head, why })
         });
-        issued.map(|token| IssuedToken { token, fresh: true })
+        issued.map(|token| IssuedToken { token, is_new: true })
     }
 }
 

@@ -1,15 +1,15 @@
 //! What is remembered of an endpoint that fails: how often, since when, and when a request tries it again.
 //!
-//! Deliberately not here: which failures concern a question, and what is done with it (`health`).
+//! Deliberately not here: which failures concern a request, and what is done with it (`health`).
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::reference::{Registry, Repository};
+use crate::reference::Registry;
 use crate::upstream::endpoint::key::EndpointKey;
 use crate::upstream::error::Error;
-use crate::upstream::metrics::RequestKind;
+use crate::upstream::request::RequestGroup;
 
 /// The first pause; then twice as long each time.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
@@ -28,13 +28,6 @@ pub(super) const SLOW_FAILURE: Duration = Duration::from_secs(1);
 pub(super) const RECENT: Duration = Duration::from_secs(30);
 /// A retry is over after this long: every request is.
 const RETRY_LASTS_MAX: Duration = Duration::from_secs(30);
-
-/// What is asked of an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Question {
-    pub(crate) repository: Repository,
-    pub(crate) kind: RequestKind,
-}
 
 /// How far an answer came, or did not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,7 +51,7 @@ impl Part {
 /// What was asked, and where.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
-    pub(super) question: Question,
+    pub(super) group: RequestGroup,
     /// The endpoint.
     pub(super) key: EndpointKey,
     /// Its `host:port`.
@@ -100,7 +93,7 @@ impl Record {
         let now = Instant::now();
         let fails = before.map_or(part, |record| record.fails.max(part));
         let failures = before.map_or(0, |record| record.failures).saturating_add(1);
-        let registry = asked.question.repository.registry();
+        let registry = asked.group.repository.registry();
         if failures == 1 {
             tracing::warn!(endpoint = asked.key.url(), %registry, %error, "an endpoint fails");
         }

@@ -1,6 +1,6 @@
 //! What is known of the limits of all accounts: decisions, without waiting and without metrics.
 //!
-//! Promises: what is held back is the question that was answered 429, or all of an account where that is the account's
+//! Promises: what is held back is the request that was answered 429, or all of an account where that is the account's
 //! limit ([`super::account_limit`]); once its time is over one request finds out. Bounded: invented accounts and
 //! repositories do not make one that is held back be asked before its time, as long as others can go.
 //!
@@ -18,6 +18,7 @@ use super::too_many_requests::{Hold, Refusal};
 use crate::reference::{Principal, Registry, Repository};
 use crate::support::bounded_map::BoundedMap;
 use crate::upstream::metrics::RequestKind;
+use crate::upstream::request::RequestClass;
 
 /// What a response said counts for this long.
 pub(super) const RECENT: Duration = Duration::from_secs(600);
@@ -25,11 +26,8 @@ pub(super) const RECENT: Duration = Duration::from_secs(600);
 const LOW_FRACTION: u64 = 10;
 /// Accounts at most; a limit that is forgotten is learnt again from the next response.
 pub(super) const ACCOUNTS_MAX: usize = 4_096;
-/// Questions at most that were answered 429; one that is forgotten is sent once more.
-const QUESTIONS_MAX: usize = 4_096;
-
-/// Registries count by what is requested and how: Docker Hub counts `GET`s of manifests and nothing else.
-pub(crate) type RequestClass = (RequestKind, Method);
+/// Requests at most that were answered 429; one that is forgotten is sent once more.
+const REFUSED_MAX: usize = 4_096;
 
 /// Whose limit it is: a registry counts what one principal requests from one endpoint.
 #[derive(Clone, Copy)]
@@ -45,13 +43,20 @@ pub(super) struct Known {
     /// By the URL of the endpoint and the principal.
     pub(super) budgets: BoundedMap<(String, Principal), Budget>,
     /// What was answered 429.
-    pub(super) refused: BoundedMap<Question, Refused>,
+    pub(super) refused: BoundedMap<LimitedRequest, Refused>,
 }
 
-/// By the URL of the endpoint.
-pub(super) type Question = (String, Principal, Repository, RequestClass);
+/// A request as limits tell it from others: of one account, for one repository, of one class.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct LimitedRequest {
+    /// The URL of the endpoint.
+    endpoint: String,
+    pub(super) principal: Principal,
+    pub(super) repository: Repository,
+    pub(super) class: RequestClass,
+}
 
-/// A question that was answered 429.
+/// A request that was answered 429.
 pub(super) struct Refused {
     pub(super) refusal: Refusal,
     /// Whether the endpoint answered, and not a redirect target or token server, whose limits are their own.
@@ -72,35 +77,38 @@ pub(super) struct Budget {
 
 impl Default for Known {
     fn default() -> Self {
-        Self { budgets: BoundedMap::new(ACCOUNTS_MAX), refused: BoundedMap::new(QUESTIONS_MAX) }
+        Self { budgets: BoundedMap::new(ACCOUNTS_MAX), refused: BoundedMap::new(REFUSED_MAX) }
     }
 }
 
 impl Known {
-    /// Why a request is held back. One that is not finds out for the others, where there is something to find out.
-    pub(super) fn hold(
+    /// Admits a request, which then finds out for the others, where there is something to find out.
+    ///
+    /// # Errors
+    /// Why it is held back.
+    pub(super) fn admit(
         &mut self,
         account: Account<'_>,
         repository: &Repository,
         class: &RequestClass,
         now: Instant,
-    ) -> Option<Hold> {
-        let mut refused = self.refused.get_by(|| account.question(repository, class));
+    ) -> Result<(), Hold> {
+        let mut refused = self.refused.get_by(|| account.request(repository, class));
         let was_refused = refused.as_ref().is_some_and(|refused| refused.by_endpoint);
         let limit = self.budgets.get_by(|| account.key()).and_then(|budget| budget.limits.get_mut(class));
         let own = refused.as_ref().and_then(|refused| refused.refusal.hold(now));
         let of_account = limit.as_ref().and_then(|limit| limit.hold(now, was_refused));
         // The longer one decides.
-        let hold = [own, of_account].into_iter().flatten().max_by_key(|hold| hold.time());
-        if hold.is_none() {
-            if let Some(refused) = &mut refused {
-                refused.refusal.begin_trial(now);
-            }
-            if let Some(limit) = limit {
-                limit.begin_trial(now, was_refused);
-            }
+        if let Some(hold) = [own, of_account].into_iter().flatten().max_by_key(|hold| hold.time()) {
+            return Err(hold);
         }
-        hold
+        if let Some(refused) = &mut refused {
+            refused.refusal.begin_trial(now);
+        }
+        if let Some(limit) = limit {
+            limit.begin_trial(now, was_refused);
+        }
+        Ok(())
     }
 
     /// Records a 429 of the endpoint; returns for how long such requests are held back, and whether those of all
@@ -118,27 +126,35 @@ impl Known {
             let limit = budget.limits.entry(class.clone()).or_default();
             return (limit.record_stated(now, retry_after), true);
         }
-        let question = account.question(repository, class);
-        let was_refused = self.refused.peek(&question).is_some_and(|refused| refused.by_endpoint);
-        let wait = self.refused(question, now, true).repeat(now, retry_after);
+        let request = account.request(repository, class);
+        let was_refused = self.refused.peek(&request).is_some_and(|refused| refused.by_endpoint);
+        let wait = self.refused(request, now, true).repeat(now, retry_after);
         let limit = self.budget(account).limits.entry(class.clone()).or_default();
         limit.record(repository, now, now + wait, was_refused);
         (wait, false)
     }
 
-    pub(super) fn refused(&mut self, question: Question, now: Instant, by_endpoint: bool) -> &mut Refusal {
+    pub(super) fn refused(
+        &mut self,
+        request: LimitedRequest,
+        now: Instant,
+        by_endpoint: bool,
+    ) -> &mut Refusal {
         // As with accounts.
-        make_room(&mut self.refused, QUESTIONS_MAX, &question, |refused| refused.refusal.hold(now).is_none());
+        make_room(&mut self.refused, REFUSED_MAX, &request, |refused| refused.refusal.hold(now).is_none());
         let make = || Refused { refusal: Refusal::new(now), by_endpoint };
-        let refused = self.refused.get_or_insert_with(question, make);
+        let refused = self.refused.get_or_insert_with(request, make);
         refused.by_endpoint = by_endpoint;
         &mut refused.refusal
     }
 
-    /// The questions that endpoints answered 429 and that are held back, each for how long.
-    pub(super) fn refused_by_endpoint(&self, now: Instant) -> impl Iterator<Item = (&Question, Duration)> {
+    /// The requests that endpoints answered 429 and that are held back, each for how long.
+    pub(super) fn refused_by_endpoint(
+        &self,
+        now: Instant,
+    ) -> impl Iterator<Item = (&LimitedRequest, Duration)> {
         self.refused.iter().filter(|(_, refused)| refused.by_endpoint).filter_map(
-            move |(question, refused)| refused.refusal.hold(now).map(|hold| (question, hold.time())),
+            move |(request, refused)| refused.refusal.hold(now).map(|hold| (request, hold.time())),
         )
     }
 
@@ -177,8 +193,13 @@ impl Account<'_> {
         (self.endpoint.to_owned(), self.principal)
     }
 
-    pub(super) fn question(self, repository: &Repository, class: &RequestClass) -> Question {
-        (self.endpoint.to_owned(), self.principal, repository.clone(), class.clone())
+    pub(super) fn request(self, repository: &Repository, class: &RequestClass) -> LimitedRequest {
+        LimitedRequest {
+            endpoint: self.endpoint.to_owned(),
+            principal: self.principal,
+            repository: repository.clone(),
+            class: class.clone(),
+        }
     }
 }
 
@@ -199,7 +220,7 @@ impl Budget {
     }
 }
 
-/// A 429 to another kind of question says nothing of content: a registry that limits lists hands out manifests.
-pub(super) fn is_content((kind, method): &RequestClass) -> bool {
+/// A 429 to another kind of request says nothing of content: a registry that limits lists hands out manifests.
+pub(super) fn is_content(RequestClass { kind, method }: &RequestClass) -> bool {
     method == Method::GET && matches!(kind, RequestKind::Manifest | RequestKind::Blob)
 }

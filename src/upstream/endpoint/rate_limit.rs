@@ -3,7 +3,7 @@
 //! Promises: a request that was answered 429 is not repeated by the same principal before the time that the registry
 //! named (or a few seconds, longer each time), and then by one request first, whose outcome others wait for; the limit
 //! of one principal does not hold back another, and a 429 of one repository no other repository, unless it is the
-//! account's ([`super::account_limit`]). A 429 of a redirect target or token server holds back the question that led
+//! account's ([`super::account_limit`]). A 429 of a redirect target or token server holds back the request that led
 //! there. What a response says of the limit (`ratelimit-limit`, `ratelimit-remaining`:
 //! draft-ietf-httpapi-ratelimit-headers as Docker Hub has it) counts for ten minutes: the window may have moved on.
 //!
@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::limits::{Account, Known, RequestClass, is_content};
+use super::limits::{Account, Known, is_content};
 use super::too_many_requests::Hold;
 use crate::reference::{Principal, Registry, Repository};
 use crate::support::clock::{Clock, Timestamp};
@@ -26,6 +26,7 @@ use crate::support::rounded::rounded;
 use crate::upstream::error::{Error, Failure, Party};
 use crate::upstream::headers::header;
 use crate::upstream::metrics::Recorder;
+use crate::upstream::request::RequestClass;
 
 /// How long a request waits for the outcome of that one.
 const TRIAL_WAIT: Duration = Duration::from_secs(6);
@@ -88,20 +89,25 @@ impl RateLimits {
         repository: &Repository,
         class: &RequestClass,
     ) -> Option<Duration> {
-        self.hold(account, repository, class).map(Hold::time)
+        self.admit(account, repository, class).err().map(Hold::time)
     }
 
-    /// The same, for a request that may wait: while another one finds out whether the limit is over, its outcome is
-    /// waited for, and so is the time for which a limit is only suspected, at most [`TRIAL_WAIT`].
-    pub(crate) async fn wait_until_held_back_for(
+    /// Admits a request, which then may be the one that finds out whether the limit is over. While another one finds
+    /// out, its outcome is waited for, and so is the time for which a limit is only suspected, at most [`TRIAL_WAIT`].
+    ///
+    /// # Errors
+    /// How long the request is held back.
+    pub(crate) async fn admit_in_time(
         &self,
         account: Account<'_>,
         repository: &Repository,
         class: &RequestClass,
-    ) -> Option<Duration> {
+    ) -> Result<(), Duration> {
         // Nearly always nothing is held back, and no outcome has to be waited for.
-        if let Hold::For(time) = self.hold(account, repository, class)? {
-            return Some(time);
+        match self.admit(account, repository, class) {
+            Ok(()) => return Ok(()),
+            Err(Hold::For(time)) => return Err(time),
+            Err(Hold::OnTrial(_) | Hold::Suspected(_)) => {}
         }
         let until = Instant::now() + TRIAL_WAIT;
         loop {
@@ -109,20 +115,21 @@ impl RateLimits {
             tokio::pin!(changed);
             // Before the question, so that no outcome is missed.
             changed.as_mut().enable();
-            match self.hold(account, repository, class)? {
-                Hold::OnTrial(_) if Instant::now() < until => {
+            match self.admit(account, repository, class) {
+                Ok(()) => return Ok(()),
+                Err(Hold::OnTrial(_)) if Instant::now() < until => {
                     let _ = timeout_at(until, changed).await;
                 }
-                Hold::Suspected(left) if Instant::now() + left < until => {
+                Err(Hold::Suspected(left)) if Instant::now() + left < until => {
                     let _ = timeout_at(Instant::now() + left, changed).await;
                 }
-                hold => return Some(hold.time()),
+                Err(hold) => return Err(hold.time()),
             }
         }
     }
 
-    fn hold(&self, account: Account<'_>, repository: &Repository, class: &RequestClass) -> Option<Hold> {
-        self.known.lock().hold(account, repository, class, Instant::now())
+    fn admit(&self, account: Account<'_>, repository: &Repository, class: &RequestClass) -> Result<(), Hold> {
+        self.known.lock().admit(account, repository, class, Instant::now())
     }
 
     /// Records what a request says of the limit, and puts into a 429 for how long such requests are held back now.
@@ -158,8 +165,8 @@ impl RateLimits {
         Err(Failure { error, party, is_recorded: true })
     }
 
-    /// Records that a redirect target or token server answered 429 to this question; returns for how long such a
-    /// question is held back.
+    /// Records that a redirect target or token server answered 429 to this request; returns for how long such a
+    /// request is held back.
     fn record_refusal_elsewhere(
         &self,
         account: Account<'_>,
@@ -168,7 +175,7 @@ impl RateLimits {
         retry_after: Option<Duration>,
     ) -> Duration {
         let (now, mut known) = (Instant::now(), self.known.lock());
-        known.refused(account.question(repository, class), now, false).repeat(now, retry_after)
+        known.refused(account.request(repository, class), now, false).repeat(now, retry_after)
     }
 
     /// Records a 429 of the endpoint; returns for how long such requests are held back.
@@ -194,7 +201,7 @@ impl RateLimits {
     /// Records any other response: such requests are not held back any more.
     fn record_response(&self, account: Account<'_>, repository: &Repository, class: &RequestClass) {
         let mut known = self.known.lock();
-        known.refused.remove_by(|| account.question(repository, class));
+        known.refused.remove_by(|| account.request(repository, class));
         if let Some(budget) = known.budgets.get_by(|| account.key()) {
             budget.limits.remove(class);
         }
@@ -206,7 +213,8 @@ impl RateLimits {
         let (now, known) = (Instant::now(), self.known.lock());
         let is_refused = known
             .refused_by_endpoint(now)
-            .any(|((_, who, of, class), _)| *who == principal && of == repository && is_content(class));
+            .map(|(request, _)| request)
+            .any(|of| of.principal == principal && of.repository == *repository && is_content(&of.class));
         let mut budgets = known.budgets.iter().filter(|((_, who), _)| *who == principal);
         is_refused
             || budgets.any(|(_, budget)| budget.registry == *repository.registry() && budget.is_low(now))
@@ -223,17 +231,13 @@ impl RateLimits {
             remaining: budget.remaining.filter(|_| budget.is_recent(now)),
             retry_after: budget.held_back_for(now),
         });
-        let of_repositories = known.refused_by_endpoint(now).map(|((_, principal, repository, _), left)| {
-            let registry = repository.registry().clone();
-            let (principal, repository) = (principal.kind.label(), Some(repository.clone()));
-            RateLimitStatus {
-                registry,
-                principal,
-                repository,
-                limit: None,
-                remaining: None,
-                retry_after: Some(left),
-            }
+        let of_repositories = known.refused_by_endpoint(now).map(|(request, left)| RateLimitStatus {
+            registry: request.repository.registry().clone(),
+            principal: request.principal.kind.label(),
+            repository: Some(request.repository.clone()),
+            limit: None,
+            remaining: None,
+            retry_after: Some(left),
         });
         let mut found: Vec<RateLimitStatus> = of_accounts
             .chain(of_repositories)

@@ -40,8 +40,12 @@ fn state_a_limit(limits: &RateLimits, account: Account<'_>) {
     limits.record_headers(account, &headers);
 }
 
+fn class(kind: RequestKind, method: Method) -> RequestClass {
+    RequestClass { kind, method }
+}
+
 fn get() -> RequestClass {
-    (RequestKind::Manifest, Method::GET)
+    class(RequestKind::Manifest, Method::GET)
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,7 +90,7 @@ async fn after_a_429_requests_are_held_back_and_then_one_finds_out() {
         assert!(wait >= least && wait <= least.mul_f64(1.1), "{named:?} {wait:?}");
         assert_eq!(limits.held_back_for(anonymous, &app(), &get()), Some(wait));
         assert_eq!(
-            limits.held_back_for(anonymous, &app(), &(RequestKind::Manifest, Method::HEAD)),
+            limits.held_back_for(anonymous, &app(), &class(RequestKind::Manifest, Method::HEAD)),
             None,
             "another kind of request"
         );
@@ -115,17 +119,17 @@ async fn after_a_429_requests_are_held_back_and_then_one_finds_out() {
 async fn while_one_finds_out_the_others_are_neither_refused_nor_sent_before_its_outcome() {
     let (limits, hub, app, get) = (limits(), Registry::docker_hub(), app(), get());
     let anonymous = account(&hub, PrincipalKind::Anonymous);
-    let ask = || limits.wait_until_held_back_for(anonymous, &app, &get);
-    assert_eq!(ask().now_or_never(), Some(None), "nothing is known of a limit");
+    let ask = || limits.admit_in_time(anonymous, &app, &get);
+    assert_eq!(ask().now_or_never(), Some(Ok(())), "nothing is known of a limit");
     for outcome in [refused(None), Ok(())] {
         let wait = limits.record_refusal(anonymous, &app, &get, None);
-        assert_eq!(ask().now_or_never(), Some(Some(wait)));
+        assert_eq!(ask().now_or_never(), Some(Err(wait)));
         tokio::time::advance(wait).await;
-        assert_eq!(ask().now_or_never(), Some(None), "one finds out");
+        assert_eq!(ask().now_or_never(), Some(Ok(())), "one finds out");
         let mut other = Box::pin(ask());
         assert!(other.as_mut().now_or_never().is_none());
         let is_over = limits.record_result(anonymous, &app, &get, outcome).is_ok();
-        assert_eq!(other.now_or_never().map(|held| held.is_none()), Some(is_over));
+        assert_eq!(other.now_or_never().map(|admitted| admitted.is_ok()), Some(is_over));
     }
 }
 
@@ -154,11 +158,11 @@ async fn a_registry_that_limits_lists_has_no_low_budget_for_images() {
     let anonymous = account(&hub, PrincipalKind::Anonymous);
     let minutes = Some(Duration::from_secs(300));
     for kind in [RequestKind::Tags, RequestKind::Referrers] {
-        limits.record_refusal(anonymous, &app(), &(kind, Method::GET), minutes);
+        limits.record_refusal(anonymous, &app(), &class(kind, Method::GET), minutes);
     }
-    limits.record_refusal(anonymous, &app(), &(RequestKind::Manifest, Method::HEAD), minutes);
+    limits.record_refusal(anonymous, &app(), &class(RequestKind::Manifest, Method::HEAD), minutes);
     assert!(!limits.is_low(&app(), anonymous.principal), "moved tags are served as they were");
-    limits.record_refusal(anonymous, &app(), &(RequestKind::Blob, Method::GET), minutes);
+    limits.record_refusal(anonymous, &app(), &class(RequestKind::Blob, Method::GET), minutes);
     assert!(limits.is_low(&app(), anonymous.principal));
 }
 
@@ -237,7 +241,7 @@ async fn repositories_that_are_limited_by_themselves_delay_a_neighbour_for_a_mom
     for of in [&a, &b, &a, &b] {
         let _ = limits.record_result(anonymous, of, &class, refused(Some(3_600)));
     }
-    assert_eq!(limits.wait_until_held_back_for(anonymous, &quiet, &class).await, None);
+    assert_eq!(limits.admit_in_time(anonymous, &quiet, &class).await, Ok(()));
     assert!(since.elapsed() < 2 * PAUSE, "{:?}", since.elapsed());
     assert!(limits.record_result(anonymous, &quiet, &class, Ok(())).is_ok());
     assert_eq!(limits.held_back_for(anonymous, &repository("other"), &class), None, "it is no limit of all");

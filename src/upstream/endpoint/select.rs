@@ -15,7 +15,7 @@ use crate::upstream::error::Error;
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
 
-/// How the shared tier is named where an endpoint is: the base URL of an endpoint has a scheme.
+/// How the shared tier is named in logs and errors, where an endpoint is.
 const SHARED_TIER: &str = "shared tier";
 
 /// Names an endpoint that delivered something. Cheap to clone.
@@ -23,7 +23,18 @@ const SHARED_TIER: &str = "shared tier";
 pub struct EndpointId {
     base_url: Arc<str>,
     host: Arc<str>,
-    authoritative: bool,
+    role: Role,
+}
+
+/// What it is to the registry whose content it delivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The registry itself: its responses prove rights.
+    Authoritative,
+    /// Another endpoint, whose responses prove none.
+    Mirror,
+    /// No endpoint of any registry.
+    SharedTier,
 }
 
 impl EndpointId {
@@ -34,17 +45,17 @@ impl EndpointId {
 
     /// Whether its responses prove rights: it is the registry itself, and not a mirror.
     pub fn is_authoritative(&self) -> bool {
-        self.authoritative
+        self.role == Role::Authoritative
     }
 
     /// What is no endpoint of any registry, and delivers all the same: the shared tier. Its bytes prove no right.
     pub(crate) fn shared_tier() -> Self {
-        Self { base_url: SHARED_TIER.into(), host: SHARED_TIER.into(), authoritative: false }
+        Self { base_url: SHARED_TIER.into(), host: SHARED_TIER.into(), role: Role::SharedTier }
     }
 
     /// Whether it names the shared tier, and no endpoint.
     pub(crate) fn is_shared_tier(&self) -> bool {
-        &*self.base_url == SHARED_TIER
+        self.role == Role::SharedTier
     }
 
     pub(crate) fn base_url(&self) -> &str {
@@ -54,7 +65,8 @@ impl EndpointId {
     #[cfg(test)]
     pub(crate) fn for_test(host: &str) -> Self {
         let base_url = format!("https://{host}/v2").into();
-        Self { base_url, host: host.into(), authoritative: host != "mirror" }
+        let role = if host == "mirror" { Role::Mirror } else { Role::Authoritative };
+        Self { base_url, host: host.into(), role }
     }
 }
 
@@ -71,7 +83,7 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     /// `/v2` is appended as containerd does it, unless the path has it already (a mirror under a prefix).
-    fn new(url: &Url, trust: HostTrust, credentials: CredentialUse, authoritative: bool) -> Self {
+    fn new(url: &Url, trust: HostTrust, credentials: CredentialUse, role: Role) -> Self {
         let mut base = url.clone();
         let path = url.path().trim_end_matches('/');
         let path = if path.split('/').any(|segment| segment == "v2") {
@@ -84,7 +96,7 @@ impl Endpoint {
         base.set_fragment(None);
         let base_url: Arc<str> = base.as_str().into();
         let key = EndpointKey::new(Arc::clone(&base_url), trust, None);
-        let id = EndpointId { base_url, host: authority(&base).into(), authoritative };
+        let id = EndpointId { base_url, host: authority(&base).into(), role };
         Self { base, id, key, trust, credentials }
     }
 
@@ -101,7 +113,7 @@ impl Endpoint {
 
     /// The registry itself.
     fn of_registry(url: &Url, trust: HostTrust) -> Self {
-        Self::new(url, trust, CredentialUse::Caller, true)
+        Self::new(url, trust, CredentialUse::Caller, Role::Authoritative)
     }
 
     /// An endpoint of the configuration. A mirror saves the transfer and not the proof: unless it is marked, only the
@@ -109,8 +121,9 @@ impl Endpoint {
     fn configured(config: &EndpointConfig, registry: &Registry, only_one: bool) -> Self {
         let is_registry = only_one || is_host_of(&config.url, registry);
         let default = if is_registry { CredentialUse::Caller } else { CredentialUse::None };
-        let authoritative = config.authoritative.unwrap_or(is_registry);
-        Self::new(&config.url, HostTrust::Configured, config.credentials.unwrap_or(default), authoritative)
+        let is_authoritative = config.authoritative.unwrap_or(is_registry);
+        let role = if is_authoritative { Role::Authoritative } else { Role::Mirror };
+        Self::new(&config.url, HostTrust::Configured, config.credentials.unwrap_or(default), role)
     }
 
     /// The URL that says whether the endpoint is there at all (distribution-spec, "Determining Support").
@@ -132,7 +145,7 @@ impl Endpoint {
 
     /// Whether its responses prove rights.
     pub(crate) fn is_authoritative(&self) -> bool {
-        self.id.authoritative
+        self.id.is_authoritative()
     }
 
     /// Scheme, host and port.

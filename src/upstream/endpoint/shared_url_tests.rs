@@ -10,8 +10,8 @@ fn health() -> Health {
     Health::new(Recorder::for_test())
 }
 
-fn question() -> Question {
-    Question { repository: "reg.test/a".parse().unwrap(), kind: RequestKind::Manifest }
+fn group() -> RequestGroup {
+    RequestGroup { repository: "reg.test/a".parse().unwrap(), kind: RequestKind::Manifest }
 }
 
 fn fails_at(stage: ConnectStage) -> Result<(), Failure> {
@@ -34,7 +34,7 @@ fn endpoint_of(registry: &str, url: &str, ca: Option<&str>, client: Option<&str>
 }
 
 fn asks(health: &Health, endpoint: &Endpoint, result: Result<(), Failure>) {
-    let mut request = health.track(endpoint, question());
+    let mut request = health.track(endpoint, group());
     request.start();
     request.finish(&result);
 }
@@ -53,9 +53,9 @@ async fn no_registry_is_judged_by_what_another_can_do_at_its_url_with_other_cert
         for (fails, answers) in [(&plain, &other), (&other, &plain)] {
             let health = health();
             asks(&health, fails, fails_at(ConnectStage::Certificate));
-            let availability = health.availability(answers, &question());
+            let availability = health.admit(answers, &group());
             assert!(matches!(availability, Availability::Healthy), "it has to wait for the other: {other:?}");
-            assert!(!health.is_in_outage(answers) && health.failing_for(answers, &question()).is_none());
+            assert!(!health.is_in_outage(answers) && health.failing_for(answers, &group()).is_none());
             asks(&health, answers, Ok(()));
             assert!(health.is_in_outage(fails), "its failure is ended by the other: {other:?}");
             assert_eq!(health.failing_endpoints().len(), 1);

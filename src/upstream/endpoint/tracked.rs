@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::upstream::endpoint::failure_record::{Asked, Part, Question, SLOW_FAILURE};
+use crate::upstream::endpoint::failure_record::{Asked, Part, SLOW_FAILURE};
 use crate::upstream::endpoint::health::{Health, State};
 use crate::upstream::endpoint::select::Endpoint;
 use crate::upstream::error::{ConnectStage, Error, Failure, Party};
+use crate::upstream::request::RequestGroup;
 
 /// A request that was cancelled after this long was cancelled because of the endpoint; before that, its caller may have
 /// had other reasons.
@@ -38,7 +39,7 @@ pub(crate) enum Availability {
 /// A retry that is due.
 pub(crate) struct Retry {
     pub(crate) tracked: TrackedRequest,
-    /// Whether a connection is enough to end the failure; otherwise the question itself has to be answered.
+    /// Whether a connection is enough to end the failure; otherwise a request has to be answered.
     pub(crate) is_of_host: bool,
 }
 
@@ -60,12 +61,12 @@ pub(crate) struct TrackedBody {
 }
 
 impl Health {
-    /// Whether a question may be sent to `endpoint`.
-    pub(crate) fn availability(&self, endpoint: &Endpoint, question: &Question) -> Availability {
-        match self.state(endpoint, question) {
+    /// Admits a request of this group to `endpoint`, or says why not. Where a retry is due, it is this request's.
+    pub(crate) fn admit(&self, endpoint: &Endpoint, group: &RequestGroup) -> Availability {
+        match self.note_request(endpoint, group) {
             State::Healthy => Availability::Healthy,
             State::RetryDue { is_of_host } => {
-                let tracked = self.track(endpoint, question.clone());
+                let tracked = self.track(endpoint, group.clone());
                 Availability::RetryDue(Retry { tracked, is_of_host })
             }
             State::Failing { error, skip } => Availability::Failing { error, skip },
@@ -73,9 +74,9 @@ impl Health {
     }
 
     /// Follows a request to `endpoint`, whose outcome is to be recorded.
-    pub(crate) fn track(&self, endpoint: &Endpoint, question: Question) -> TrackedRequest {
+    pub(crate) fn track(&self, endpoint: &Endpoint, group: RequestGroup) -> TrackedRequest {
         let (key, host) = (endpoint.key().clone(), endpoint.host_and_port().to_owned());
-        let (health, asked) = (self.clone(), Asked { question, key, host });
+        let (health, asked) = (self.clone(), Asked { group, key, host });
         TrackedRequest { health, asked, started: None, last_exchange: None, finished: false }
     }
 }
@@ -97,7 +98,7 @@ impl TrackedRequest {
         TrackedBody { health: self.health.clone(), asked: self.asked.clone() }
     }
 
-    /// Records the outcome, as far as the head says it. A redirect target that fails concerns the question, and a token
+    /// Records the outcome, as far as the head says it. A redirect target that fails concerns the request, and a token
     /// server nothing here.
     pub(crate) fn finish<T>(mut self, result: &Result<T, Failure>) {
         self.finished = true;

@@ -42,6 +42,8 @@ impl Connection {
     pub(super) async fn over(socket: Socket) -> hyper::Result<Self> {
         let mut settings = http1::Builder::new();
         settings.max_buf_size(BUFFER_BYTES_MAX);
+        // As clients written in Go read them, and curl. Each fold becomes a space, so that no value has a line end.
+        settings.allow_obsolete_multiline_headers_in_responses(true);
         let (sender, driver) = settings.handshake(socket).await?;
         Ok(Self(Box::new(Halves { sender, driver: Some(driver) })))
     }
@@ -120,6 +122,36 @@ mod tests {
         theirs.shutdown().await.unwrap();
         theirs.read_to_end(&mut Vec::new()).await.unwrap();
         assert!(begun.elapsed() < IDLE_TIME / 2, "closed after {:?}", begun.elapsed());
+    }
+
+    /// What a request comes to that is answered with this head.
+    async fn answered_with(head: &'static str) -> Result<Response<Incoming>, TrySendError<HttpRequest>> {
+        let (mut connection, mut theirs) = connected().await;
+        let request = HttpRequest::new(Full::default());
+        let answer = async {
+            theirs.read_u8().await.unwrap();
+            theirs.write_all(head.as_bytes()).await.unwrap();
+        };
+        tokio::join!(connection.ask(request), answer).0
+    }
+
+    #[tokio::test]
+    async fn a_folded_header_is_no_broken_answer_and_brings_no_line_end_into_logs() {
+        let head = "HTTP/1.1 401 Unauthorized\r\n\
+            WWW-Authenticate: Bearer realm=\"https://auth.test/token\", \r\n\t service=\"reg\",\r\n scope=\"a\"\r\n\
+            X-Empty:\r\n \r\n\
+            X-Begins-Empty:\r\n \r\n  late\n early\r\n\
+            Content-Length: 0\r\n\r\n";
+        let response = answered_with(head).await.unwrap();
+        let headers = response.headers();
+        let challenge = r#"Bearer realm="https://auth.test/token", service="reg", scope="a""#;
+        assert_eq!(headers["www-authenticate"], challenge);
+        assert_eq!(headers["x-begins-empty"], "late early");
+        for (name, value) in headers {
+            assert!(!value.as_bytes().iter().any(|byte| matches!(byte, b'\r' | b'\n')), "{name}: {value:?}");
+        }
+        let bare = "HTTP/1.1 200 OK\r\nx: a\rb\r\ncontent-length: 0\r\n\r\n";
+        assert!(answered_with(bare).await.is_err(), "a line end that ends no line");
     }
 
     #[tokio::test]

@@ -44,7 +44,7 @@ use crate::pull::error::Error;
 use crate::pull::metrics::Metrics;
 use crate::reference::Digest;
 use crate::store::{self, Ingest, Member, Owner, Store, Verified};
-use crate::support::slowness::{LOOK_INTERVAL, SlownessWatch};
+use crate::support::slowness::{LOOK_INTERVAL, SlownessWatch, Speed};
 use crate::support::tasks::Tasks;
 
 /// Fills flights. Cheap to clone.
@@ -355,7 +355,7 @@ impl Filler {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let is_excused =
                 flight.has_client() || flight.waits_for_tier() || self.foreground.is_yielding(flight);
-            if watch.is_too_slow(Instant::now(), flight.received(), is_excused) {
+            if watch.judge(Instant::now(), flight.received(), is_excused) == Speed::TooSlow {
                 return;
             }
         }

@@ -27,7 +27,7 @@ use crate::pull::registry_client::RegistryClient;
 use crate::pull::shared_names::SharedNames;
 use crate::reference::Digest;
 use crate::tier::{self, ErrorKind, Found, Tier};
-use crate::upstream::{self, ConnectStage, DeliveryFault, Download, EndpointId, Proof};
+use crate::upstream::{self, ConnectStage, DeliveryFault, Download, EndpointId, ProvedRight};
 
 /// Opens bodies of blobs as the caller of a pull. Cheap to clone.
 #[derive(Clone)]
@@ -68,7 +68,7 @@ impl UpstreamBlobs {
     pub(crate) fn body_from_tier(&self, context: &PullContext, digest: Digest, found: Found) -> UpstreamBody {
         let chunks = found.body.map(|chunk| chunk.map_err(|error| interrupted(&error)));
         let endpoint = EndpointId::shared_tier();
-        let download = Download::new(Some(found.size), 0, Proof::Nothing, endpoint, chunks);
+        let download = Download::new(Some(found.size), 0, ProvedRight::Nothing, endpoint, chunks);
         UpstreamBody::from_tier(&self.requests, context, digest, download)
     }
 

@@ -14,7 +14,7 @@ use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Digest, Principal, Registry, Repository};
 use crate::tier::{Fault, Tier};
 use crate::upstream::{
-    self, Allowed, AuthContext, DeliveryFault, Download, EndpointId, Need, Patience, Proof,
+    self, Allowed, AuthContext, DeliveryFault, Download, EndpointId, Need, Patience, ProvedRight,
 };
 
 /// Asks for the bytes of blobs. Cheap to clone.
@@ -38,7 +38,7 @@ pub(super) struct Answered {
 pub(crate) struct UnprovedSource {
     pub(super) right: UnprovedRight,
     pub(super) principal: Principal,
-    pub(super) proof: Proof,
+    pub(super) proof: ProvedRight,
     pub(super) endpoint: EndpointId,
 }
 
@@ -72,7 +72,7 @@ impl BlobRequests {
         let right = self.access.unproved();
         let request = |auth: AuthContext| async move {
             let Allowed { value, proof } = upstream.download(repository, digest, from, until, &auth).await?;
-            let proof = if value.has_digest { proof } else { Proof::Nothing };
+            let proof = if value.has_digest { proof } else { ProvedRight::Nothing };
             Ok(Allowed { value, proof })
         };
         let (download, presented) =

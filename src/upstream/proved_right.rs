@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The right that a response with the resource proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proof {
+pub enum ProvedRight {
     /// The registry required no credential: everyone's.
     Public,
     /// The registry accepted the principal that was asked with.
