@@ -145,6 +145,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "blob/fill/concurrency",
                 "blob/fill/prepared",
                 "blob/flight/content",
+                "blob/flight/led_by",
                 "blob/flight/pace",
                 "blob/flight/sharing",
                 "blob/hashed_start",

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tracing::{Instrument, Span};
 
 use super::fill::Filler;
+use super::flight::led_by::LedBy;
 use super::flight::progress::Progress;
 use super::flight::{Flight, FlightStart, Flights, Leader, Role, Sharing};
 use super::past_the_disk::memory::WINDOWS_MAX;
@@ -19,7 +20,6 @@ use super::room::Room;
 use super::stored::{StoredBlob, StoredBlobs};
 use crate::pull::access::Access;
 use crate::pull::access::rights::Use;
-use crate::pull::answer::AnswerSource;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::reference::Digest;
@@ -42,10 +42,7 @@ pub(crate) enum StoredOrFollowed {
 
 /// A flight, for one of its followers.
 pub(crate) struct Followed {
-    /// [`AnswerSource::Fill`] or [`AnswerSource::Join`].
-    pub(crate) source: AnswerSource,
-    /// Whether upstream's answer to the leader is an answer to this follower.
-    pub(crate) is_own_answer: bool,
+    pub(crate) led_by: LedBy,
     pub(crate) progress: watch::Receiver<Progress>,
 }
 
@@ -104,8 +101,8 @@ impl Downloads {
                     return Ok(StoredOrFollowed::Stored(Box::new(stored)));
                 }
                 context.reads_download_of(context);
-                let (source, progress) = (AnswerSource::Fill, self.lead(leader)?);
-                Ok(StoredOrFollowed::Following(Followed { source, is_own_answer: true, progress }))
+                let (led_by, progress) = (LedBy::Itself, self.lead(leader)?);
+                Ok(StoredOrFollowed::Following(Followed { led_by, progress }))
             }
             Role::Follow(flight) => {
                 let progress = flight.follow();
@@ -117,11 +114,14 @@ impl Downloads {
                     let own = self.join_or_lead(context, digest, looked_up_at, sharing.with_fewer());
                     return Box::pin(own).await;
                 }
-                let (source, is_own_answer) = (AnswerSource::Join, flight.is_same_question(context));
+                let led_by = match flight.is_same_question(context) {
+                    true => LedBy::SameQuestion,
+                    false => LedBy::AnotherQuestion,
+                };
                 flight.add_alternate(context);
                 context.reads_download_of(flight.context());
                 tracing::debug!(download = %flight.context().request_id(), %digest, "joins a download");
-                Ok(StoredOrFollowed::Following(Followed { source, is_own_answer, progress }))
+                Ok(StoredOrFollowed::Following(Followed { led_by, progress }))
             }
         }
     }

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use super::ATTEMPTS_MAX;
 use super::Blobs;
-use super::concerns_leader_only;
 use super::download::{Followed, StoredOrFollowed};
 use super::flight::Sharing;
+use super::flight::led_by::LedBy;
 use super::flight::progress::Progress;
-use crate::pull::answer::AnswerSource;
 use crate::pull::context::{Priority, PullContext};
 use crate::pull::error::Error;
 use crate::reference::{Digest, Registry};
@@ -78,7 +77,7 @@ impl Blobs {
             return stored(found.blob.size(), false);
         }
         let joined = self.0.downloads.join_or_lead(context, digest, looked_up_at, sharing).await?;
-        let Followed { source, is_own_answer, mut progress } = match joined {
+        let Followed { led_by, mut progress } = match joined {
             StoredOrFollowed::Stored(found) => return stored(found.blob.size(), false),
             StoredOrFollowed::Following(followed) => followed,
         };
@@ -93,18 +92,16 @@ impl Blobs {
                     if !self.has(digest).await {
                         return Err(self.not_stored(context, digest, Some(size)).await);
                     }
-                    return stored(size, source == AnswerSource::Fill);
+                    return stored(size, led_by == LedBy::Itself);
                 }
-                Progress::Detached { size, .. } if source == AnswerSource::Join => {
+                Progress::Detached { size, .. } if led_by != LedBy::Itself => {
                     drop(progress);
                     let registry = context.repository().registry();
                     let checked = self.0.room.check(registry, size).await;
                     return checked.map(|()| Fetched::Passed).map_err(|error| Error::NotStored(Some(error)));
                 }
                 Progress::Detached { size, .. } => return Err(self.not_stored(context, digest, size).await),
-                Progress::Failed(error)
-                    if source == AnswerSource::Join && concerns_leader_only(&error, is_own_answer) =>
-                {
+                Progress::Failed(error) if led_by.concerns_leader_only(&error) => {
                     return Ok(Fetched::LeaderFailed(error));
                 }
                 Progress::Failed(error) => return Err(error),

@@ -102,11 +102,12 @@ async fn the_followers_of_a_failed_download_share_the_next_one() {
 fn who_asks_the_same_as_the_leader_gets_the_leaders_answer() {
     for (failure, is_answer) in failures().into_iter().zip([true, true, false, false, true]) {
         let error = Error::from(failure);
-        assert_eq!(concerns_leader_only(&error, true), !is_answer, "{error}");
-        assert!(concerns_leader_only(&error, false), "{error}");
+        assert_eq!(LedBy::SameQuestion.concerns_leader_only(&error), !is_answer, "{error}");
+        assert!(LedBy::AnotherQuestion.concerns_leader_only(&error), "{error}");
+        assert!(!LedBy::Itself.concerns_leader_only(&error), "{error}: it is the answer to the leader");
     }
-    assert!(concerns_leader_only(&Error::LeaderGone, true));
-    assert!(!concerns_leader_only(&Error::NotStored(None), false));
+    assert!(LedBy::SameQuestion.concerns_leader_only(&Error::LeaderGone));
+    assert!(!LedBy::AnotherQuestion.concerns_leader_only(&Error::NotStored(None)));
 }
 
 #[tokio::test]

@@ -6,9 +6,9 @@
 
 use tokio::sync::watch;
 
-use super::first_bytes::was_for_store_alone;
 use super::sent::Sent;
 use crate::pull::blob::flight::content::FlightContent;
+use crate::pull::blob::flight::led_by::was_for_store_alone;
 use crate::pull::blob::flight::progress::Progress;
 use crate::pull::blob::hashed_start::HashedStart;
 use crate::pull::blob::past_the_disk::window::{WindowHandle, WindowReader};
