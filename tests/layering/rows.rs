@@ -149,7 +149,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
                 "blob/flight/pace",
                 "blob/flight/sharing",
                 "blob/hashed_start",
-                "blob/parts/wanted",
+                "blob/parts/byte_range",
                 "blob/past_the_disk/memory",
                 "blob/places",
                 "blob/room",
@@ -168,7 +168,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["blob/body/first_bytes", "blob/body/sent", "blob/flight", "blob/parts/partial"],
             &[
                 "blob/fill/segment",
-                "blob/parts/byte_range",
+                "blob/parts/single_ranges",
                 "blob/past_the_disk/passthrough",
                 "blob/priority",
             ],

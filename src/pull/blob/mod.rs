@@ -4,7 +4,7 @@
 //! stored         on disk, and this caller may read it?
 //! begun          what a client has parts of: an outage of upstream is waited through for the rest
 //! parts/         a small part of a blob that is not being downloaded: kept, else fetched once
-//!   wanted         whether it is fetched alone (byte_range)
+//!   byte_range     whether it is fetched alone, as single_ranges does
 //!   partial        what is kept of such parts, each fetched once for all (fetch), and read with what is missing (read)
 //! download       joins the flight, or leads it
 //! flight/        one download of a blob under way, and every request that waits for it
@@ -83,7 +83,8 @@ use download::{Followed, StoredOrFollowed};
 use flight::Sharing;
 use flight::led_by::{LedBy, was_for_store_alone};
 use parts::FoundPart;
-pub use parts::wanted::BlobRange;
+pub use parts::byte_range::BlobRange;
+use parts::single_ranges::Alone;
 use priority::Foreground;
 use source::tiered::WholeBlob;
 use stored::StoredBlob;
@@ -212,19 +213,21 @@ impl Blobs {
     ) -> Result<Option<BlobAnswer>, Error> {
         let declared = self.0.access.membership().declared_size(context.repository(), digest);
         let mut found = self.0.parts.find(context, digest, range, declared).await?;
-        if let Some(FoundPart::SizeUnknown) = found {
+        if let Some(FoundPart::Alone(Alone::SizeUnknown)) = found {
             let Some(size) = self.upstream_size(context, digest).await? else { return Ok(None) };
             found = self.0.parts.find(context, digest, range, Some(size)).await?;
         }
         let reader = self.reader(context, digest);
         let (body, size, is_hit) = match found {
-            None | Some(FoundPart::SizeUnknown) => return Ok(None),
+            None | Some(FoundPart::Alone(Alone::SizeUnknown)) => return Ok(None),
             Some(FoundPart::Kept { partial, is_all }) => {
                 let size = partial.size;
                 (BlobBody::partial(reader, partial), size, is_all)
             }
-            Some(FoundPart::Alone(body, size)) => (BlobBody::single_range(reader, *body, size)?, size, false),
-            Some(FoundPart::Beyond(size)) => (BlobBody::unstored(reader, size), size, false),
+            Some(FoundPart::Alone(Alone::Body { body, size })) => {
+                (BlobBody::single_range(reader, *body, size)?, size, false)
+            }
+            Some(FoundPart::Alone(Alone::Beyond { size })) => (BlobBody::unstored(reader, size), size, false),
         };
         let source = if is_hit { AnswerSource::Hit } else { AnswerSource::Passthrough };
         Ok(Some(BlobAnswer { size: Some(size), media_type: None, body, source, stale: None }))
