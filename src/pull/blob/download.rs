@@ -2,8 +2,8 @@
 //!
 //! A request that joins is authorised in its own repository first, as things are now: what the registry said to the
 //! leader is as old as the download, which may last an hour, and counts for those who ask the same no longer than a
-//! minute. How many downloads there are at once is bounded, in all and by registry; one that finds no place is passed
-//! through to its clients past the disk.
+//! minute. How many downloads there are at once is bounded, in all and by registry; one that finds no place goes past
+//! the disk to its clients.
 
 use std::time::Duration;
 
@@ -28,9 +28,9 @@ use crate::support::tasks::Tasks;
 /// Blob downloads at the same time. Each holds up to two of the threads that may block (`cli/serve`): half of them, and
 /// the rest is for the store.
 const DOWNLOADS_MAX: usize = 256;
-/// Downloads that are passed through at the same time because there is no place for them in the store: each has a
-/// window, as every other may have that the disk does not take. Further ones are refused.
-const PASSED_MAX: usize = WINDOWS_MAX - DOWNLOADS_MAX;
+/// Downloads past the disk at the same time for which there is no place as one into the store: each has a window, as
+/// every other may have that the disk does not take. Further ones are refused.
+const DETACHED_MAX: usize = WINDOWS_MAX - DOWNLOADS_MAX;
 
 /// How a blob can be had.
 pub(crate) enum StoredOrFollowed {
@@ -55,7 +55,7 @@ pub(crate) struct Downloads {
     filler: Filler,
     room: Room,
     places: Places,
-    passed: Places,
+    detached_places: Places,
     tasks: Tasks,
 }
 
@@ -69,8 +69,8 @@ impl Downloads {
         tasks: Tasks,
     ) -> Self {
         let places = Places::new(Shares::of(DOWNLOADS_MAX));
-        let passed = Places::new(Shares::of(PASSED_MAX));
-        Self { access, stored, flights, filler, room, places, passed, tasks }
+        let detached_places = Places::new(Shares::of(DETACHED_MAX));
+        Self { access, stored, flights, filler, room, places, detached_places, tasks }
     }
 
     /// How many flights have ended; to be read before the store is looked into, and passed to [`Self::join_or_lead`].
@@ -207,14 +207,14 @@ impl Downloads {
             return Ok(progress);
         }
         // Only for a client that waits.
-        let passed = self.passed.take(registry, is_named).filter(|_| leader.flight().is_foreground());
-        let place = passed.ok_or(Error::TooManyDownloads)?;
+        let place = self.detached_places.take(registry, is_named).filter(|_| leader.flight().is_foreground());
+        let place = place.ok_or(Error::TooManyDownloads)?;
         let span = span_of(&leader);
-        let pass = async move {
-            filler.pass_through(leader).await;
+        let fill = async move {
+            filler.fill_detached(leader).await;
             drop(place);
         };
-        self.tasks.spawn(pass.instrument(span));
+        self.tasks.spawn(fill.instrument(span));
         Ok(progress)
     }
 

@@ -17,7 +17,7 @@ const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 /// How long the end of a download past the disk is waited for: that of a client which reads slowly may take longer, and
 /// then the blob is downloaded beside it.
-const PASSED_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
+const DETACHED_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// What became of a blob that was to be downloaded into the store.
 enum Fetched {
@@ -29,7 +29,7 @@ enum Fetched {
     LeaderFailed(Error),
     /// The download that was joined goes past the disk, and this one need not: the store passes a large blob by for a
     /// client, and there may have been no place for a download.
-    Passed,
+    Detached,
 }
 
 impl Blobs {
@@ -51,11 +51,11 @@ impl Blobs {
                 Fetched::LeaderFailed(error) if sharing == Sharing::SameQuestion => return Err(error),
                 // Upstream has answered this caller, if not the leader that it joined.
                 Fetched::LeaderFailed(error) => (sharing, last) = (Sharing::SameQuestion, error),
-                Fetched::Passed => {
+                Fetched::Detached => {
                     // Not as one of its followers, for whom it would go on. It ends with its last client.
                     let registry = context.repository().registry();
                     let end = self.0.flights.wait_while(|| self.0.flights.has(registry, digest));
-                    if tokio::time::timeout(PASSED_WAIT_MAX, end).await.is_err() {
+                    if tokio::time::timeout(DETACHED_WAIT_MAX, end).await.is_err() {
                         sharing = Sharing::SameQuestion;
                     }
                 }
@@ -98,7 +98,9 @@ impl Blobs {
                     drop(progress);
                     let registry = context.repository().registry();
                     let checked = self.0.room.check(registry, size).await;
-                    return checked.map(|()| Fetched::Passed).map_err(|error| Error::NotStored(Some(error)));
+                    return checked
+                        .map(|()| Fetched::Detached)
+                        .map_err(|error| Error::NotStored(Some(error)));
                 }
                 Progress::Detached { size, .. } => return Err(self.not_stored(context, digest, size).await),
                 Progress::Failed(error) if led_by.concerns_leader_only(&error) => {

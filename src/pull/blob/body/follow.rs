@@ -98,7 +98,7 @@ pub(super) async fn follow(
             }
         }
         Progress::Detached { growing, window, .. } => {
-            return match past_the_disk(growing.as_ref(), window, sent)? {
+            return match join_window(growing.as_ref(), window, sent)? {
                 Some(joined) => Ok(Seen::Shared(joined)),
                 None => not_on_disk(growing, None),
             };
@@ -125,7 +125,7 @@ pub(super) async fn follow(
 
 /// Where a reader that has everything that was written shares the rest with others; `None` if it comes too late for
 /// that and goes on by itself.
-fn past_the_disk(
+fn join_window(
     growing: Option<&FlightContent>,
     window: Option<WindowHandle>,
     sent: &Sent,

@@ -190,7 +190,7 @@ impl BlobBody {
                 })
             }
             BodySource::Unopened => {
-                Ok(Next::ChangeTo(Box::pin(self.past_the_disk(ReceivedSoFar::default())).await?))
+                Ok(Next::ChangeTo(Box::pin(self.go_on_past_the_disk(ReceivedSoFar::default())).await?))
             }
             BodySource::Shared(window) => match window.next().await {
                 Ok(Windowed::Bytes(bytes)) => {
@@ -251,7 +251,7 @@ impl BlobBody {
             return Ok(Next::ChangeTo(source));
         }
         let may_be_known_later = error.is_some() && received.start.is_none();
-        Ok(Next::ChangeTo(match self.past_the_disk(received).await {
+        Ok(Next::ChangeTo(match self.go_on_past_the_disk(received).await {
             Err(Error::ContentReplaced) if may_be_known_later => {
                 BodySource::Following { progress: until_over(progress).await?, may_jump: false }
             }
@@ -275,7 +275,7 @@ impl BlobBody {
     async fn by_itself(&mut self, hasher: Option<Hasher>) -> Result<BodySource, Error> {
         let start = hasher.map(|hasher| HashedStart::new(self.sent.at(), hasher));
         let growing = self.sent.content().cloned();
-        self.past_the_disk(ReceivedSoFar { growing, start, is_complete: false }).await
+        self.go_on_past_the_disk(ReceivedSoFar { growing, start, is_complete: false }).await
     }
 
     /// The disk does not give a stored blob: it is fetched anew, and this answer goes on from there. A blob that is
@@ -301,7 +301,7 @@ impl BlobBody {
                 self.led_by = followed.led_by;
                 BodySource::following(followed.progress)
             }
-            None => self.past_the_disk(ReceivedSoFar::default()).await?,
+            None => self.go_on_past_the_disk(ReceivedSoFar::default()).await?,
         }))
     }
 
@@ -318,7 +318,7 @@ impl BlobBody {
     /// The rest from upstream, past the disk. That of a whole body is verified together with what the client has: by
     /// the hash of what a download received, if that is as far as this body is; else of what can be read back; else all
     /// of it is fetched again, and must begin with what the download received, unless that was verified.
-    async fn past_the_disk(&mut self, received: ReceivedSoFar) -> Result<BodySource, Error> {
+    async fn go_on_past_the_disk(&mut self, received: ReceivedSoFar) -> Result<BodySource, Error> {
         let (at, end, digest) = (self.sent.at(), self.sent.end(), self.reader.digest);
         let ReceivedSoFar { growing, start, is_complete } = received;
         let hasher = match &start {
