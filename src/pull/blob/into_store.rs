@@ -121,7 +121,7 @@ impl Blobs {
             Err(error) => Some(error),
             // Of a runtime's own pull, being asked would count.
             Ok(()) if context.priority() == Priority::Foreground => None,
-            Ok(()) => self.0.room.refusal(context.priority(), digest, size).await,
+            Ok(()) => self.0.room.judge_request(context.priority(), digest, size).await,
         };
         Error::NotStored(refused)
     }

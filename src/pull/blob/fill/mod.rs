@@ -224,7 +224,7 @@ impl Filler {
             && body.size().is_some_and(|size| is_much(self.partials.bytes_of(context, digest, size), size));
         let refused = match is_begun {
             true => None,
-            false => self.room.refusal(context.priority(), digest, body.size()).await,
+            false => self.room.judge_request(context.priority(), digest, body.size()).await,
         };
         let begun = match refused {
             Some(refused) => Err(refused),

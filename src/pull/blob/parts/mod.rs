@@ -248,6 +248,6 @@ impl Parts {
             return false;
         }
         let Some(size) = whole else { return true };
-        is_much(kept, size) || self.room.refusal(context.priority(), digest, Some(size)).await.is_none()
+        is_much(kept, size) || self.room.judge_request(context.priority(), digest, Some(size)).await.is_none()
     }
 }
