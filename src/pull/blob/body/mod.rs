@@ -340,7 +340,7 @@ impl BlobBody {
                 let Some(start) = start.filter(|start| start.len() >= at) else {
                     return Err(Error::ContentReplaced);
                 };
-                if !self.refetch().has_place(at) {
+                if !self.refetch().take_place(at) {
                     return Err(Error::SentBytesLost);
                 }
                 let share = self.reader.own_memory()?;
