@@ -16,13 +16,14 @@ use super::flight::progress::Progress;
 use super::flight::{Flight, FlightStart, Flights, Leader, Role, Sharing};
 use super::past_the_disk::memory::WINDOWS_MAX;
 use super::places::{Places, Shares};
-use super::room::Room;
 use super::stored::{StoredBlob, StoredBlobs};
 use crate::pull::access::Access;
 use crate::pull::access::rights::Use;
+use crate::pull::config::Config;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::reference::Digest;
+use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 
 /// Blob downloads at the same time. Each holds up to two of the threads that may block (`cli/serve`): half of them, and
@@ -53,7 +54,6 @@ pub(crate) struct Downloads {
     stored: StoredBlobs,
     flights: Flights,
     filler: Filler,
-    room: Room,
     places: Places,
     detached_places: Places,
     tasks: Tasks,
@@ -65,12 +65,12 @@ impl Downloads {
         stored: StoredBlobs,
         flights: Flights,
         filler: Filler,
-        room: Room,
+        config: Live<Config>,
         tasks: Tasks,
     ) -> Self {
-        let places = Places::new(Shares::of(DOWNLOADS_MAX));
-        let detached_places = Places::new(Shares::of(DETACHED_MAX));
-        Self { access, stored, flights, filler, room, places, detached_places, tasks }
+        let places = Places::new(Shares::of(DOWNLOADS_MAX), config.clone());
+        let detached_places = Places::new(Shares::of(DETACHED_MAX), config);
+        Self { access, stored, flights, filler, places, detached_places, tasks }
     }
 
     /// How many flights have ended; to be read before the store is looked into, and passed to [`Self::join_or_lead`].
@@ -196,8 +196,7 @@ impl Downloads {
     fn lead(&self, leader: Leader) -> Result<watch::Receiver<Progress>, Error> {
         let (progress, filler) = (leader.flight().follow(), self.filler.clone());
         let registry = leader.flight().context().repository().registry();
-        let is_named = self.room.is_named(registry);
-        if let Some(place) = self.places.take(registry, is_named) {
+        if let Some(place) = self.places.take(registry) {
             let span = span_of(&leader);
             let fill = async move {
                 filler.fill(leader).await;
@@ -207,7 +206,7 @@ impl Downloads {
             return Ok(progress);
         }
         // Only for a client that waits.
-        let place = self.detached_places.take(registry, is_named).filter(|_| leader.flight().is_foreground());
+        let place = self.detached_places.take(registry).filter(|_| leader.flight().is_foreground());
         let place = place.ok_or(Error::TooManyDownloads)?;
         let span = span_of(&leader);
         let fill = async move {

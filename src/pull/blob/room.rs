@@ -1,6 +1,7 @@
 //! Whether there is room for a blob in the store: asked before upstream is, so that nothing is fetched for the store
 //! alone that it would not take.
 
+use crate::pull::blob::places::Holder;
 use crate::pull::config::Config;
 use crate::pull::context::Priority;
 use crate::reference::{Digest, Registry};
@@ -19,14 +20,17 @@ impl Room {
         Self { config, store }
     }
 
-    /// Whether the operator named the registry.
-    pub(crate) fn is_named(&self, registry: &Registry) -> bool {
-        self.config.current().is_named(registry)
-    }
-
     /// For whom content of a registry is stored: one that the operator did not name takes at most its share.
     pub(crate) fn owner(&self, registry: &Registry) -> Owner {
-        if self.is_named(registry) { Owner::named(registry) } else { Owner::limited(registry) }
+        match self.config.current().is_named(registry) {
+            true => Owner::named(registry),
+            false => Owner::limited(registry),
+        }
+    }
+
+    /// For whom memory is taken that content of a registry needs on its way into the store.
+    pub(crate) fn holder(&self, registry: &Registry) -> Holder {
+        Holder::of(registry, &self.config.current())
     }
 
     /// Whether a blob of `bytes` would be passed by, if a client asked for it: it is large, asked for the first time,

@@ -30,7 +30,6 @@ use crate::pull::blob::flight::{Flight, Leader};
 use crate::pull::blob::parts::byte_range::is_much;
 use crate::pull::blob::parts::partial::Partials;
 use crate::pull::blob::past_the_disk::{Detached, DetachedFills};
-use crate::pull::blob::places::Holder;
 use crate::pull::blob::priority::Foreground;
 use crate::pull::blob::room::Room;
 use crate::pull::blob::source::UpstreamBlobs;
@@ -290,7 +289,7 @@ impl Filler {
         let content = leader.publish_filling(growing.clone(), size, withheld.is_mirrored(), vouched);
         let copy = self.copies.begin(flight, digest, &content, size, tier_copy);
         let registry = flight.context().repository().registry();
-        let memory = self.memory.of_fill(&Holder::of(registry, self.room.is_named(registry)));
+        let memory = self.memory.of_fill(&self.room.holder(registry));
         let (mut queue, received) = piece_queue(memory);
         let writing = Arc::new(Writing::new(&ingest, content, withheld, trail));
         let writer = self.tasks.spawn_blocking({
