@@ -19,12 +19,18 @@ const REPORT_EVERY: Duration = Duration::from_millis(200);
 /// then the blob is downloaded beside it.
 const DETACHED_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
 
+/// A blob that is in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InStore {
+    /// Its bytes.
+    pub size: u64,
+    /// Whether it was downloaded for this request.
+    pub was_downloaded: bool,
+}
+
 /// What became of a blob that was to be downloaded into the store.
 enum Fetched {
-    Stored {
-        size: u64,
-        downloaded: bool,
-    },
+    Stored(InStore),
     /// The download that was joined failed for a reason of its leader.
     LeaderFailed(Error),
     /// The download that was joined goes past the disk, and this one need not: the store passes a large blob by for a
@@ -33,8 +39,8 @@ enum Fetched {
 }
 
 impl Blobs {
-    /// Downloads a blob into the store unless it is there; returns its size in bytes, and whether it was downloaded.
-    /// `report` is called now and then with the bytes that are there, and of how many.
+    /// Downloads a blob into the store unless it is there. `report` is called now and then with the bytes that are
+    /// there, and of how many.
     ///
     /// # Errors
     /// Any of [`Error`]; [`Error::NotStored`] if the store did not take it.
@@ -43,11 +49,11 @@ impl Blobs {
         context: &PullContext,
         digest: Digest,
         report: impl Fn(u64, Option<u64>),
-    ) -> Result<(u64, bool), Error> {
+    ) -> Result<InStore, Error> {
         let (mut sharing, mut last) = (Sharing::All, Error::NotStored(None));
         for _ in 0..ATTEMPTS_MAX {
             match self.fetch_sharing(context, digest, &report, sharing).await? {
-                Fetched::Stored { size, downloaded } => return Ok((size, downloaded)),
+                Fetched::Stored(stored) => return Ok(stored),
                 Fetched::LeaderFailed(error) if sharing == Sharing::SameQuestion => return Err(error),
                 // Upstream has answered this caller, if not the leader that it joined.
                 Fetched::LeaderFailed(error) => (sharing, last) = (Sharing::SameQuestion, error),
@@ -71,7 +77,7 @@ impl Blobs {
         report: &impl Fn(u64, Option<u64>),
         sharing: Sharing,
     ) -> Result<Fetched, Error> {
-        let stored = |size, downloaded| Ok(Fetched::Stored { size, downloaded });
+        let stored = |size, was_downloaded| Ok(Fetched::Stored(InStore { size, was_downloaded }));
         let looked_up_at = Some(self.0.downloads.ended());
         if let Some(found) = self.0.stored.find(context, digest).await? {
             return stored(found.blob.size(), false);

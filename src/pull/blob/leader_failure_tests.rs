@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 
 use super::flight::Role;
+use super::into_store::InStore;
 use super::tests::{downloads, pull};
 use super::*;
 use crate::pull::context::Priority;
@@ -170,7 +171,8 @@ async fn a_pre_pull_that_joins_a_download_does_not_fail_with_its_leader() {
         };
         let (led, fetched, ()) = tokio::join!(scene.lead(), fetch, let_it_fail);
         assert!(led.is_err(), "{failure}");
-        assert_eq!(fetched.unwrap(), (LAYER.len() as u64, true), "{failure}");
+        let expected = InStore { size: LAYER.len() as u64, was_downloaded: true };
+        assert_eq!(fetched.unwrap(), expected, "{failure}");
     }
 }
 
