@@ -16,7 +16,7 @@ use super::pins::{self, PinChange};
 use super::plan::Platforms;
 use super::tree::Tree;
 use crate::credentials::Keychain;
-use crate::pull::{self, Caller, Fault, ManifestUse, Priority, PullContext, Puller};
+use crate::pull::{self, Caller, Fault, InStore, ManifestUse, Priority, PullContext, Puller};
 use crate::reference::{Digest, Image, Reference};
 use crate::store::Store;
 
@@ -174,10 +174,10 @@ impl Run<'_> {
         let coming = stream::iter(blobs)
             .map(|(digest, size)| self.blob_if_taken(context, image, digest, size))
             .buffer_unordered(pull::BLOBS_AT_ONCE);
-        let arrived: Vec<Option<(Digest, u64, bool)>> = coming.try_collect().await?;
+        let arrived: Vec<Option<(Digest, InStore)>> = coming.try_collect().await?;
         let is_whole = arrived.iter().all(Option::is_some);
-        for (digest, size, fetched) in arrived.into_iter().flatten() {
-            fetched_bytes += if fetched { size } else { 0 };
+        for (digest, InStore { size, was_downloaded }) in arrived.into_iter().flatten() {
+            fetched_bytes += if was_downloaded { size } else { 0 };
             sizes.insert(digest, size);
         }
         match self.fetcher.puller.missing(&image.repository, sizes.keys().copied()).await {
@@ -215,7 +215,7 @@ impl Run<'_> {
         image: &Image,
         digest: Digest,
         size_bytes: u64,
-    ) -> Result<Option<(Digest, u64, bool)>, Error> {
+    ) -> Result<Option<(Digest, InStore)>, Error> {
         let registry = image.repository.registry();
         if self.priority == Priority::Ahead
             && !self.fetcher.puller.would_have(registry, digest, size_bytes).await
@@ -224,19 +224,19 @@ impl Run<'_> {
         }
         match self.blob(context, image, digest, size_bytes).await {
             Err(Error::Pull(pull::Error::NotStored(_))) if self.priority == Priority::Ahead => Ok(None),
-            done => done.map(Some),
+            done => Ok(Some((digest, done?))),
         }
     }
 
-    /// Fetches one blob, one of the background after runtimes have what they wait for; returns its bytes, and whether
-    /// they were fetched. `size_bytes` is what its manifest says.
+    /// Fetches one blob, one of the background after runtimes have what they wait for. `size_bytes` is what its
+    /// manifest says.
     async fn blob(
         &self,
         context: &PullContext,
         image: &Image,
         digest: Digest,
         size_bytes: u64,
-    ) -> Result<(Digest, u64, bool), Error> {
+    ) -> Result<InStore, Error> {
         if self.priority == Priority::Background {
             self.fetcher.puller.yield_to_foreground().await;
         }
@@ -258,16 +258,17 @@ impl Run<'_> {
             // A slow receiver misses an event in between, and nothing else.
             let _ = self.events.try_send(event(done_bytes, known.or(Some(size_bytes)), BlobState::Fetching));
         };
-        let (size, fetched) = self.fetcher.puller.fetch_into_store(context, digest, progress).await?;
-        if fetched {
+        let stored = self.fetcher.puller.fetch_into_store(context, digest, progress).await?;
+        let InStore { size, was_downloaded } = stored;
+        if was_downloaded {
             count(size);
         } else {
             // Another download brought it.
             self.arrived.fetch_sub(counted.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        let state = if fetched { BlobState::Fetched } else { BlobState::Present };
+        let state = if was_downloaded { BlobState::Fetched } else { BlobState::Present };
         let _ = self.events.send(event(size, Some(size), state)).await;
-        Ok((digest, size, fetched))
+        Ok(stored)
     }
 }
 

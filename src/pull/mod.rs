@@ -52,6 +52,7 @@ use tokio::time::Instant;
 pub use access::known_rights::KnownRight;
 pub use answer::{AnswerSource, ManifestAnswer, Stale};
 pub use blob::body::BlobBody;
+pub use blob::into_store::InStore;
 pub use blob::{BlobAnswer, BlobRange, BlobSize};
 pub use config::{Config, Freshness, Policy, Rule, Rules, TagTtl, Terms, pattern_of};
 pub use context::{Caller, Priority, PullContext, RequestId};
@@ -220,8 +221,8 @@ impl Puller {
         self.0.content.list(context, listing, query).await
     }
 
-    /// Downloads a blob into the store unless it is there; returns its size in bytes, and whether it was downloaded.
-    /// `report` is called now and then with the bytes that are there, and of how many.
+    /// Downloads a blob into the store unless it is there. `report` is called now and then with the bytes that are
+    /// there, and of how many.
     ///
     /// # Errors
     /// Any of [`Error`]; [`Error::NotStored`] if the store did not take it.
@@ -230,7 +231,7 @@ impl Puller {
         context: &PullContext,
         digest: Digest,
         report: impl Fn(u64, Option<u64>),
-    ) -> Result<(u64, bool), Error> {
+    ) -> Result<InStore, Error> {
         self.0.blobs.fetch_into_store(context, digest, report).await
     }
 

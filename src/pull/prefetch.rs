@@ -58,7 +58,8 @@ struct Listed {
 impl Prefetch {
     pub(crate) fn new(config: Live<Config>, access: Access, blobs: Blobs, tasks: Tasks) -> Self {
         let listed = Arc::new(Mutex::new(BoundedMap::new(LAYERS_MAX)));
-        Self { config, access, blobs, listed, places: Places::new(Shares::of_few(IMAGES_MAX)), tasks }
+        let places = Places::new(Shares::of_few(IMAGES_MAX), config.clone());
+        Self { config, access, blobs, listed, places, tasks }
     }
 
     /// Remembers what an image manifest lists, if the manifest was fetched from upstream just now.
@@ -91,8 +92,7 @@ impl Prefetch {
     /// layer of the image that is read tries again.
     pub(crate) fn begin(&self, context: &PullContext, layer: Digest) {
         let registry = context.repository().registry();
-        let is_named = self.config.current().is_named(registry);
-        let Some(place) = self.places.take(registry, is_named) else { return };
+        let Some(place) = self.places.take(registry) else { return };
         let Some(all) = self.take(context.repository(), layer) else { return };
         let (prefetch, context) = (self.clone(), context.after_the_answer());
         self.tasks.spawn(async move {
@@ -173,7 +173,7 @@ mod tests {
         let prefetch = Prefetch::new(config, parts.access.clone(), parts.blobs.clone(), Tasks::default());
         let (context, [first, second]) = image(&parts, &prefetch, "reg.test/app", 100);
         let registry = context.repository().registry();
-        let taken: Vec<_> = std::iter::from_fn(|| prefetch.places.take(registry, false)).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| prefetch.places.take(registry)).collect();
         prefetch.begin(&context, first);
         drop(taken);
         prefetch.begin(&context, second);

@@ -228,15 +228,18 @@ impl Store {
         blocking::run_bounded(self.0.layout.calls(), move || admission.check(owner, bytes)).await
     }
 
-    /// Whether a blob of `bytes` is better not stored, because it is asked for the first time and would push out much
-    /// of what is. Remembers that it was asked for.
-    pub async fn is_passed_by(&self, digest: Digest, bytes: u64) -> bool {
-        self.ask_of_large(bytes, move |admission, now| admission.is_passed_by(digest, bytes, now)).await
+    /// Remembers that a blob of `bytes` was asked for; returns whether it is better not stored, because this is the
+    /// first time and it would push out much of what is.
+    pub async fn pass_by_unless_asked_before(&self, digest: Digest, bytes: u64) -> bool {
+        self.ask_of_large(bytes, move |admission, now| {
+            admission.pass_by_unless_asked_before(digest, bytes, now)
+        })
+        .await
     }
 
-    /// Whether it would be, if it were asked for; remembers nothing.
-    pub async fn would_be_passed_by(&self, digest: Digest, bytes: u64) -> bool {
-        self.ask_of_large(bytes, move |admission, now| admission.would_be_passed_by(digest, bytes, now)).await
+    /// Whether it would better not be stored, if it were asked for; remembers nothing.
+    pub async fn is_passed_by(&self, digest: Digest, bytes: u64) -> bool {
+        self.ask_of_large(bytes, move |admission, now| admission.is_passed_by(digest, bytes, now)).await
     }
 
     /// The answer to a question that is asked only of large blobs; no is that to any other.

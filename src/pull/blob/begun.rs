@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::parts::wanted::BlobRange;
+use super::parts::byte_range::BlobRange;
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
 use crate::reference::{Digest, Principal, Repository};

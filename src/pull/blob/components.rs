@@ -13,8 +13,8 @@ use crate::pull::blob::fill::shared_copy::SharedCopies;
 use crate::pull::blob::fill::transfer::Transfers;
 use crate::pull::blob::flight::Flights;
 use crate::pull::blob::parts::Parts;
-use crate::pull::blob::parts::byte_range::SingleRanges;
 use crate::pull::blob::parts::partial::Partials;
+use crate::pull::blob::parts::single_ranges::SingleRanges;
 use crate::pull::blob::past_the_disk::DetachedFills;
 use crate::pull::blob::past_the_disk::memory::WindowMemory;
 use crate::pull::blob::priority::Foreground;
@@ -61,10 +61,10 @@ impl Components {
         let stored = StoredBlobs::new(store.clone(), access.clone());
         let tier = names.tier().clone();
         let upstream = UpstreamBlobs::new(access.clone(), Arc::clone(&registries), names);
-        let room = Room::new(config, store.clone());
+        let room = Room::new(config.clone(), store.clone());
         let partials = Partials::new(store.clone(), tasks.clone(), Arc::clone(&metrics));
         let memory = WindowMemory::default();
-        let segments = Segments::new(upstream.clone(), room.clone(), tasks.clone(), Arc::clone(&metrics));
+        let segments = Segments::new(upstream.clone(), config.clone(), tasks.clone(), Arc::clone(&metrics));
         let filler = Filler {
             room: room.clone(),
             store: store.clone(),
@@ -72,14 +72,14 @@ impl Components {
             transfers: Transfers::new(upstream.clone(), segments, foreground.clone()),
             foreground: foreground.clone(),
             partials: partials.clone(),
-            copies: SharedCopies::new(tier, room.clone(), foreground.clone(), tasks.clone()),
+            copies: SharedCopies::new(tier, config.clone(), foreground.clone(), tasks.clone()),
             detached: DetachedFills::new(store, upstream.clone(), memory.clone()),
             memory: FillMemory::default(),
             tasks: tasks.clone(),
             metrics: Arc::clone(&metrics),
         };
         let downloads =
-            Downloads::new(access.clone(), stored.clone(), flights.clone(), filler, room.clone(), tasks);
+            Downloads::new(access.clone(), stored.clone(), flights.clone(), filler, config, tasks);
         let ranges = SingleRanges::new(upstream.clone(), flights.clone());
         let parts = Parts::new(upstream.clone(), ranges, partials, room.clone());
         Self {

@@ -2,8 +2,8 @@
 //!
 //! A request that joins is authorised in its own repository first, as things are now: what the registry said to the
 //! leader is as old as the download, which may last an hour, and counts for those who ask the same no longer than a
-//! minute. How many downloads there are at once is bounded, in all and by registry; one that finds no place is passed
-//! through to its clients past the disk.
+//! minute. How many downloads there are at once is bounded, in all and by registry; one that finds no place goes past
+//! the disk to its clients.
 
 use std::time::Duration;
 
@@ -11,26 +11,27 @@ use tokio::sync::watch;
 use tracing::{Instrument, Span};
 
 use super::fill::Filler;
+use super::flight::led_by::LedBy;
 use super::flight::progress::Progress;
 use super::flight::{Flight, FlightStart, Flights, Leader, Role, Sharing};
 use super::past_the_disk::memory::WINDOWS_MAX;
 use super::places::{Places, Shares};
-use super::room::Room;
 use super::stored::{StoredBlob, StoredBlobs};
 use crate::pull::access::Access;
 use crate::pull::access::rights::Use;
-use crate::pull::answer::AnswerSource;
+use crate::pull::config::Config;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::reference::Digest;
+use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 
 /// Blob downloads at the same time. Each holds up to two of the threads that may block (`cli/serve`): half of them, and
 /// the rest is for the store.
 const DOWNLOADS_MAX: usize = 256;
-/// Downloads that are passed through at the same time because there is no place for them in the store: each has a
-/// window, as every other may have that the disk does not take. Further ones are refused.
-const PASSED_MAX: usize = WINDOWS_MAX - DOWNLOADS_MAX;
+/// Downloads past the disk at the same time for which there is no place as one into the store: each has a window, as
+/// every other may have that the disk does not take. Further ones are refused.
+const DETACHED_MAX: usize = WINDOWS_MAX - DOWNLOADS_MAX;
 
 /// How a blob can be had.
 pub(crate) enum StoredOrFollowed {
@@ -42,10 +43,7 @@ pub(crate) enum StoredOrFollowed {
 
 /// A flight, for one of its followers.
 pub(crate) struct Followed {
-    /// [`AnswerSource::Fill`] or [`AnswerSource::Join`].
-    pub(crate) source: AnswerSource,
-    /// Whether upstream's answer to the leader is an answer to this follower.
-    pub(crate) is_own_answer: bool,
+    pub(crate) led_by: LedBy,
     pub(crate) progress: watch::Receiver<Progress>,
 }
 
@@ -56,9 +54,8 @@ pub(crate) struct Downloads {
     stored: StoredBlobs,
     flights: Flights,
     filler: Filler,
-    room: Room,
     places: Places,
-    passed: Places,
+    detached_places: Places,
     tasks: Tasks,
 }
 
@@ -68,12 +65,12 @@ impl Downloads {
         stored: StoredBlobs,
         flights: Flights,
         filler: Filler,
-        room: Room,
+        config: Live<Config>,
         tasks: Tasks,
     ) -> Self {
-        let places = Places::new(Shares::of(DOWNLOADS_MAX));
-        let passed = Places::new(Shares::of(PASSED_MAX));
-        Self { access, stored, flights, filler, room, places, passed, tasks }
+        let places = Places::new(Shares::of(DOWNLOADS_MAX), config.clone());
+        let detached_places = Places::new(Shares::of(DETACHED_MAX), config);
+        Self { access, stored, flights, filler, places, detached_places, tasks }
     }
 
     /// How many flights have ended; to be read before the store is looked into, and passed to [`Self::join_or_lead`].
@@ -104,8 +101,8 @@ impl Downloads {
                     return Ok(StoredOrFollowed::Stored(Box::new(stored)));
                 }
                 context.reads_download_of(context);
-                let (source, progress) = (AnswerSource::Fill, self.lead(leader)?);
-                Ok(StoredOrFollowed::Following(Followed { source, is_own_answer: true, progress }))
+                let (led_by, progress) = (LedBy::Itself, self.lead(leader)?);
+                Ok(StoredOrFollowed::Following(Followed { led_by, progress }))
             }
             Role::Follow(flight) => {
                 let progress = flight.follow();
@@ -117,11 +114,14 @@ impl Downloads {
                     let own = self.join_or_lead(context, digest, looked_up_at, sharing.with_fewer());
                     return Box::pin(own).await;
                 }
-                let (source, is_own_answer) = (AnswerSource::Join, flight.is_same_question(context));
+                let led_by = match flight.is_same_question(context) {
+                    true => LedBy::SameQuestion,
+                    false => LedBy::AnotherQuestion,
+                };
                 flight.add_alternate(context);
                 context.reads_download_of(flight.context());
                 tracing::debug!(download = %flight.context().request_id(), %digest, "joins a download");
-                Ok(StoredOrFollowed::Following(Followed { source, is_own_answer, progress }))
+                Ok(StoredOrFollowed::Following(Followed { led_by, progress }))
             }
         }
     }
@@ -196,8 +196,7 @@ impl Downloads {
     fn lead(&self, leader: Leader) -> Result<watch::Receiver<Progress>, Error> {
         let (progress, filler) = (leader.flight().follow(), self.filler.clone());
         let registry = leader.flight().context().repository().registry();
-        let is_named = self.room.is_named(registry);
-        if let Some(place) = self.places.take(registry, is_named) {
+        if let Some(place) = self.places.take(registry) {
             let span = span_of(&leader);
             let fill = async move {
                 filler.fill(leader).await;
@@ -207,14 +206,14 @@ impl Downloads {
             return Ok(progress);
         }
         // Only for a client that waits.
-        let passed = self.passed.take(registry, is_named).filter(|_| leader.flight().is_foreground());
-        let place = passed.ok_or(Error::TooManyDownloads)?;
+        let place = self.detached_places.take(registry).filter(|_| leader.flight().is_foreground());
+        let place = place.ok_or(Error::TooManyDownloads)?;
         let span = span_of(&leader);
-        let pass = async move {
-            filler.pass_through(leader).await;
+        let fill = async move {
+            filler.fill_detached(leader).await;
             drop(place);
         };
-        self.tasks.spawn(pass.instrument(span));
+        self.tasks.spawn(fill.instrument(span));
         Ok(progress)
     }
 

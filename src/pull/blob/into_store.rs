@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use super::ATTEMPTS_MAX;
 use super::Blobs;
-use super::concerns_leader_only;
 use super::download::{Followed, StoredOrFollowed};
 use super::flight::Sharing;
+use super::flight::led_by::LedBy;
 use super::flight::progress::Progress;
-use crate::pull::answer::AnswerSource;
 use crate::pull::context::{Priority, PullContext};
 use crate::pull::error::Error;
 use crate::reference::{Digest, Registry};
@@ -18,24 +17,30 @@ const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 /// How long the end of a download past the disk is waited for: that of a client which reads slowly may take longer, and
 /// then the blob is downloaded beside it.
-const PASSED_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
+const DETACHED_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// A blob that is in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InStore {
+    /// Its bytes.
+    pub size: u64,
+    /// Whether it was downloaded for this request.
+    pub was_downloaded: bool,
+}
 
 /// What became of a blob that was to be downloaded into the store.
 enum Fetched {
-    Stored {
-        size: u64,
-        downloaded: bool,
-    },
+    Stored(InStore),
     /// The download that was joined failed for a reason of its leader.
     LeaderFailed(Error),
     /// The download that was joined goes past the disk, and this one need not: the store passes a large blob by for a
     /// client, and there may have been no place for a download.
-    Passed,
+    Detached,
 }
 
 impl Blobs {
-    /// Downloads a blob into the store unless it is there; returns its size in bytes, and whether it was downloaded.
-    /// `report` is called now and then with the bytes that are there, and of how many.
+    /// Downloads a blob into the store unless it is there. `report` is called now and then with the bytes that are
+    /// there, and of how many.
     ///
     /// # Errors
     /// Any of [`Error`]; [`Error::NotStored`] if the store did not take it.
@@ -44,19 +49,19 @@ impl Blobs {
         context: &PullContext,
         digest: Digest,
         report: impl Fn(u64, Option<u64>),
-    ) -> Result<(u64, bool), Error> {
+    ) -> Result<InStore, Error> {
         let (mut sharing, mut last) = (Sharing::All, Error::NotStored(None));
         for _ in 0..ATTEMPTS_MAX {
             match self.fetch_sharing(context, digest, &report, sharing).await? {
-                Fetched::Stored { size, downloaded } => return Ok((size, downloaded)),
+                Fetched::Stored(stored) => return Ok(stored),
                 Fetched::LeaderFailed(error) if sharing == Sharing::SameQuestion => return Err(error),
                 // Upstream has answered this caller, if not the leader that it joined.
                 Fetched::LeaderFailed(error) => (sharing, last) = (Sharing::SameQuestion, error),
-                Fetched::Passed => {
+                Fetched::Detached => {
                     // Not as one of its followers, for whom it would go on. It ends with its last client.
                     let registry = context.repository().registry();
                     let end = self.0.flights.wait_while(|| self.0.flights.has(registry, digest));
-                    if tokio::time::timeout(PASSED_WAIT_MAX, end).await.is_err() {
+                    if tokio::time::timeout(DETACHED_WAIT_MAX, end).await.is_err() {
                         sharing = Sharing::SameQuestion;
                     }
                 }
@@ -72,13 +77,13 @@ impl Blobs {
         report: &impl Fn(u64, Option<u64>),
         sharing: Sharing,
     ) -> Result<Fetched, Error> {
-        let stored = |size, downloaded| Ok(Fetched::Stored { size, downloaded });
+        let stored = |size, was_downloaded| Ok(Fetched::Stored(InStore { size, was_downloaded }));
         let looked_up_at = Some(self.0.downloads.ended());
         if let Some(found) = self.0.stored.find(context, digest).await? {
             return stored(found.blob.size(), false);
         }
         let joined = self.0.downloads.join_or_lead(context, digest, looked_up_at, sharing).await?;
-        let Followed { source, is_own_answer, mut progress } = match joined {
+        let Followed { led_by, mut progress } = match joined {
             StoredOrFollowed::Stored(found) => return stored(found.blob.size(), false),
             StoredOrFollowed::Following(followed) => followed,
         };
@@ -93,18 +98,18 @@ impl Blobs {
                     if !self.has(digest).await {
                         return Err(self.not_stored(context, digest, Some(size)).await);
                     }
-                    return stored(size, source == AnswerSource::Fill);
+                    return stored(size, led_by == LedBy::Itself);
                 }
-                Progress::Detached { size, .. } if source == AnswerSource::Join => {
+                Progress::Detached { size, .. } if led_by != LedBy::Itself => {
                     drop(progress);
                     let registry = context.repository().registry();
                     let checked = self.0.room.check(registry, size).await;
-                    return checked.map(|()| Fetched::Passed).map_err(|error| Error::NotStored(Some(error)));
+                    return checked
+                        .map(|()| Fetched::Detached)
+                        .map_err(|error| Error::NotStored(Some(error)));
                 }
                 Progress::Detached { size, .. } => return Err(self.not_stored(context, digest, size).await),
-                Progress::Failed(error)
-                    if source == AnswerSource::Join && concerns_leader_only(&error, is_own_answer) =>
-                {
+                Progress::Failed(error) if led_by.concerns_leader_only(&error) => {
                     return Ok(Fetched::LeaderFailed(error));
                 }
                 Progress::Failed(error) => return Err(error),
@@ -122,7 +127,7 @@ impl Blobs {
             Err(error) => Some(error),
             // Of a runtime's own pull, being asked would count.
             Ok(()) if context.priority() == Priority::Foreground => None,
-            Ok(()) => self.0.room.refusal(context.priority(), digest, size).await,
+            Ok(()) => self.0.room.judge_request(context.priority(), digest, size).await,
         };
         Error::NotStored(refused)
     }

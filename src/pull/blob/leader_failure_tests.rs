@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 
 use super::flight::Role;
+use super::into_store::InStore;
 use super::tests::{downloads, pull};
 use super::*;
 use crate::pull::context::Priority;
@@ -102,11 +103,12 @@ async fn the_followers_of_a_failed_download_share_the_next_one() {
 fn who_asks_the_same_as_the_leader_gets_the_leaders_answer() {
     for (failure, is_answer) in failures().into_iter().zip([true, true, false, false, true]) {
         let error = Error::from(failure);
-        assert_eq!(concerns_leader_only(&error, true), !is_answer, "{error}");
-        assert!(concerns_leader_only(&error, false), "{error}");
+        assert_eq!(LedBy::SameQuestion.concerns_leader_only(&error), !is_answer, "{error}");
+        assert!(LedBy::AnotherQuestion.concerns_leader_only(&error), "{error}");
+        assert!(!LedBy::Itself.concerns_leader_only(&error), "{error}: it is the answer to the leader");
     }
-    assert!(concerns_leader_only(&Error::LeaderGone, true));
-    assert!(!concerns_leader_only(&Error::NotStored(None), false));
+    assert!(LedBy::SameQuestion.concerns_leader_only(&Error::LeaderGone));
+    assert!(!LedBy::AnotherQuestion.concerns_leader_only(&Error::NotStored(None)));
 }
 
 #[tokio::test]
@@ -169,7 +171,8 @@ async fn a_pre_pull_that_joins_a_download_does_not_fail_with_its_leader() {
         };
         let (led, fetched, ()) = tokio::join!(scene.lead(), fetch, let_it_fail);
         assert!(led.is_err(), "{failure}");
-        assert_eq!(fetched.unwrap(), (LAYER.len() as u64, true), "{failure}");
+        let expected = InStore { size: LAYER.len() as u64, was_downloaded: true };
+        assert_eq!(fetched.unwrap(), expected, "{failure}");
     }
 }
 

@@ -4,13 +4,14 @@
 //! stored         on disk, and this caller may read it?
 //! begun          what a client has parts of: an outage of upstream is waited through for the rest
 //! parts/         a small part of a blob that is not being downloaded: kept, else fetched once
-//!   wanted         whether it is fetched alone (byte_range)
+//!   byte_range     whether it is fetched alone, as single_ranges does
 //!   partial        what is kept of such parts, each fetched once for all (fetch), and read with what is missing (read)
 //! download       joins the flight, or leads it
 //! flight/        one download of a blob under way, and every request that waits for it
 //!   progress       how far it is, as its leader publishes it; its content may begin anew (content)
 //!   pace           whether it is fast enough to fill the line of a node
 //!   sharing        who shares it, and what was known when it began
+//!   led_by         what the failure of its leader says to a follower
 //! fill/          upstream -> store: room, bound, write, hash, verify, commit
 //!   prepared       its file, made while the registry is asked
 //!   transfer       one connection, or several (segments, concurrency), yielding by priority
@@ -75,13 +76,15 @@ use crate::support::tasks::Tasks;
 use crate::upstream::AuthContext;
 use body::BlobBody;
 pub use body::answer::{BlobAnswer, BlobSize};
-use body::first_bytes::{concerns_leader_only, first_bytes, has_answer_soon, was_for_store_alone};
+use body::first_bytes::{first_bytes, has_answer_soon};
 use body::reader::Reader;
 use components::Components;
 use download::{Followed, StoredOrFollowed};
 use flight::Sharing;
+use flight::led_by::{LedBy, was_for_store_alone};
 use parts::FoundPart;
-pub use parts::wanted::BlobRange;
+pub use parts::byte_range::BlobRange;
+use parts::single_ranges::Alone;
 use priority::Foreground;
 use source::tiered::WholeBlob;
 use stored::StoredBlob;
@@ -175,12 +178,12 @@ impl Blobs {
                 self.0.foreground.record();
             }
             let downloads = &self.0.downloads;
-            let Followed { source, is_own_answer, mut progress } =
+            let Followed { led_by, mut progress } =
                 match downloads.join_or_lead(context, digest, looked_up_at, sharing).await? {
                     StoredOrFollowed::Stored(stored) => return Ok(self.stored_answer(context, *stored)),
                     StoredOrFollowed::Following(followed) => followed,
                 };
-            if !is_own_answer && !has_answer_soon(&mut progress).await {
+            if !led_by.asks_the_same() && !has_answer_soon(&mut progress).await {
                 // Upstream does not answer the leader; it has answered this caller.
                 sharing = Sharing::SameQuestion;
                 continue;
@@ -188,14 +191,12 @@ impl Blobs {
             match first_bytes(progress, size_needed).await {
                 Ok((progress, size)) => {
                     let size = size.or(announced);
-                    let followed = Followed { source, is_own_answer, progress };
+                    let (source, followed) = (led_by.source(), Followed { led_by, progress });
                     let body = BlobBody::following(self.reader(context, digest), followed, size);
                     return Ok(BlobAnswer { size, media_type: None, body, source, stale: None });
                 }
-                Err(error) if source == AnswerSource::Join && concerns_leader_only(&error, is_own_answer) => {
-                    last = error;
-                }
-                Err(error) if source == AnswerSource::Join && was_for_store_alone(&error) => last = error,
+                Err(error) if led_by.concerns_leader_only(&error) => last = error,
+                Err(error) if led_by != LedBy::Itself && was_for_store_alone(&error) => last = error,
                 Err(error @ Error::LeaderGone) => last = error,
                 Err(error) => return Err(error),
             }
@@ -212,19 +213,21 @@ impl Blobs {
     ) -> Result<Option<BlobAnswer>, Error> {
         let declared = self.0.access.membership().declared_size(context.repository(), digest);
         let mut found = self.0.parts.find(context, digest, range, declared).await?;
-        if let Some(FoundPart::SizeUnknown) = found {
+        if let Some(FoundPart::Alone(Alone::SizeUnknown)) = found {
             let Some(size) = self.upstream_size(context, digest).await? else { return Ok(None) };
             found = self.0.parts.find(context, digest, range, Some(size)).await?;
         }
         let reader = self.reader(context, digest);
         let (body, size, is_hit) = match found {
-            None | Some(FoundPart::SizeUnknown) => return Ok(None),
+            None | Some(FoundPart::Alone(Alone::SizeUnknown)) => return Ok(None),
             Some(FoundPart::Kept { partial, is_all }) => {
                 let size = partial.size;
                 (BlobBody::partial(reader, partial), size, is_all)
             }
-            Some(FoundPart::Alone(body, size)) => (BlobBody::single_range(reader, *body, size)?, size, false),
-            Some(FoundPart::Beyond(size)) => (BlobBody::unstored(reader, size), size, false),
+            Some(FoundPart::Alone(Alone::Body { body, size })) => {
+                (BlobBody::single_range(reader, *body, size)?, size, false)
+            }
+            Some(FoundPart::Alone(Alone::Beyond { size })) => (BlobBody::unstored(reader, size), size, false),
         };
         let source = if is_hit { AnswerSource::Hit } else { AnswerSource::Passthrough };
         Ok(Some(BlobAnswer { size: Some(size), media_type: None, body, source, stale: None }))

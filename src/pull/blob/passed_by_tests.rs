@@ -3,6 +3,7 @@
 
 use std::sync::OnceLock;
 
+use super::into_store::InStore;
 use super::tests::{downloads, read};
 use super::*;
 use crate::pull::context::Priority;
@@ -128,6 +129,6 @@ async fn a_pre_pull_that_meets_a_pods_pull_of_a_large_layer_past_the_disk_stores
     let (fetched, content) =
         tokio::join!(parts.blobs.fetch_into_store(&background, *digest, |_, _| {}), read(pod));
     assert!(content.unwrap() == layer());
-    assert_eq!(fetched.unwrap(), (SIZE, true));
+    assert_eq!(fetched.unwrap(), InStore { size: SIZE, was_downloaded: true });
     assert!(scene.is_stored().await);
 }

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::pull::config::Config;
 use crate::reference::Registry;
+use crate::support::live::Live;
 
 /// How many places there are of one kind, and who may take them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub(crate) struct Places(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     shares: Shares,
+    /// Says which registries the operator named.
+    config: Live<Config>,
     taken: Mutex<Taken>,
     given_back: Notify,
 }
@@ -67,8 +71,11 @@ pub(crate) enum Holder {
 
 impl Holder {
     /// Of what is taken for `registry`.
-    pub(crate) fn of(registry: &Registry, is_named: bool) -> Self {
-        if is_named { Self::Named(registry.clone()) } else { Self::Domain(registry.owner_domain()) }
+    pub(crate) fn of(registry: &Registry, config: &Config) -> Self {
+        match config.is_named(registry) {
+            true => Self::Named(registry.clone()),
+            false => Self::Domain(registry.owner_domain()),
+        }
     }
 }
 
@@ -80,14 +87,16 @@ pub(crate) struct Place {
 }
 
 impl Places {
-    pub(crate) fn new(shares: Shares) -> Self {
-        Self(Arc::new(Inner { shares, taken: Mutex::default(), given_back: Notify::new() }))
+    pub(crate) fn new(shares: Shares, config: Live<Config>) -> Self {
+        let (taken, given_back) = (Mutex::default(), Notify::new());
+        Self(Arc::new(Inner { shares, config, taken, given_back }))
     }
 
     /// A place for `registry`, if it may have one more.
-    pub(crate) fn take(&self, registry: &Registry, is_named: bool) -> Option<Place> {
+    pub(crate) fn take(&self, registry: &Registry) -> Option<Place> {
         let shares = self.0.shares;
-        let holder = Holder::of(registry, is_named);
+        let holder = Holder::of(registry, &self.0.config.current());
+        let is_named = matches!(holder, Holder::Named(_));
         let mut taken = self.0.taken.lock();
         let own = taken.by_holder.get(&holder).copied().unwrap_or(0);
         let own_max = if is_named { shares.most } else { shares.unnamed };
@@ -137,31 +146,36 @@ mod tests {
         name.parse().unwrap()
     }
 
-    fn take_all(places: &Places, name: &str, is_named: bool) -> Vec<Place> {
-        std::iter::from_fn(|| places.take(&registry(name), is_named)).collect()
+    /// So many places, where the operator named `reg.test` and `other.test`.
+    fn places(all: usize) -> Places {
+        let named = ["reg.test", "other.test"].map(registry).into();
+        Places::new(Shares::of(all), Live::new(Config { named, ..Config::default() }))
+    }
+
+    fn take_all(places: &Places, name: &str) -> Vec<Place> {
+        std::iter::from_fn(|| places.take(&registry(name))).collect()
     }
 
     #[test]
     fn however_many_downloads_registries_have_there_is_a_place_for_another_one() {
-        let places = Places::new(Shares::of(256));
-        let unnamed: Vec<_> =
-            (0..9).flat_map(|n| take_all(&places, &format!("evil{n}.test"), false)).collect();
+        let places = places(256);
+        let unnamed: Vec<_> = (0..9).flat_map(|n| take_all(&places, &format!("evil{n}.test"))).collect();
         assert_eq!(unnamed.len(), 192, "all that are not named together");
-        assert_eq!(take_all(&places, "reg.test", true).len(), 64);
+        assert_eq!(take_all(&places, "reg.test").len(), 64);
         drop(unnamed);
         let of_one = ["evil.test", "a.evil.test", "b.evil.test:5000"];
-        let of_one: Vec<_> = of_one.iter().flat_map(|name| take_all(&places, name, false)).collect();
+        let of_one: Vec<_> = of_one.iter().flat_map(|name| take_all(&places, name)).collect();
         assert_eq!(of_one.len(), 64, "one owner, whatever its names");
         drop(of_one);
-        let ours = take_all(&places, "reg.test", true);
+        let ours = take_all(&places, "reg.test");
         assert_eq!(ours.len(), 192, "one that the operator named");
-        assert!(places.take(&registry("other.test"), true).is_some());
+        assert!(places.take(&registry("other.test")).is_some());
     }
 
     #[tokio::test]
     async fn a_place_that_is_given_back_leaves_nothing_behind() {
-        let places = Places::new(Shares::of(8));
-        let taken = take_all(&places, "reg.test", true);
+        let places = places(8);
+        let taken = take_all(&places, "reg.test");
         let (waited, ()) = tokio::join!(places.all_given_back(), async { drop(taken) });
         assert_eq!(waited, ());
         assert!(places.0.taken.lock().by_holder.is_empty());

@@ -2,6 +2,7 @@
 
 use futures_util::future::join_all;
 
+use super::into_store::InStore;
 use super::*;
 use crate::pull::context::Priority;
 use crate::pull::for_tests::{self, Parts};
@@ -111,7 +112,8 @@ async fn a_blob_is_fetched_into_the_store_once() {
     let context = for_tests::pull(&app).with_priority(Priority::Background);
     for downloaded in [true, false] {
         let fetched = parts.blobs.fetch_into_store(&context, digest, |_, _| {}).await.unwrap();
-        assert_eq!(fetched, (LAYER.len() as u64, downloaded));
+        let expected = InStore { size: LAYER.len() as u64, was_downloaded: downloaded };
+        assert_eq!(fetched, expected);
     }
     parts.blobs.prefetch(&context, digest, LAYER.len() as u64).await;
     assert_eq!(downloads(&parts.registry.asked()), 1);

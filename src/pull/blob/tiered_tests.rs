@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::into_store::InStore;
 use super::*;
 use crate::pull::blob::past_the_disk_tests::as_time_passes;
 use crate::pull::context::Priority;
@@ -194,7 +195,8 @@ async fn what_is_fetched_ahead_does_not_wait_until_the_tier_has_it() {
     let context = for_tests::pull(&app).with_priority(Priority::Background);
     let fetched = parts.blobs.fetch_into_store(&context, digest, |_, _| {});
     let fetched = tokio::time::timeout(Duration::from_secs(30), fetched).await;
-    assert_eq!(fetched.expect("it waits for an upload").unwrap(), (LAYER.len() as u64, true));
+    let fetched = fetched.expect("it waits for an upload").unwrap();
+    assert_eq!(fetched, InStore { size: LAYER.len() as u64, was_downloaded: true });
     assert_eq!(objects.keys("leases").len(), 1, "the copy goes on");
 }
 

@@ -88,16 +88,17 @@ impl Admission {
         if self.index.wait(&wait) == Some(true) { Ok(()) } else { Err(self.space.refusal(wanted)) }
     }
 
-    /// Whether a blob of `bytes` that a client asks for is better passed by than stored ([`Passed`]).
-    pub(super) fn is_passed_by(&self, digest: Digest, bytes: u64, now: Timestamp) -> bool {
+    /// Remembers that a client asks for a blob of `bytes`; returns whether it is better passed by than stored
+    /// ([`Passed`]).
+    pub(super) fn pass_by_unless_asked_before(&self, digest: Digest, bytes: u64, now: Timestamp) -> bool {
         !self.space.missing(bytes).is_nothing()
-            && self.passed.lock().is_passed_by(digest, bytes, self.space.capacity(), now)
+            && self.passed.lock().pass_by_unless_asked_before(digest, bytes, self.space.capacity(), now)
     }
 
-    /// Whether it would be, if a client asked for it.
-    pub(super) fn would_be_passed_by(&self, digest: Digest, bytes: u64, now: Timestamp) -> bool {
+    /// Whether it would be passed by, if a client asked for it; remembers nothing.
+    pub(super) fn is_passed_by(&self, digest: Digest, bytes: u64, now: Timestamp) -> bool {
         !self.space.missing(bytes).is_nothing()
-            && self.passed.lock().would_be_passed_by(&digest, bytes, self.space.capacity(), now)
+            && self.passed.lock().is_passed_by(&digest, bytes, self.space.capacity(), now)
     }
 
     /// Reserves `wanted` bytes for `owner`, evicting what that takes. Blocks for about a

@@ -341,12 +341,13 @@ fn a_large_blob_that_is_asked_for_once_takes_the_place_of_no_others() {
     let world = World::new(budget(u64::MAX, 0));
     fill(&world, 5);
     let large = Digest::of(b"large");
-    let ask = |digest: Digest, bytes, at| world.admission.is_passed_by(digest, bytes, Timestamp(at));
+    let ask =
+        |digest: Digest, bytes, at| world.admission.pass_by_unless_asked_before(digest, bytes, Timestamp(at));
     world.free.store(LARGE, Ordering::Relaxed);
     assert!(!ask(large, LARGE, 1_000), "it finds space");
     world.free.store(LARGE - 1, Ordering::Relaxed);
     assert!(!ask(Digest::of(b"small"), LARGE / 20, 1_000));
-    assert!(world.admission.would_be_passed_by(large, LARGE, Timestamp(1_000)));
+    assert!(world.admission.is_passed_by(large, LARGE, Timestamp(1_000)));
     assert!(ask(large, LARGE, 1_000), "others would have to go");
     assert!(!ask(large, LARGE, 5_000), "it is asked for again");
 }

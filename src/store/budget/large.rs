@@ -49,9 +49,9 @@ impl Default for Passed {
 }
 
 impl Passed {
-    /// Whether a blob of `size` bytes, for which others would have to be evicted, is passed by a store of `capacity`
-    /// bytes; remembers that it was asked for.
-    pub(in crate::store) fn is_passed_by(
+    /// Remembers that a blob of `size` bytes was asked for, for which others would have to be evicted; returns whether
+    /// a store of `capacity` bytes passes it by.
+    pub(in crate::store) fn pass_by_unless_asked_before(
         &mut self,
         digest: Digest,
         size: u64,
@@ -70,8 +70,8 @@ impl Passed {
         true
     }
 
-    /// Whether it would be, if it were asked for; remembers nothing.
-    pub(in crate::store) fn would_be_passed_by(
+    /// Whether it would be passed by, if it were asked for; remembers nothing.
+    pub(in crate::store) fn is_passed_by(
         &self,
         digest: &Digest,
         size: u64,
@@ -103,7 +103,8 @@ mod tests {
     fn a_large_blob_is_passed_by_until_another_pull_asks_for_it() {
         let mut passed = Passed::default();
         let digest = Digest::of(b"large");
-        let mut ask = |size, capacity, at| passed.is_passed_by(digest, size, capacity, Timestamp(at));
+        let mut ask =
+            |size, capacity, at| passed.pass_by_unless_asked_before(digest, size, capacity, Timestamp(at));
         for (size, capacity, at, expected, why) in [
             (25 * GIB, 100 * GIB, 1_000, false, "not large"),
             (LARGE_BYTES_MIN, 1, 1_000, false, "not large for any store"),
@@ -116,9 +117,9 @@ mod tests {
             assert_eq!(ask(size, capacity, at), expected, "{why}");
         }
         let other = Digest::of(b"other");
-        let ahead = |digest, size| passed.would_be_passed_by(&digest, size, 10 * GIB, Timestamp(2_300));
+        let ahead = |digest, size| passed.is_passed_by(&digest, size, 10 * GIB, Timestamp(2_300));
         assert!(!ahead(digest, 3 * GIB) && ahead(other, 3 * GIB) && !ahead(other, 2 * GIB));
-        assert!(passed.is_passed_by(other, 2 * GIB, GIB, Timestamp(9_000)), "of its own");
+        assert!(passed.pass_by_unless_asked_before(other, 2 * GIB, GIB, Timestamp(9_000)), "of its own");
     }
 
     #[test]
@@ -127,8 +128,8 @@ mod tests {
         let digest = Digest::of(b"large");
         let first_stored = (0..10_000).step_by(9).find(|minute| {
             let at = Timestamp(1_000 + minute * 60);
-            let ahead = passed.would_be_passed_by(&digest, GIB, GIB, at);
-            let is_passed = passed.is_passed_by(digest, GIB, GIB, at);
+            let ahead = passed.is_passed_by(&digest, GIB, GIB, at);
+            let is_passed = passed.pass_by_unless_asked_before(digest, GIB, GIB, at);
             assert_eq!(ahead, is_passed, "minute {minute}");
             !is_passed
         });

@@ -161,7 +161,7 @@ impl Policy for Ordered {
         if !hit
             && self.used + size > self.budget
             && let Some(passes) = &mut self.passes
-            && passes.is_passed_by(digest, size, self.budget, now)
+            && passes.pass_by_unless_asked_before(digest, size, self.budget, now)
         {
             return false;
         }

@@ -1,4 +1,4 @@
-//! When the answer to a client may begin that follows a download, and what a failure until then says about it.
+//! When the answer to a client may begin that follows a download.
 
 use std::time::Duration;
 
@@ -7,8 +7,6 @@ use tokio::sync::watch;
 use crate::pull::blob::flight::progress::Progress;
 use crate::pull::blob::withheld_tail::TAIL;
 use crate::pull::error::Error;
-use crate::store;
-use crate::upstream;
 
 /// How long a caller that upstream has answered yes waits for upstream's answer to the leader that it joined: less than
 /// a registry may take in all, so that a download of its own still begins before its runtime gives up.
@@ -48,33 +46,4 @@ pub(crate) async fn first_bytes(
 pub(crate) async fn has_answer_soon(progress: &mut watch::Receiver<Progress>) -> bool {
     let answered = progress.wait_for(|progress| !matches!(progress, Progress::Waiting));
     tokio::time::timeout(LEADER_WAIT, answered).await.is_ok()
-}
-
-/// Whether a failure of the leader says nothing about a caller that joined. What upstream answered to another
-/// repository or credential, a hang and a rate limit included, does not.
-pub(crate) fn concerns_leader_only(error: &Error, is_own_answer: bool) -> bool {
-    match error {
-        Error::LeaderGone | Error::TaskEnded { .. } => true,
-        Error::AuthenticationRequired { .. }
-        | Error::Upstream(
-            upstream::Error::NotFound { .. }
-            | upstream::Error::Refused { .. }
-            | upstream::Error::ReferenceRefused { .. }
-            | upstream::Error::Withheld { .. }
-            | upstream::Error::Unauthenticated { .. },
-        ) => true,
-        Error::Upstream(_) | Error::Store(store::Error::Mismatch { .. }) => !is_own_answer,
-        _ => false,
-    }
-}
-
-/// Whether what a client was sent of a flight may be right although that failed with `error` for its leader.
-pub(crate) fn is_leaders_own(error: &Error) -> bool {
-    concerns_leader_only(error, false) && !matches!(error, Error::Store(_))
-}
-
-/// Whether a download ended because it was for the store alone: no client waited for it, or there is no room. To a
-/// client that has joined by then it says nothing: what the store does not take goes past it.
-pub(crate) fn was_for_store_alone(error: &Error) -> bool {
-    matches!(error, Error::NotStored(_) | Error::NoClient)
 }

@@ -6,9 +6,9 @@
 
 use tokio::sync::watch;
 
-use super::first_bytes::was_for_store_alone;
 use super::sent::Sent;
 use crate::pull::blob::flight::content::FlightContent;
+use crate::pull::blob::flight::led_by::was_for_store_alone;
 use crate::pull::blob::flight::progress::Progress;
 use crate::pull::blob::hashed_start::HashedStart;
 use crate::pull::blob::past_the_disk::window::{WindowHandle, WindowReader};
@@ -98,7 +98,7 @@ pub(super) async fn follow(
             }
         }
         Progress::Detached { growing, window, .. } => {
-            return match past_the_disk(growing.as_ref(), window, sent)? {
+            return match join_window(growing.as_ref(), window, sent)? {
                 Some(joined) => Ok(Seen::Shared(joined)),
                 None => not_on_disk(growing, None),
             };
@@ -125,7 +125,7 @@ pub(super) async fn follow(
 
 /// Where a reader that has everything that was written shares the rest with others; `None` if it comes too late for
 /// that and goes on by itself.
-fn past_the_disk(
+fn join_window(
     growing: Option<&FlightContent>,
     window: Option<WindowHandle>,
     sent: &Sent,

@@ -23,7 +23,6 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::pull::blob::body::first_bytes::is_leaders_own;
 use crate::pull::blob::body::follow::{Missing, ReceivedSoFar, Seen, follow, until_over};
 use crate::pull::blob::body::next::{BodySource, Next};
 use crate::pull::blob::body::out_of_order::{next_out_of_order, open_far_ahead};
@@ -31,6 +30,7 @@ use crate::pull::blob::body::reader::Reader;
 use crate::pull::blob::body::refetch::{RefetchOfBody, RefetchOfPart};
 use crate::pull::blob::body::sent::Sent;
 use crate::pull::blob::download::{Followed, StoredOrFollowed};
+use crate::pull::blob::flight::led_by::LedBy;
 use crate::pull::blob::flight::progress::Progress;
 use crate::pull::blob::hashed_start::HashedStart;
 use crate::pull::blob::parts::partial::Partial;
@@ -52,8 +52,8 @@ pub struct BlobBody {
     reader: Reader,
     source: BodySource,
     sent: Sent,
-    /// Whether upstream's answer to the leader of the flight that it follows is an answer to this client.
-    is_own_answer: bool,
+    /// Who leads the flight that it follows; itself if it follows none.
+    led_by: LedBy,
     repairs: u32,
     /// Gets what was handed over as a range of a file and is not there any more when it is sent.
     refetch: Option<Arc<RefetchOfBody>>,
@@ -73,8 +73,8 @@ impl BlobBody {
 
     /// The blob of a flight; `size` is what the head of the answer says.
     pub(crate) fn following(reader: Reader, followed: Followed, size: Option<u64>) -> Self {
-        let Followed { progress, is_own_answer, .. } = followed;
-        Self { is_own_answer, ..Self::whole(reader, BodySource::following(progress), size) }
+        let Followed { led_by, progress } = followed;
+        Self { led_by, ..Self::whole(reader, BodySource::following(progress), size) }
     }
 
     /// A part of a blob of `size` bytes that was fetched alone; the body is to be narrowed to it. One that turned out
@@ -104,7 +104,7 @@ impl BlobBody {
     }
 
     fn whole(reader: Reader, source: BodySource, size: Option<u64>) -> Self {
-        Self { reader, source, sent: Sent::nothing(size), is_own_answer: true, repairs: 0, refetch: None }
+        Self { reader, source, sent: Sent::nothing(size), led_by: LedBy::Itself, repairs: 0, refetch: None }
     }
 
     /// Narrows the body to the bytes from `start` up to, not including, `end`.
@@ -172,7 +172,8 @@ impl BlobBody {
                 }
             }
             BodySource::OutOfOrder(body, progress) => {
-                let next = next_out_of_order(self.reader.digest, body, progress, at, self.is_own_answer);
+                let is_leaders = self.led_by.asks_the_same();
+                let next = next_out_of_order(self.reader.digest, body, progress, at, is_leaders);
                 Ok(match next.await? {
                     Some(bytes) => Next::Chunk(self.reader.pass(bytes, PassedBytes::OutOfOrder, at, end)),
                     None => Next::ChangeTo(BodySource::following(progress.clone())),
@@ -189,7 +190,7 @@ impl BlobBody {
                 })
             }
             BodySource::Unopened => {
-                Ok(Next::ChangeTo(Box::pin(self.past_the_disk(ReceivedSoFar::default())).await?))
+                Ok(Next::ChangeTo(Box::pin(self.go_on_past_the_disk(ReceivedSoFar::default())).await?))
             }
             BodySource::Shared(window) => match window.next().await {
                 Ok(Windowed::Bytes(bytes)) => {
@@ -197,7 +198,7 @@ impl BlobBody {
                 }
                 Ok(Windowed::End) => Next::end_of(at, end),
                 Ok(Windowed::FellOut(hasher)) => Ok(Next::ChangeTo(Box::pin(self.by_itself(hasher)).await?)),
-                Err(error) if !self.is_own_answer && is_leaders_own(&error) => {
+                Err(error) if self.led_by.goes_on_after(&error) => {
                     let hasher = window.so_far();
                     Ok(Next::ChangeTo(Box::pin(self.without_leader(&error, hasher)).await?))
                 }
@@ -229,7 +230,7 @@ impl BlobBody {
                 Ok(Next::ChangeTo(jumped.unwrap_or(BodySource::Following { progress, may_jump: false })))
             }
             Ok(Seen::NotOnDisk(missing)) => self.not_on_disk(*missing, progress).await,
-            Err(error) if !self.is_own_answer && is_leaders_own(&error) => {
+            Err(error) if self.led_by.goes_on_after(&error) => {
                 self.without_leader(&error, None).await.map(Next::ChangeTo)
             }
             Err(error) => Err(error),
@@ -250,7 +251,7 @@ impl BlobBody {
             return Ok(Next::ChangeTo(source));
         }
         let may_be_known_later = error.is_some() && received.start.is_none();
-        Ok(Next::ChangeTo(match self.past_the_disk(received).await {
+        Ok(Next::ChangeTo(match self.go_on_past_the_disk(received).await {
             Err(Error::ContentReplaced) if may_be_known_later => {
                 BodySource::Following { progress: until_over(progress).await?, may_jump: false }
             }
@@ -274,7 +275,7 @@ impl BlobBody {
     async fn by_itself(&mut self, hasher: Option<Hasher>) -> Result<BodySource, Error> {
         let start = hasher.map(|hasher| HashedStart::new(self.sent.at(), hasher));
         let growing = self.sent.content().cloned();
-        self.past_the_disk(ReceivedSoFar { growing, start, is_complete: false }).await
+        self.go_on_past_the_disk(ReceivedSoFar { growing, start, is_complete: false }).await
     }
 
     /// The disk does not give a stored blob: it is fetched anew, and this answer goes on from there. A blob that is
@@ -297,10 +298,10 @@ impl BlobBody {
         Ok(Next::ChangeTo(match anew {
             Some(StoredOrFollowed::Stored(stored)) => BodySource::Stored(stored.blob),
             Some(StoredOrFollowed::Following(followed)) => {
-                self.is_own_answer = followed.is_own_answer;
+                self.led_by = followed.led_by;
                 BodySource::following(followed.progress)
             }
-            None => self.past_the_disk(ReceivedSoFar::default()).await?,
+            None => self.go_on_past_the_disk(ReceivedSoFar::default()).await?,
         }))
     }
 
@@ -317,7 +318,7 @@ impl BlobBody {
     /// The rest from upstream, past the disk. That of a whole body is verified together with what the client has: by
     /// the hash of what a download received, if that is as far as this body is; else of what can be read back; else all
     /// of it is fetched again, and must begin with what the download received, unless that was verified.
-    async fn past_the_disk(&mut self, received: ReceivedSoFar) -> Result<BodySource, Error> {
+    async fn go_on_past_the_disk(&mut self, received: ReceivedSoFar) -> Result<BodySource, Error> {
         let (at, end, digest) = (self.sent.at(), self.sent.end(), self.reader.digest);
         let ReceivedSoFar { growing, start, is_complete } = received;
         let hasher = match &start {
@@ -339,7 +340,7 @@ impl BlobBody {
                 let Some(start) = start.filter(|start| start.len() >= at) else {
                     return Err(Error::ContentReplaced);
                 };
-                if !self.refetch().has_place(at) {
+                if !self.refetch().take_place(at) {
                     return Err(Error::SentBytesLost);
                 }
                 let share = self.reader.own_memory()?;

@@ -97,8 +97,9 @@ impl RefetchOfBody {
         self.has_ended.store(true, Ordering::Release);
     }
 
-    /// Whether the body may fetch so many bytes again before its client gets any.
-    pub(super) fn has_place(&self, bytes: u64) -> bool {
+    /// Takes a place for the body, unless it has one; `false` if there is none, or for so many bytes before its client
+    /// gets any.
+    pub(super) fn take_place(&self, bytes: u64) -> bool {
         if !RefetchPlaces::may_come_again(bytes) {
             return false;
         }
@@ -154,7 +155,9 @@ impl RefetchOfBody {
         let begun = match coming.take() {
             Some(begun) => begun,
             None => {
-                if !self.may_begin(at, at) {
+                let has_place = self.take_place(at);
+                self.log_loss(at, has_place);
+                if !has_place {
                     return Err(Error::SentBytesLost);
                 }
                 let (digest, share) = (self.reader.digest, self.reader.own_memory()?);
@@ -166,18 +169,14 @@ impl RefetchOfBody {
         Ok(coming.insert(begun))
     }
 
-    fn may_begin(&self, offset: u64, bytes: u64) -> bool {
-        self.says_whether(self.has_place(bytes), offset)
-    }
-
-    fn says_whether(&self, has_place: bool, offset: u64) -> bool {
+    /// Logs that what was handed over at `offset` is not there any more, and what becomes of the body.
+    fn log_loss(&self, offset: u64, is_fetched_again: bool) {
         let digest = self.reader.digest;
-        if has_place {
+        if is_fetched_again {
             tracing::error!(%digest, offset, "what was about to be sent cannot be read any more; it is fetched again");
         } else {
             tracing::error!(%digest, offset, "what was about to be sent cannot be read any more; the body ends short");
         }
-        has_place
     }
 
     /// The bytes at `offset`, out of the chunks that have them.
@@ -231,9 +230,8 @@ impl Refetch for RefetchOfPart {
         Box::pin(async move {
             // Until the bytes are here: none of them is kept.
             let place = self.body.reader.refetches.take();
-            if !self.body.says_whether(place.is_some(), offset) {
-                return None;
-            }
+            self.body.log_loss(offset, place.is_some());
+            let place = place?;
             let (check, end) = (Arc::clone(&self.check), offset + len as u64);
             let fetched = async { self.body.known(check.known(offset, end).await?, offset, len).await };
             let fetched = timeout(REFETCH_WAIT_MAX, fetched).await.ok()?;

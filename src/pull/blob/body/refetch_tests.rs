@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::pull::blob::body::BlobBody;
 use crate::pull::blob::body::answer::BlobAnswer;
-use crate::pull::blob::parts::wanted::BlobRange;
+use crate::pull::blob::parts::byte_range::BlobRange;
 use crate::pull::blob::tests::{downloads, pull};
 use crate::pull::error::Error;
 use crate::pull::for_tests::{self, Parts};

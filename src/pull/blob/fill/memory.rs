@@ -115,7 +115,7 @@ mod tests {
     const PIECE: usize = 256 * 1024;
 
     fn holder(name: &str) -> Holder {
-        Holder::of(&name.parse().unwrap(), true)
+        Holder::Named(name.parse().unwrap())
     }
 
     fn take(fill: &MemoryOfFill) -> Option<PieceMemory> {

@@ -27,10 +27,9 @@ use crate::pull::blob::fill::shared_copy::{SharedCopies, SharedCopy};
 use crate::pull::blob::fill::transfer::Transfers;
 use crate::pull::blob::fill::writer::{Writing, Written, write};
 use crate::pull::blob::flight::{Flight, Leader};
+use crate::pull::blob::parts::byte_range::is_much;
 use crate::pull::blob::parts::partial::Partials;
-use crate::pull::blob::parts::wanted::is_much;
-use crate::pull::blob::past_the_disk::{DetachedFills, past_the_disk};
-use crate::pull::blob::places::Holder;
+use crate::pull::blob::past_the_disk::{Detached, DetachedFills};
 use crate::pull::blob::priority::Foreground;
 use crate::pull::blob::room::Room;
 use crate::pull::blob::source::UpstreamBlobs;
@@ -67,7 +66,7 @@ pub(crate) struct Filler {
 enum Filled {
     Verified(Box<Verified>, Trail, Option<SharedCopy>),
     /// The disk took nothing, or not all: the followers were given the rest past it, or what of it could be had.
-    PassedOn(Result<(), Error>),
+    Detached(Result<(), Error>),
 }
 
 impl Filler {
@@ -81,16 +80,16 @@ impl Filler {
         self.end(&leader, received).await;
     }
 
-    /// Passes the blob of a flight on to its followers, past the disk.
-    pub(crate) async fn pass_through(&self, leader: Leader) {
-        let passed = async {
+    /// Fills the flight of `leader` past the disk, from the first byte on.
+    pub(crate) async fn fill_detached(&self, leader: Leader) {
+        let ended = async {
             let (context, digest) = (leader.flight().context(), leader.digest());
             let body = WholeBlob { blobs: &self.blobs, context, digest }.open().await?.body;
-            let detached = past_the_disk(body, digest.hasher(), None);
-            self.detached.pass_on(&leader, detached).await
+            let detached = Detached::from_first_byte(body, digest.hasher(), None);
+            self.detached.run(&leader, detached).await
         };
-        let passed = passed.await;
-        self.end(&Arc::new(leader), passed.map(|()| Filled::PassedOn(Ok(())))).await;
+        let ended = ended.await;
+        self.end(&Arc::new(leader), ended.map(|()| Filled::Detached(Ok(())))).await;
     }
 
     async fn end(&self, leader: &Arc<Leader>, received: Result<Filled, Error>) {
@@ -99,8 +98,8 @@ impl Filler {
                 self.complete(leader, *verified, &trail, copy).await;
                 "complete"
             }
-            Ok(Filled::PassedOn(Ok(()))) => "detached",
-            Ok(Filled::PassedOn(Err(error))) | Err(error) => {
+            Ok(Filled::Detached(Ok(()))) => "detached",
+            Ok(Filled::Detached(Err(error))) | Err(error) => {
                 let context = leader.flight().context();
                 if !matches!(error, Error::AuthenticationRequired { .. }) {
                     let (request, repository) = (context.request_id(), context.repository());
@@ -224,7 +223,7 @@ impl Filler {
             && body.size().is_some_and(|size| is_much(self.partials.bytes_of(context, digest, size), size));
         let refused = match is_begun {
             true => None,
-            false => self.room.refusal(context.priority(), digest, body.size()).await,
+            false => self.room.judge_request(context.priority(), digest, body.size()).await,
         };
         let begun = match refused {
             Some(refused) => Err(refused),
@@ -241,8 +240,8 @@ impl Filler {
             Err(error) if error.is_local() => {
                 // No other node waits for what this one does not store.
                 drop(tier_copy);
-                let detached = past_the_disk(body, leader.digest().hasher(), Some(error));
-                return Ok(Filled::PassedOn(self.detached.pass_on(leader, detached).await));
+                let detached = Detached::from_first_byte(body, leader.digest().hasher(), Some(error));
+                return Ok(Filled::Detached(self.detached.run(leader, detached).await));
             }
             Err(error) => return Err(error.into()),
         };
@@ -290,7 +289,7 @@ impl Filler {
         let content = leader.publish_filling(growing.clone(), size, withheld.is_mirrored(), vouched);
         let copy = self.copies.begin(flight, digest, &content, size, tier_copy);
         let registry = flight.context().repository().registry();
-        let memory = self.memory.of_fill(&Holder::of(registry, self.room.is_named(registry)));
+        let memory = self.memory.of_fill(&self.room.holder(registry));
         let (mut queue, received) = piece_queue(memory);
         let writing = Arc::new(Writing::new(&ingest, content, withheld, trail));
         let writer = self.tasks.spawn_blocking({
@@ -314,7 +313,7 @@ impl Filler {
                     detached.error.iter().for_each(|error| self.store.record_failure(error));
                     // What the disk does not take is not copied: no other node waits for it.
                     drop(copy);
-                    Err(Ok(Filled::PassedOn(self.detached.pass_on(leader, *detached).await)))
+                    Err(Ok(Filled::Detached(self.detached.run(leader, *detached).await)))
                 }
             }
         };

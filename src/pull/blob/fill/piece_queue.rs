@@ -196,7 +196,7 @@ mod tests {
     const MILLISECOND: Duration = Duration::from_millis(1);
 
     fn queue() -> (PieceSender, mpsc::Receiver<Piece>) {
-        piece_queue(FillMemory::default().of_fill(&Holder::of(&"reg.test".parse().unwrap(), true)))
+        piece_queue(FillMemory::default().of_fill(&Holder::Named("reg.test".parse().unwrap())))
     }
 
     /// Lengths of the pieces that are in the queue; 0 for what is no bytes.

@@ -20,15 +20,16 @@ use super::segment::{Connection, Segment};
 use crate::pull::blob::flight::Flight;
 use crate::pull::blob::places::{Place, Places, Shares};
 use crate::pull::blob::priority::Foreground;
-use crate::pull::blob::room::Room;
 use crate::pull::blob::source::UpstreamBlobs;
 use crate::pull::blob::source::delivery::Trail;
 use crate::pull::blob::source::upstream_body::UpstreamBody;
+use crate::pull::config::Config;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::pull::metrics::Metrics;
 use crate::reference::{Digest, Registry};
 use crate::store::GrowingBlob;
+use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 
 /// Connections beside the first, for all blobs together.
@@ -41,20 +42,24 @@ const SKIP_MIN: u64 = 1024 * 1024;
 pub(crate) struct Segments {
     blobs: UpstreamBlobs,
     extra_connections: Places,
-    room: Room,
     tasks: Tasks,
     metrics: Arc<Metrics>,
 }
 
 impl Segments {
-    pub(crate) fn new(blobs: UpstreamBlobs, room: Room, tasks: Tasks, metrics: Arc<Metrics>) -> Self {
-        let extra_connections = Places::new(Shares::of_few(EXTRA_MAX));
-        Self { blobs, extra_connections, room, tasks, metrics }
+    pub(crate) fn new(
+        blobs: UpstreamBlobs,
+        config: Live<Config>,
+        tasks: Tasks,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let extra_connections = Places::new(Shares::of_few(EXTRA_MAX), config);
+        Self { blobs, extra_connections, tasks, metrics }
     }
 
     /// A place for one more connection to `registry`, if it may have one.
     pub(crate) fn extra_place(&self, registry: &Registry) -> Option<Place> {
-        self.extra_connections.take(registry, self.room.is_named(registry))
+        self.extra_connections.take(registry)
     }
 
     /// The tasks that segments run on.

@@ -30,8 +30,7 @@ impl Scene {
         let content: &[u8] = (0..SIZE).map(|n| (n % 251) as u8).collect::<Vec<_>>().leak();
         let digest = parts.registry.push(&app, None, content);
         let blobs = parts.blobs.0.upstream.clone();
-        let segments =
-            Segments::new(blobs, parts.blobs.0.room.clone(), Tasks::default(), for_tests::metrics());
+        let segments = Segments::new(blobs, Live::default(), Tasks::default(), for_tests::metrics());
         Self { parts, app, digest, content, segments }
     }
 
@@ -61,7 +60,7 @@ async fn a_segment_whose_task_ends_is_fetched_again_from_where_it_ended() {
         panic!()
     };
     let foreground = Foreground::new(flights);
-    let holder = Holder::of(scene.app.registry(), true);
+    let holder = Holder::Named(scene.app.registry().clone());
     let (mut queue, mut pieces) = piece_queue(FillMemory::default().of_fill(&holder));
     let run = async {
         let yielding = Yielding { foreground: &foreground, flight: leader.flight() };

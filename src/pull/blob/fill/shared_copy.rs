@@ -17,9 +17,10 @@ use crate::pull::blob::flight::Flight;
 use crate::pull::blob::flight::content::FlightContent;
 use crate::pull::blob::places::{Places, Shares};
 use crate::pull::blob::priority::Foreground;
-use crate::pull::blob::room::Room;
 use crate::pull::blob::source::tiered::TierCopy;
+use crate::pull::config::Config;
 use crate::reference::{Digest, Registry};
+use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use crate::tier::{ClaimSlot, Progress, Tier, Upload};
 
@@ -37,7 +38,6 @@ const SEND_MAX: Duration = Duration::from_secs(1_800);
 #[derive(Clone)]
 pub(crate) struct SharedCopies {
     places: Places,
-    room: Room,
     tier: Tier,
     foreground: Foreground,
     tasks: Tasks,
@@ -79,8 +79,8 @@ struct CopiedBlob {
 }
 
 impl SharedCopies {
-    pub(crate) fn new(tier: Tier, room: Room, foreground: Foreground, tasks: Tasks) -> Self {
-        Self { places: Places::new(COPIES), room, tier, foreground, tasks }
+    pub(crate) fn new(tier: Tier, config: Live<Config>, foreground: Foreground, tasks: Tasks) -> Self {
+        Self { places: Places::new(COPIES, config), tier, foreground, tasks }
     }
 
     /// Begins to copy `content` of a flight, of `size` bytes where the registry said so; `None` if the tier does not
@@ -102,7 +102,7 @@ impl SharedCopies {
         if !self.tier.wants(&registry, digest, size.unwrap_or(0)) {
             return None;
         }
-        let place = self.places.take(&registry, self.room.is_named(&registry))?;
+        let place = self.places.take(&registry)?;
         claim.report({
             // A download whose blob is stored is over, however long its copy takes: others wait for its end.
             let (content, flight, foreground) =

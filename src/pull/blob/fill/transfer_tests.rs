@@ -13,6 +13,7 @@ use crate::pull::context::{Caller, Priority};
 use crate::pull::for_tests::{self, MirrorBody, Parts};
 use crate::pull::metrics::Metrics;
 use crate::store::Owner;
+use crate::support::live::Live;
 use crate::support::metrics::IntGauge;
 use crate::support::tasks::Tasks;
 use crate::tier;
@@ -21,7 +22,7 @@ const SIZE: usize = 60_000_000;
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 fn queue() -> (PieceSender, mpsc::Receiver<Piece>) {
-    piece_queue(FillMemory::default().of_fill(&Holder::of(&"reg.test".parse().unwrap(), true)))
+    piece_queue(FillMemory::default().of_fill(&Holder::Named("reg.test".parse().unwrap())))
 }
 
 struct Scene {
@@ -43,8 +44,8 @@ impl Scene {
         parts.registry.mirror(&app, digest, MirrorBody { chunk_takes: MILLISECOND, ..body });
         let (flights, metrics) = (Flights::new(IntGauge::new("flights", "x").unwrap()), for_tests::metrics());
         let blobs = parts.blobs.0.upstream.clone();
-        let room = parts.blobs.0.room.clone();
-        let segments = Segments::new(blobs.clone(), room, Tasks::default(), std::sync::Arc::clone(&metrics));
+        let (config, tasks) = (Live::default(), Tasks::default());
+        let segments = Segments::new(blobs.clone(), config, tasks, std::sync::Arc::clone(&metrics));
         let transfers = Transfers::new(blobs, segments.clone(), Foreground::new(flights.clone()));
         Self { parts, digest, flights, segments, transfers, metrics }
     }

@@ -218,7 +218,7 @@ mod tests {
         let (growing, trail) = (ingest.growing(), Trail::default());
         let filling = leader.publish_filling(growing.clone(), Some(1_000), false, None);
         let writing = Arc::new(Writing::new(&ingest, filling, Withheld::of(Some(1_000), &trail), trail));
-        let holder = Holder::of(context.repository().registry(), true);
+        let holder = Holder::Named(context.repository().registry().clone());
         let (mut queue, received) = piece_queue(FillMemory::default().of_fill(&holder));
         queue.send(Received::Bytes(content)).await.unwrap();
         // Not one of the runtime's: time goes on while it blocks.

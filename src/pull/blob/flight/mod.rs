@@ -9,6 +9,7 @@
 //! Lock order: the map's lock is never held while a flight's progress is changed.
 
 pub(super) mod content;
+pub(super) mod led_by;
 mod pace;
 pub(super) mod progress;
 mod sharing;

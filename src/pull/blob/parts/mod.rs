@@ -2,16 +2,17 @@
 //!
 //! Promises: a part that is kept, or on its way for another reader, is not fetched again; one that cannot be kept comes
 //! all the same; what is kept is kept for, and opened to, callers for whom there is the registry's own word
-//! (`vouched`). Deliberately not here: whether a part may be fetched alone (`wanted`, `byte_range`), how it is kept
-//! (`partial`, `fetch`).
+//! (`vouched`). Deliberately not here: whether a part may be fetched alone (`byte_range`, `single_ranges`), how it
+//! is kept (`partial`, `fetch`).
 
 pub(super) mod byte_range;
 mod fetch;
 pub(super) mod partial;
 pub(super) mod read;
-pub(super) mod wanted;
+pub(super) mod single_ranges;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +20,12 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::pull::access::rights::Use;
-use crate::pull::blob::parts::byte_range::{Alone, SingleRanges, Wanted};
+use crate::pull::blob::parts::byte_range::{BlobRange, is_much};
 use crate::pull::blob::parts::fetch::Reserved;
 use crate::pull::blob::parts::partial::{Partial, Partials};
-use crate::pull::blob::parts::wanted::{BlobRange, is_much};
+use crate::pull::blob::parts::single_ranges::{Alone, SingleRanges, Wanted};
 use crate::pull::blob::room::Room;
 use crate::pull::blob::source::UpstreamBlobs;
-use crate::pull::blob::source::upstream_body::UpstreamBody;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::reference::{Digest, Principal, Repository};
@@ -38,16 +38,19 @@ const FIRST_PART_WAIT: Duration = Duration::from_secs(5);
 pub(crate) enum FoundPart {
     /// What is kept, and whether all of it is.
     Kept { partial: Arc<Partial>, is_all: bool },
-    /// Upstream's body, past the store, and the size of the blob.
-    Alone(Box<UpstreamBody>, u64),
-    /// There is no such part of a blob of this size.
-    Beyond(u64),
-    /// Which part it is depends on the size of the blob, which is not known.
-    SizeUnknown,
+    /// Upstream's answer for this part alone.
+    Alone(Alone),
 }
 
-/// Who asks for the first part of a blob: as whom, and whether a client that showed no credential was asked for one.
-type First = (Repository, Digest, Option<Principal>, bool);
+/// Who asks for the first part of a blob.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct FirstAsker {
+    repository: Repository,
+    digest: Digest,
+    principal: Option<Principal>,
+    /// Whether the client was asked for a credential already, or showed one.
+    is_identified: bool,
+}
 
 /// Parts of blobs. Cheap to clone.
 #[derive(Clone)]
@@ -57,19 +60,22 @@ pub(crate) struct Parts {
     partials: Partials,
     room: Room,
     /// The first parts that are being asked for; each for as long as one request.
-    first: Arc<Mutex<HashMap<First, watch::Receiver<()>>>>,
+    first: Arc<Mutex<FirstParts>>,
 }
+
+/// The first parts that are being asked for, and how to wait for the end of each.
+type FirstParts = HashMap<FirstAsker, watch::Receiver<()>>;
 
 /// The turn of a request to ask for the first part of a blob, until it is dropped.
 struct Turn {
-    all: Arc<Mutex<HashMap<First, watch::Receiver<()>>>>,
-    key: First,
+    all: Arc<Mutex<FirstParts>>,
+    asker: FirstAsker,
     _over: watch::Sender<()>,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.all.lock().remove(&self.key);
+        self.all.lock().remove(&self.asker);
     }
 }
 
@@ -102,7 +108,7 @@ impl Parts {
         }
         let found = match (kept.as_ref().map(|partial| range.of(partial.size)), kept) {
             (Some(BlobRange::Bytes { start, end }), Some(partial)) => {
-                self.missing(context, digest, (start, end), partial).await
+                self.missing(context, digest, start..end, partial).await
             }
             _ => self.ask(context, digest, range, size).await,
         };
@@ -113,15 +119,20 @@ impl Parts {
     /// The turn to ask for the first part of a blob; `None` after another request had it.
     async fn first_turn(&self, context: &PullContext, digest: Digest) -> Option<Turn> {
         let caller = context.caller();
-        let key = (context.repository().clone(), digest, caller.principal(), caller.is_identified());
+        let asker = FirstAsker {
+            repository: context.repository().clone(),
+            digest,
+            principal: caller.principal(),
+            is_identified: caller.is_identified(),
+        };
         let mut over = {
             let mut all = self.first.lock();
-            if let Some(over) = all.get(&key) {
+            if let Some(over) = all.get(&asker) {
                 over.clone()
             } else {
                 let (sender, receiver) = watch::channel(());
-                all.insert(key.clone(), receiver);
-                return Some(Turn { all: Arc::clone(&self.first), key, _over: sender });
+                all.insert(asker.clone(), receiver);
+                return Some(Turn { all: Arc::clone(&self.first), asker, _over: sender });
             }
         };
         let _ = tokio::time::timeout(FIRST_PART_WAIT, over.changed()).await;
@@ -141,14 +152,14 @@ impl Parts {
         &self,
         context: &PullContext,
         digest: Digest,
-        (start, end): (u64, u64),
+        range: Range<u64>,
         partial: Arc<Partial>,
     ) -> Result<Option<FoundPart>, Error> {
         let (size, registry) = (partial.size, context.repository().registry());
-        if start >= size {
-            return Ok(Some(FoundPart::Beyond(size)));
+        if range.start >= size {
+            return Ok(Some(FoundPart::Alone(Alone::Beyond { size })));
         }
-        let end = end.min(size);
+        let (start, end) = (range.start, range.end.min(size));
         let Some(missing) = partial.parts.blob().first_missing(start, end) else {
             return Ok(Some(FoundPart::Kept { partial, is_all: true }));
         };
@@ -165,10 +176,13 @@ impl Parts {
             }
             Reserved::New(part) if has_room => part,
             // What cannot be kept is asked for from its first byte on.
-            Reserved::New(_) | Reserved::Full => return self.open(context, digest, of(start, end)).await,
+            Reserved::New(_) | Reserved::Full => {
+                let alone = self.ranges.open(context, digest, of(start, end)).await?;
+                return Ok(alone.map(FoundPart::Alone));
+            }
         };
         match self.ranges.open(context, digest, of(part.start(), part.end())).await? {
-            Some(Alone::Body(body, now)) if now == size => {
+            Some(Alone::Body { body, size: now }) if now == size => {
                 part.receive(async { Ok(*body) });
                 Ok(Some(FoundPart::Kept { partial, is_all: false }))
             }
@@ -186,21 +200,23 @@ impl Parts {
     ) -> Result<Option<FoundPart>, Error> {
         let registry = context.repository().registry();
         let has_room = self.has_room(context, digest, range, declared).await;
-        let (body, size) = match self.open(context, digest, Wanted { range, declared, has_room }).await? {
-            Some(FoundPart::Alone(body, size)) => (body, size),
-            found => return Ok(found),
-        };
+        let (body, size) =
+            match self.ranges.open(context, digest, Wanted { range, declared, has_room }).await? {
+                Some(Alone::Body { body, size }) => (body, size),
+                other => return Ok(other.map(FoundPart::Alone)),
+            };
+        let not_kept = |body| Ok(Some(FoundPart::Alone(Alone::Body { body, size })));
         // One that turned out to be the whole is verified instead.
         let is_part = body.is_ranged() && !(body.begun_at() == 0 && body.is_to_end());
         if !has_room || !is_part {
-            return Ok(Some(FoundPart::Alone(body, size)));
+            return not_kept(body);
         }
         let Some(vouched) = self.upstream.vouched_if_asked(context, digest, &body).await else {
-            return Ok(Some(FoundPart::Alone(body, size)));
+            return not_kept(body);
         };
         let owner = self.room.owner(registry);
         let Some(partial) = self.partials.begin(context, digest, size, owner, vouched).await else {
-            return Ok(Some(FoundPart::Alone(body, size)));
+            return not_kept(body);
         };
         let (from, until) = (body.begun_at(), body.until().map_or(size, |until| until.min(size)));
         // What others had fetched, or are fetching, is not kept again.
@@ -208,7 +224,7 @@ impl Parts {
             match partial.parts.reserve(from, until) {
                 Reserved::New(part) if part.end() == until => drop(part.receive(async { Ok(*body) })),
                 Reserved::Coming(_) | Reserved::Kept => {}
-                Reserved::New(_) | Reserved::Full => return Ok(Some(FoundPart::Alone(body, size))),
+                Reserved::New(_) | Reserved::Full => return not_kept(body),
             }
         }
         Ok(Some(FoundPart::Kept { partial, is_all: false }))
@@ -232,20 +248,6 @@ impl Parts {
             return false;
         }
         let Some(size) = whole else { return true };
-        is_much(kept, size) || self.room.refusal(context.priority(), digest, Some(size)).await.is_none()
-    }
-
-    async fn open(
-        &self,
-        context: &PullContext,
-        digest: Digest,
-        wanted: Wanted,
-    ) -> Result<Option<FoundPart>, Error> {
-        Ok(match self.ranges.open(context, digest, wanted).await? {
-            None => None,
-            Some(Alone::Body(body, size)) => Some(FoundPart::Alone(body, size)),
-            Some(Alone::Beyond(size)) => Some(FoundPart::Beyond(size)),
-            Some(Alone::SizeUnknown) => Some(FoundPart::SizeUnknown),
-        })
+        is_much(kept, size) || self.room.judge_request(context.priority(), digest, Some(size)).await.is_none()
     }
 }

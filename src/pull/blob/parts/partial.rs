@@ -1,5 +1,5 @@
 //! Blobs of which lazy snapshotters read parts: what was fetched is kept, read from there, and handed to the download
-//! of the whole once enough was read that `wanted` fetches no part alone any more.
+//! of the whole once enough was read that no part is fetched alone any more (`byte_range`).
 //!
 //! Promises: a part goes to a caller for whom the registry itself vouched, in the same repository and as the same
 //! principal, and whose right is fresh; what a mirror gave to any other is not kept; what is kept is bounded in blobs,

@@ -26,7 +26,7 @@ use crate::pull::error::Error;
 use crate::reference::{Digest, Hasher};
 use crate::store::{self, Store};
 
-/// Passes on what the disk does not take. Cheap to clone.
+/// Runs fills that go past the disk. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct DetachedFills {
     store: Store,
@@ -47,11 +47,19 @@ pub(super) struct Detached {
     pub(super) rest: Rest,
 }
 
-/// A body of which nothing is written.
-pub(super) fn past_the_disk(body: UpstreamBody, hasher: Hasher, error: Option<store::Error>) -> Detached {
-    let (withheld, trail) = (Withheld::of(body.size(), body.trail()), body.trail().clone());
-    let (written, rest) = (HashedStart::new(0, hasher), Rest::Body(Box::new(body)));
-    Detached { error, growing: None, written, withheld, trail, rest }
+impl Detached {
+    /// One whose body goes past the disk from its first byte on, and why.
+    pub(super) fn from_first_byte(body: UpstreamBody, hasher: Hasher, error: Option<store::Error>) -> Self {
+        let (withheld, trail) = (Withheld::of(body.size(), body.trail()), body.trail().clone());
+        let (written, rest) = (HashedStart::new(0, hasher), Rest::Body(Box::new(body)));
+        Self { error, growing: None, written, withheld, trail, rest }
+    }
+}
+
+/// How much of the rest the window got.
+enum Appended {
+    All,
+    NotAll,
 }
 
 impl DetachedFills {
@@ -64,7 +72,7 @@ impl DetachedFills {
     ///
     /// # Errors
     /// Upstream, or content that is not what the digest says.
-    pub(super) async fn pass_on(&self, leader: &Leader, detached: Detached) -> Result<(), Error> {
+    pub(super) async fn run(&self, leader: &Leader, detached: Detached) -> Result<(), Error> {
         let flight = leader.flight();
         let Detached { error, growing, written, withheld, trail, mut rest } = detached;
         error.iter().for_each(|error| self.log(flight, leader.digest(), error));
@@ -72,22 +80,22 @@ impl DetachedFills {
         let window = Window::new(leader.digest(), written.clone(), withheld.past_the_disk(), share);
         let handle = Some(window.handle());
         leader.publish(Progress::Detached { growing, written, size, window: handle });
-        let pass = async {
+        let append = async {
             loop {
                 match rest.next().await? {
                     NextOfRest::Bytes(bytes) => window.append(bytes, || flight.followers()).await,
-                    NextOfRest::End => return Ok(true),
-                    NextOfRest::Interrupted => return Ok(false),
+                    NextOfRest::End => return Ok(Appended::All),
+                    NextOfRest::Interrupted => return Ok(Appended::NotAll),
                 }
             }
         };
-        let passed = tokio::select! {
-            passed = pass => passed,
-            () = no_client(flight, &window) => Ok(false),
+        let appended = tokio::select! {
+            appended = append => appended,
+            () = no_client(flight, &window) => Ok(Appended::NotAll),
         };
-        let checked = match passed {
-            Ok(false) => return Ok(()),
-            Ok(true) => window.verify(),
+        let checked = match appended {
+            Ok(Appended::NotAll) => return Ok(()),
+            Ok(Appended::All) => window.verify(),
             Err(error) => Err(error),
         };
         let Err(error) = checked else {
