@@ -134,12 +134,12 @@ impl BlobBody {
                         range.refetch = Some(self.refetch_for(range.check.clone()));
                     }
                     if self.sent.is_over() {
-                        self.refetch.iter().for_each(|refetch| refetch.has_ended());
+                        self.refetch.iter().for_each(|refetch| refetch.note_end());
                     }
                     return Some(Ok(chunk));
                 }
                 Ok(Next::End) => {
-                    self.refetch.iter().for_each(|refetch| refetch.has_ended());
+                    self.refetch.iter().for_each(|refetch| refetch.note_end());
                     return None;
                 }
                 Ok(Next::ChangeTo(source)) => self.source = source,

@@ -93,7 +93,7 @@ impl RefetchOfBody {
     }
 
     /// The last bytes of the body were handed over: they cannot be withheld any more.
-    pub(super) fn has_ended(&self) {
+    pub(super) fn note_end(&self) {
         self.has_ended.store(true, Ordering::Release);
     }
 

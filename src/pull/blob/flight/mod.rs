@@ -152,7 +152,7 @@ impl Flight {
             !self.from_tier.load(Ordering::Relaxed)
                 && self.context.repository().registry() == other.context.repository().registry()
         };
-        let fills_line = || self.pace.lock().is_fast(Instant::now(), self.received());
+        let fills_line = || self.pace.lock().measure(Instant::now(), self.received());
         self.is_foreground() && self.has_client() && (is_of_registry() || fills_line())
     }
 

@@ -24,7 +24,7 @@ impl Pace {
     }
 
     /// Takes in that `bytes` have come by `now`; returns whether it was fast when it was measured last.
-    pub(super) fn is_fast(&mut self, now: Instant, bytes: u64) -> bool {
+    pub(super) fn measure(&mut self, now: Instant, bytes: u64) -> bool {
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed >= PERIOD {
             self.is_fast = bytes.saturating_sub(self.bytes) as f64 / elapsed.as_secs_f64() >= FILLS_THE_LINE;
@@ -42,7 +42,7 @@ mod tests {
     fn a_download_is_as_fast_as_its_last_second() {
         let begun = Instant::now();
         let mut pace = Pace::from(begun);
-        let mut at = |millis: u64, bytes| pace.is_fast(begun + Duration::from_millis(millis), bytes);
+        let mut at = |millis: u64, bytes| pace.measure(begun + Duration::from_millis(millis), bytes);
         assert!(at(999, 0), "it has just begun");
         assert!(!at(1_000, 900_000) && !at(1_500, 5_000_000), "it is measured over a second");
         assert!(at(2_000, 5_000_000) && at(2_900, 5_000_000));

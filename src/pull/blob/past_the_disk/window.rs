@@ -120,8 +120,8 @@ impl Window {
                     state.drop_taken(chunk.len());
                 }
                 let (now, mut lag) = (Instant::now(), self.lag.lock());
-                if state.fits(chunk.len()) {
-                    lag.is_used_up(now, false, state.end());
+                if state.take_room_for(chunk.len()) {
+                    lag.charge(now, false, state.end());
                     return state.add(chunk, hasher);
                 }
                 if state.withholds_more_than_the_tail() {
@@ -129,7 +129,7 @@ impl Window {
                     self.shared.arrived.notify_waiters();
                     continue;
                 }
-                if lag.is_used_up(now, state.is_any_waiting(), state.end()) {
+                if lag.charge(now, state.is_any_waiting(), state.end()) {
                     state.go_on_without_the_slowest(now, LAG_MAX);
                     continue;
                 }

@@ -95,10 +95,10 @@ impl LagBudget {
         Self { max, left: max, at: now, was_waiting: false, end: 0 }
     }
 
-    /// Whether it is used up by now; then it is renewed, because the slowest are not waited for any more.
-    /// `is_any_waiting` says whether clients are being kept waiting from now on, `end` up to which byte the window has
-    /// come.
-    pub(super) fn is_used_up(&mut self, now: Instant, is_any_waiting: bool, end: u64) -> bool {
+    /// Takes in what has passed until now; returns whether it is used up. Then it is renewed, because the slowest are not
+    /// waited for any more. `is_any_waiting` says whether clients are being kept waiting from now on, `end` up to which
+    /// byte the window has come.
+    pub(super) fn charge(&mut self, now: Instant, is_any_waiting: bool, end: u64) -> bool {
         let passed = now - std::mem::replace(&mut self.at, now);
         let moved = end.saturating_sub(std::mem::replace(&mut self.end, end));
         let earned = Duration::from_micros(moved.saturating_mul(1_000_000) / PACE);
@@ -133,8 +133,8 @@ impl State {
         Self { start, end, hasher, chunks, readers, joined, is_begun, outcome, withheld, share }
     }
 
-    /// Whether there is space for so many bytes more.
-    pub(super) fn fits(&mut self, more: usize) -> bool {
+    /// Takes space for so many bytes more, if there is any; returns whether there is.
+    pub(super) fn take_room_for(&mut self, more: usize) -> bool {
         let buffered = usize::try_from(self.end - self.start).unwrap_or(usize::MAX);
         let most = if self.withholds_more_than_the_tail() { MIRRORED_PASSED as usize } else { WINDOW_BYTES };
         buffered + more <= most && self.share.resize(buffered + more)
@@ -170,7 +170,7 @@ impl State {
     /// Drops what every reader has taken, as far as the space is needed.
     pub(super) fn drop_taken(&mut self, more: usize) {
         let slowest = self.readers.values().map(|reader| reader.at).min();
-        while !self.fits(more)
+        while !self.take_room_for(more)
             && let Some(first) = self.chunks.front()
             && slowest.is_none_or(|at| at >= first.start + first.bytes.len() as u64)
         {
