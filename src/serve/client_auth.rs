@@ -17,7 +17,7 @@ use crate::support::clock::Timestamp;
 
 /// Why a challenge is given again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum InvalidAuthorization {
+pub enum InvalidAuthorization {
     /// What was sent is no token of this node, or too old (RFC 6750 §3.1).
     InvalidToken,
     /// The token is for another repository.

@@ -15,14 +15,14 @@ use super::gate::Gate;
 use super::metrics::RouteLabel;
 use super::observe::{Observer, Outcome};
 use super::range;
-use super::refusal::{ChallengeError, ClientKind};
+use super::refusal::{Asker, ClientKind};
 use super::request_log::{Arrival, Described};
 use super::respond::{self, ErrorResponse};
 use super::route::{self, AddressedBy, Resource, Route};
 use super::token;
 use crate::credentials::Keychain;
 use crate::listener::{Body, BodyError, Hosts};
-use crate::pull::{Fault, PullContext, Puller};
+use crate::pull::{PullContext, Puller};
 use crate::reference::Registry;
 use crate::support::clock::Clock;
 use crate::support::live::Live;
@@ -73,14 +73,6 @@ impl Rejected {
     fn bad(error: ErrorResponse) -> Self {
         Self { outcome: Outcome::BadRequest, error }
     }
-}
-
-/// Who asks, as far as a refusal depends on it.
-struct Client {
-    kind: ClientKind,
-    login: Login,
-    /// Whether it showed a token that this node did not issue, or that is too old.
-    shows_unknown_token: bool,
 }
 
 impl Handler {
@@ -139,8 +131,8 @@ impl Handler {
                     observer: &self.observer,
                     described,
                 };
-                let client = Client { kind: client, login, shows_unknown_token };
-                self.content(&context, &resource, client, challenge).await
+                let asker = Asker { client, shows_unknown_token };
+                self.content(&context, &resource, asker, login, challenge).await
             }
         }
     }
@@ -181,7 +173,8 @@ impl Handler {
         &self,
         context: &RequestContext<'_>,
         resource: &Resource,
-        client: Client,
+        asker: Asker,
+        login: Login,
         challenge: impl FnOnce(Option<&str>) -> Option<HeaderValue>,
     ) -> Response<Body> {
         let repository = context.pull.repository();
@@ -196,15 +189,12 @@ impl Handler {
                 response
             }
             Err(error) => {
-                let mut answer = ErrorResponse::of_pull(&error, client.kind, &context.method, resource);
-                if client.shows_unknown_token && error.fault() == Fault::AuthenticationRequired {
-                    answer.challenge_error = ChallengeError::InvalidToken;
-                }
-                if client.login == Login::Withheld {
+                let mut answer = ErrorResponse::of_pull(&error, asker, &context.method, resource);
+                if login == Login::Withheld {
                     answer.add_withheld_login(registry);
                 }
                 self.observer.count_error(error.reason());
-                let challenge = challenge(answer.challenge_error().as_deref());
+                let challenge = challenge(answer.challenge_words().as_deref());
                 let asked = Asked { route, registry: Some(registry) };
                 self.refuse(context.described, asked, error.fault().into(), &answer, challenge)
             }

@@ -12,6 +12,7 @@
 
 use http::{HeaderMap, Method, StatusCode, Uri};
 
+use super::client_auth::InvalidAuthorization;
 use super::route;
 use crate::pull::Fault;
 
@@ -32,15 +33,21 @@ pub enum ClientKind {
     Direct,
 }
 
-/// The `error` of the challenge that goes with a 401.
+/// Who asks, as far as the answer to a failure depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker {
+    /// What it does with an error.
+    pub client: ClientKind,
+    /// Whether the request carries a token that this node did not issue, or that is too old.
+    pub shows_unknown_token: bool,
+}
+
+/// The `error` of the challenge that goes with a 401; where there is none, the client is to show a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChallengeError {
-    /// None: the client is to show a credential.
-    None,
-    /// `insufficient_scope`, as registries have it where a credential is not enough.
-    InsufficientScope,
-    /// `invalid_token`: the request has a token that this node did not issue, or that is too old.
-    InvalidToken,
+    /// A word of RFC 6750: `insufficient_scope`, as registries have it where a credential is not enough, or
+    /// `invalid_token`.
+    Invalid(InvalidAuthorization),
     /// The reason, in words.
     Reason,
 }
@@ -73,18 +80,20 @@ fn is_containerd_1(headers: &HeaderMap) -> bool {
 }
 
 /// The table.
-pub fn status_of(fault: Fault, client: ClientKind, method: &Method) -> (StatusCode, ChallengeError) {
+pub fn status_of(fault: Fault, asker: Asker, method: &Method) -> (StatusCode, Option<ChallengeError>) {
     use ClientKind::{Direct, Mirror, MirrorContainerd1, Strict};
-    let plain = |status| (status, ChallengeError::None);
-    let in_words = (StatusCode::UNAUTHORIZED, ChallengeError::Reason);
+    let plain = |status| (status, None);
+    let in_a_word = |word| (StatusCode::UNAUTHORIZED, Some(ChallengeError::Invalid(word)));
+    let in_words = (StatusCode::UNAUTHORIZED, Some(ChallengeError::Reason));
     let is_head = *method == Method::HEAD;
-    match (fault, client) {
+    match (fault, asker.client) {
+        (Fault::AuthenticationRequired, _) if asker.shows_unknown_token => {
+            in_a_word(InvalidAuthorization::InvalidToken)
+        }
         (Fault::AuthenticationRequired, _) => plain(StatusCode::UNAUTHORIZED),
         (Fault::NotFound, _) => plain(StatusCode::NOT_FOUND),
         (Fault::Query, _) => plain(StatusCode::BAD_REQUEST),
-        (Fault::Refused(_), Mirror | MirrorContainerd1) => {
-            (StatusCode::UNAUTHORIZED, ChallengeError::InsufficientScope)
-        }
+        (Fault::Refused(_), Mirror | MirrorContainerd1) => in_a_word(InvalidAuthorization::InsufficientScope),
         (_, Strict) if is_head => in_words,
         (Fault::Ours, _) => plain(StatusCode::SERVICE_UNAVAILABLE),
         (Fault::Outage | Fault::Declined, Mirror) if is_head => in_words,
@@ -142,13 +151,30 @@ mod tests {
     }
 
     fn in_words(fault: Fault, client: ClientKind, method: &Method) -> String {
-        let (status, error) = status_of(fault, client, method);
+        let (status, error) = status_of(fault, Asker { client, shows_unknown_token: false }, method);
         let status = status.as_u16();
         match error {
-            ChallengeError::None => status.to_string(),
-            ChallengeError::InsufficientScope => format!("{status} scope"),
-            ChallengeError::InvalidToken => format!("{status} token"),
-            ChallengeError::Reason => format!("{status} reason"),
+            None => status.to_string(),
+            Some(ChallengeError::Invalid(InvalidAuthorization::InsufficientScope)) => {
+                format!("{status} scope")
+            }
+            Some(ChallengeError::Invalid(InvalidAuthorization::InvalidToken)) => format!("{status} token"),
+            Some(ChallengeError::Reason) => format!("{status} reason"),
+        }
+    }
+
+    #[test]
+    fn a_token_of_another_node_is_told_where_a_credential_is_wanted_and_nowhere_else() {
+        for (_, fault) in FAULTS {
+            for client in CLIENTS {
+                let answer = |shows_unknown_token| {
+                    status_of(fault, Asker { client, shows_unknown_token }, &Method::GET)
+                };
+                let (status, error) = answer(true);
+                assert_eq!(status, answer(false).0, "{fault:?}");
+                let is_told = error == Some(ChallengeError::Invalid(InvalidAuthorization::InvalidToken));
+                assert_eq!(is_told, fault == Fault::AuthenticationRequired, "{fault:?}");
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::client_auth::InvalidAuthorization;
 use super::range::{RangeAnswer, RangesError};
-use super::refusal::{self, ChallengeError, ClientKind};
+use super::refusal::{self, Asker, ChallengeError};
 use super::route::{OCI_NAMESPACE, Resource, RouteError};
 use crate::listener::{Body, HostError};
 use crate::pull::{self, FailureKind};
@@ -50,8 +50,8 @@ pub struct ErrorResponse {
     pub retry_after: Option<Duration>,
     /// Whether the connection ends here, because the request was not read as a whole or not meant for us.
     pub close: bool,
-    /// The `error` of the challenge that goes with a 401.
-    pub challenge_error: ChallengeError,
+    /// The `error` of the challenge that goes with a 401, if it has one.
+    pub challenge_error: Option<ChallengeError>,
 }
 
 /// Characters at most of a reason in a challenge or a status line: an event has room for 1,024, and more than the
@@ -60,8 +60,8 @@ const REASON_CHARS_MAX: usize = 400;
 
 impl ErrorResponse {
     /// For a pull that failed.
-    pub fn of_pull(error: &pull::Error, client: ClientKind, method: &Method, resource: &Resource) -> Self {
-        let (status, challenge_error) = refusal::status_of(error.fault(), client, method);
+    pub fn of_pull(error: &pull::Error, asker: Asker, method: &Method, resource: &Resource) -> Self {
+        let (status, challenge_error) = refusal::status_of(error.fault(), asker, method);
         let code = match (status, resource) {
             (StatusCode::UNAUTHORIZED, _) => "UNAUTHORIZED",
             (StatusCode::FORBIDDEN, _) => "DENIED",
@@ -86,15 +86,11 @@ impl ErrorResponse {
 
     /// What the challenge of a 401 has as its `error`: one word or a reason in words, never with a character that ends
     /// a quoted string.
-    pub(super) fn challenge_error(&self) -> Option<String> {
-        match self.challenge_error {
-            ChallengeError::None => None,
-            ChallengeError::InsufficientScope => {
-                Some(InvalidAuthorization::InsufficientScope.code().to_owned())
-            }
-            ChallengeError::InvalidToken => Some(InvalidAuthorization::InvalidToken.code().to_owned()),
-            ChallengeError::Reason => Some(self.shown(|c| !matches!(c, '"' | '\\'))),
-        }
+    pub(super) fn challenge_words(&self) -> Option<String> {
+        self.challenge_error.map(|error| match error {
+            ChallengeError::Invalid(invalid) => invalid.code().to_owned(),
+            ChallengeError::Reason => self.shown(|c| !matches!(c, '"' | '\\')),
+        })
     }
 
     /// The reason in a field of a head: printable ASCII of a bounded length.
@@ -167,7 +163,7 @@ impl ErrorResponse {
             kind: None,
             retry_after: None,
             close: false,
-            challenge_error: ChallengeError::None,
+            challenge_error: None,
         }
     }
 
@@ -310,9 +306,9 @@ mod tests {
     fn a_reason_cannot_break_out_of_the_challenge() {
         let message = format!("a \"b\" \\ c\r\nX-Evil: 1 ü{}", "x".repeat(9_999));
         let mut error = ErrorResponse::unavailable(FailureKind::Node, &message);
-        assert_eq!(error.challenge_error(), None);
-        error.challenge_error = ChallengeError::Reason;
-        let reason = error.challenge_error().unwrap();
+        assert_eq!(error.challenge_words(), None);
+        error.challenge_error = Some(ChallengeError::Reason);
+        let reason = error.challenge_words().unwrap();
         assert!(reason.starts_with("a b  cX-Evil: 1 x") && reason.len() == REASON_CHARS_MAX, "{reason}");
     }
 

@@ -125,7 +125,7 @@ mod tests {
 
     use super::*;
     use crate::pull::{self, ChallengeReason};
-    use crate::serve::refusal::ClientKind;
+    use crate::serve::refusal::{Asker, ClientKind};
     use crate::serve::respond::ErrorResponse;
     use crate::serve::route::Resource;
     use crate::store;
@@ -140,7 +140,8 @@ mod tests {
 
     fn answer(error: &pull::Error) -> HttpAnswer {
         let resource = Resource::Manifest("none".parse::<crate::reference::Tag>().unwrap().into());
-        answer_of(&ErrorResponse::of_pull(error, ClientKind::Direct, &Method::GET, &resource))
+        let asker = Asker { client: ClientKind::Direct, shows_unknown_token: false };
+        answer_of(&ErrorResponse::of_pull(error, asker, &Method::GET, &resource))
     }
 
     fn found(asked: Result<HttpAnswer, String>) -> Finding {
