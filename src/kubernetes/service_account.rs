@@ -216,6 +216,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::support::log_for_tests::Log;
 
     /// Answers with what is next, the last for ever, and writes down what it was asked.
     #[derive(Default)]
@@ -304,6 +305,23 @@ mod tests {
         tokio::time::advance(KEPT_FOR).await;
         assert!(kept.token(&pod("a"), "reg").await.is_err());
         assert!(source.asked.lock().len() > 1 + REFUSED_WAITS.len(), "asked again after a while");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tokens_that_are_refused_are_told_though_accounts_were_before_whatever_the_audience() {
+        let log = Log::of_this_thread();
+        let (kept, _) = scene(vec![token("unused")]);
+        for _ in 0..2 {
+            for what in [Refused::Accounts, Refused::Tokens { audience: String::new() }] {
+                kept.say(what, "no");
+            }
+        }
+        let told = log.lines("WARN");
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0].contains("service accounts of pods may not") && told[1].contains("tokens of"),
+            "{told:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
