@@ -15,6 +15,7 @@ mod for_tests;
 mod hosts;
 mod plan;
 mod rancher;
+mod signed;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::context::{Context, GOES_ON};
-use super::daemon::InEffect;
+use super::daemon::{InEffect, reached_at};
 use super::failure::Failure;
 use super::machine::Machine;
 use super::output::{print, print_line, warn};
@@ -142,6 +143,7 @@ fn request(
         runtime: Runtime::Containerd.name(),
         url: address.map_or_else(String::new, |address| format!("http://{address}")),
         authority,
+        authorities: reached_at(&listening).iter().map(ToString::to_string).collect(),
         strict: false,
         undo,
         registries: Vec::new(),
