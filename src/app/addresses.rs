@@ -9,7 +9,7 @@ use crate::config::Settings;
 use crate::listener::{Inherited, Listen, ListenError, Listener};
 
 /// The key of the data plane's addresses.
-const LISTEN: &str = "[server] listen";
+pub const LISTEN: &str = "[server] listen";
 
 /// The bound sockets of the daemon.
 pub(super) struct Addresses {

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+pub use addresses::LISTEN;
 pub use check::{check, files, tier, unreadable};
 pub use error::Error;
 

@@ -91,7 +91,7 @@ impl Checked {
     fn of(settings: &Settings, is_units: bool, is_whole: bool) -> Self {
         let (mut refused, mut warnings) = (Vec::new(), Vec::new());
         let found = app::check(settings).into_iter();
-        for (key, error) in found.filter(|(_, error)| is_whole || !may_be_of_a_mistake(error)) {
+        for (key, error) in found.filter(|(key, error)| is_whole || !may_be_of_a_mistake(key, error)) {
             match doubt(&key, &error, settings).filter(|_| is_units) {
                 Some(doubt) => warnings.push(format!("{key}: {doubt}: {error}")),
                 None => refused.push((key, error.to_string())),
@@ -104,9 +104,15 @@ impl Checked {
     }
 }
 
-/// Whether a part may lack only what a key with a mistake would have said.
-fn may_be_of_a_mistake(error: &app::Error) -> bool {
+/// Whether a part may lack only what a key with a mistake would have said: of the tier, or which directories the start
+/// makes.
+fn may_be_of_a_mistake(key: &str, error: &app::Error) -> bool {
     matches!(error, app::Error::Tier(BuildError::Settings(_) | BuildError::NotCompiledIn))
+        || is_directory_of_a_socket(key, error)
+}
+
+fn is_directory_of_a_socket(key: &str, error: &app::Error) -> bool {
+    key == app::LISTEN && matches!(error, app::Error::File { .. })
 }
 
 /// That of the installed unit, else of this process.
@@ -120,11 +126,8 @@ fn environment(context: &Context, unit: Option<&Unit>) -> Environment {
 
 /// Why an error may not be one for the daemon of the unit; `None` where it is.
 fn doubt(key: &str, error: &app::Error, settings: &Settings) -> Option<&'static str> {
-    if let app::Error::File { path, .. } = error
-        && key == "[server] listen"
-        && path.starts_with("/run")
-    {
-        return Some("systemd may make this directory (RuntimeDirectory=, larder.socket)");
+    if is_directory_of_a_socket(key, error) {
+        return Some("systemd may make this directory (RuntimeDirectory=, StateDirectory=, larder.socket)");
     }
     if is_a_credential_of_a_unit_at_rest(&error.to_string()) {
         return Some("not checked, since systemd has this file only while larder.service runs");
@@ -300,7 +303,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (file, none) = (directory.path().join("larder.toml"), directory.path().join("none"));
         let text = format!(
-            "[server]\ngate_header = \"x k\"\ngate_file = \"{0}-gate\"\n\
+            "[server]\ngate_header = \"x k\"\ngate_file = \"{0}-gate\"\nstate = \"srv/l\"\nlisten = [\"unix:{0}/r.sock\"]\n\
             [credentials]\nprovider_config = \"relative\"\nprovider_bin_dir = \"{0}-plugins\"\n\
             [tier]\nurl = \"nfs://x\"\nca = \"{0}-tier\"\n\
             [[registry]]\nhost = \"r.corp\"\nca = \"{0}-first\"\nclient_cert = \"relative\"\nclient_key = \"{0}-key\"\n\
@@ -319,6 +322,8 @@ mod tests {
             assert!(refused.iter().any(|(_, error)| error.contains(&name)), "{name}: {refused:?}");
         }
         assert!(warnings.concat().contains("none-tier"), "it may be one that nothing reads: {warnings:?}");
+        let of_sockets = refused.iter().filter(|(key, _)| key == app::LISTEN);
+        assert_eq!(of_sockets.count(), 0, "the start may make what a mistake does not say: {refused:?}");
     }
 
     #[test]
@@ -335,15 +340,18 @@ mod tests {
         for made in [state.join("r.sock"), directory.path().join("none/r.sock")] {
             assert_eq!(found(&made, false), (String::new(), Vec::new()), "the start makes it");
         }
-        let (refused, warnings) = found(&state.join("below/r.sock"), true);
+        let (refused, warnings) = found(&state.join("below/r.sock"), false);
         assert!(
             refused.starts_with("[server] listen: ") && refused.contains("state/below: No such file"),
             "{refused}"
         );
         assert_eq!(warnings, [""; 0]);
-        let of_systemd = Path::new("/run/nobody-has-made-this/r.sock");
-        assert!(found(of_systemd, true).1.concat().contains("systemd may make this"));
-        assert!(found(of_systemd, false).0.contains("/run/nobody-has-made-this"));
+        for above in ["/run", "/var/run", "/var/lib", "/srv"] {
+            let of_systemd = Path::new(above).join("nobody-has-made-this/r.sock");
+            let (refused, warnings) = found(&of_systemd, true);
+            assert!(refused.is_empty() && warnings.concat().contains("systemd may make this"), "{refused}");
+            assert!(found(&of_systemd, false).0.contains("nobody-has-made-this"));
+        }
     }
 
     #[test]

@@ -79,16 +79,21 @@ impl InEffect {
         }
     }
 
-    /// The TCP addresses under which a client on this machine reaches the data plane: a daemon that listens on every
-    /// address refuses a request that names it by `0.0.0.0` or `[::]`, and listens on the loopback addresses too.
+    /// Those under which a client on this machine reaches the data plane.
     pub(super) fn reached_at(&self) -> Vec<SocketAddr> {
-        let addresses = self.listening().into_iter().filter_map(|at| match at {
-            Listen::Tcp(at) => Some(at),
-            Listen::Unix(_) => None,
-        });
-        let all: BTreeSet<SocketAddr> = addresses.flat_map(reached).collect();
-        all.into_iter().collect()
+        reached_at(&self.listening())
     }
+}
+
+/// The TCP addresses under which a client on this machine reaches a daemon that listens at these: one that listens on
+/// every address refuses a request that names it by `0.0.0.0` or `[::]`, and listens on the loopback addresses too.
+pub(super) fn reached_at(listening: &[Listen]) -> Vec<SocketAddr> {
+    let addresses = listening.iter().filter_map(|at| match at {
+        Listen::Tcp(at) => Some(*at),
+        Listen::Unix(_) => None,
+    });
+    let all: BTreeSet<SocketAddr> = addresses.flat_map(reached).collect();
+    all.into_iter().collect()
 }
 
 /// The addresses under which a socket that listens at `address` is reached from its own machine. `[::]` is every

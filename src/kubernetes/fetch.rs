@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::metrics::FetchResult;
-use super::plan::Fetch;
+use super::plan::{Fetch, PodIdentity};
 use super::pod::Pod;
 use super::secrets::{PodSecrets, PodSecretsError};
 use super::service_account::ServiceAccounts;
@@ -137,7 +137,7 @@ pub(super) struct PodFetcher {
 impl PodFetcher {
     /// Says of each image of the pod whether a plugin asks for its service account.
     pub(super) fn mark(&self, pod: &mut Pod) {
-        let Some(accounts) = self.accounts.as_ref().filter(|_| !pod.service_account.is_empty()) else {
+        let Some(accounts) = self.accounts.as_ref().filter(|_| pod.service_account.is_some()) else {
             return;
         };
         for image in &mut pod.images {
@@ -174,14 +174,17 @@ impl PodFetcher {
         account: Option<PodAccount>,
         arrived: &AtomicU64,
     ) -> Result<FetchedAhead, NotFetched> {
-        let secrets = match &self.secrets {
-            Some(secrets) => secrets.merged(&fetch.namespace, &fetch.secrets).await,
+        let named = fetch.identity.as_ref().filter(|identity| !identity.secrets.is_empty());
+        let secrets = match (named, &self.secrets) {
+            (Some(PodIdentity { namespace, secrets: names, .. }), Some(secrets)) => {
+                secrets.merged(namespace, names).await
+            }
             // kubelet will pull with an account: asking without it spends the node's anonymous limit in its place.
-            None if !fetch.secrets.is_empty() => {
+            (Some(_), None) => {
                 let why = "the pod has pull secrets, which are not read here: it is left to kubelet";
                 return Err(NotFetched::Refused(why.to_owned()));
             }
-            None => Ok(PullSecrets::default()),
+            (None, _) => Ok(PullSecrets::default()),
         };
         let mut secrets = match secrets {
             Ok(secrets) => secrets,
@@ -282,9 +285,11 @@ mod tests {
             };
             let fetch = Fetch {
                 image: "reg.test/team/app:v1".parse().unwrap(),
-                namespace: "shop".to_owned(),
-                secrets: ["pull".to_owned()].into(),
-                account: String::new(),
+                identity: Some(PodIdentity {
+                    namespace: "shop".to_owned(),
+                    secrets: ["pull".to_owned()].into(),
+                    account: None,
+                }),
                 is_always: true,
             };
             let outcome = fetcher.fetch(&fetch, None, &AtomicU64::new(0)).await;

@@ -39,13 +39,20 @@ const FORGET_AFTER: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Fetch {
     pub(super) image: Image,
-    /// Namespace and names of the pull secrets; the namespace is empty without any secret or account.
-    pub(super) namespace: String,
-    pub(super) secrets: Arc<[String]>,
-    /// The pod's service account, where a plugin asks for its token; empty otherwise.
-    pub(super) account: String,
+    /// What the pods are asked for to pull it; `None` where they bring nothing of their own.
+    pub(super) identity: Option<PodIdentity>,
     /// Whether the registry is asked although the runtime has the image.
     pub(super) is_always: bool,
+}
+
+/// What pods bring of their own to pull an image: pull secrets, or an account, or both.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct PodIdentity {
+    pub(super) namespace: String,
+    /// The names of the pull secrets.
+    pub(super) secrets: Arc<[String]>,
+    /// The service account, where a plugin asks for its token.
+    pub(super) account: Option<String>,
 }
 
 /// How often a fetch has failed, and until when it is not tried again.
@@ -87,14 +94,22 @@ impl Fetch {
         if pod.has_ended || image.has_started || image.policy == PullPolicy::Never {
             return None;
         }
-        let account = if image.needs_account { pod.service_account.clone() } else { String::new() };
-        let is_of_namespace = !pod.pull_secrets.is_empty() || !account.is_empty();
         Some(Self {
             image: image.image.clone(),
-            namespace: if is_of_namespace { pod.namespace.clone() } else { String::new() },
+            identity: PodIdentity::of(pod, image),
+            is_always: image.policy == PullPolicy::Always,
+        })
+    }
+}
+
+impl PodIdentity {
+    fn of(pod: &Pod, image: &PodImage) -> Option<Self> {
+        let account = pod.service_account.clone().filter(|_| image.needs_account);
+        let brings_some = account.is_some() || !pod.pull_secrets.is_empty();
+        brings_some.then(|| Self {
+            namespace: pod.namespace.clone(),
             secrets: Arc::clone(&pod.pull_secrets),
             account,
-            is_always: image.policy == PullPolicy::Always,
         })
     }
 }

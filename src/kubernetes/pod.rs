@@ -65,8 +65,8 @@ pub struct Pod {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Its service account; empty where the source does not say it.
-    pub service_account: String,
+    /// Its service account, where the source says it.
+    pub service_account: Option<String>,
     /// Its priority, as the scheduler knows it; 0 by default.
     pub priority: i32,
     /// When it was created, in seconds since 1970; 0 where the source does not say it.
@@ -171,7 +171,7 @@ impl Pod {
             uid: raw.uid,
             namespace: raw.namespace,
             name: raw.name,
-            service_account: Some(raw.service_account).filter(|name| is_name(name)).unwrap_or_default(),
+            service_account: Some(raw.service_account).filter(|name| is_name(name)),
             priority: raw.priority.unwrap_or_default(),
             created_at: raw.created_at,
             pull_secrets: pull_secrets.into(),

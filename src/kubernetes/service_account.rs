@@ -39,7 +39,7 @@ const ASK_WAIT: Duration = Duration::from_secs(5);
 /// moment after the watch tells of them.
 const REFUSED_WAITS: [Duration; 3] =
     [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(750)];
-/// Audiences whose refusal is remembered as said at most: a configuration has one or two.
+/// Refusals that are remembered as said at most: a configuration has an audience or two.
 const SAID_MAX: usize = 64;
 
 /// Gives what plugins give for the service accounts of pods.
@@ -84,8 +84,33 @@ struct Kept {
     accounts: Answers<(String, String), ServiceAccount>,
     /// By pod and audience.
     tokens: Answers<(PodAccount, String), Secret>,
-    /// What was said to be refused; empty for accounts, else the audience.
-    said: Mutex<BoundedMap<String, ()>>,
+    /// What was said to be refused.
+    said: Mutex<BoundedMap<Refused, ()>>,
+}
+
+/// What the identity may not ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Refused {
+    /// Service accounts.
+    Accounts,
+    /// Tokens of them.
+    Tokens { audience: String },
+}
+
+impl Refused {
+    fn warn(&self, why: &str) {
+        match self {
+            Self::Accounts => tracing::warn!(
+                why,
+                "service accounts of pods may not be asked for: credential plugins that need them are not run"
+            ),
+            Self::Tokens { audience } => tracing::warn!(
+                audience,
+                why,
+                "tokens of pods' service accounts may not be asked for with this audience: credential plugins that need them are not run"
+            ),
+        }
+    }
 }
 
 impl Kept {
@@ -95,13 +120,9 @@ impl Kept {
     }
 
     /// Says once that the identity may not ask for this.
-    fn say(&self, what: &str, why: &str) {
-        if self.said.lock().insert(what.to_owned(), ()).is_none() {
-            tracing::warn!(
-                audience = what,
-                why,
-                "service accounts of pods, or their tokens for this audience, may not be asked for: credential plugins that need them are not run"
-            );
+    fn say(&self, refused: Refused, why: &str) {
+        if self.said.lock().insert(refused.clone(), ()).is_none() {
+            refused.warn(why);
         }
     }
 }
@@ -160,7 +181,7 @@ impl AccountSource for Kept {
             let answer = self.accounts.get(key, |answer| counts_for(answer, KEPT_FOR), ask).await;
             let answer = answer.unwrap_or_else(|| Err(unknown()));
             if let Err(AccountError::Forbidden(why)) = &answer {
-                self.say("", why);
+                self.say(Refused::Accounts, why);
             }
             answer
         }
@@ -182,7 +203,7 @@ impl AccountSource for Kept {
             let answer = self.tokens.get(key, |answer| counts_for(answer, TOKEN_USED_FOR), ask).await;
             let answer = answer.unwrap_or_else(|| Err(unknown()));
             if let Err(AccountError::Forbidden(why)) = &answer {
-                self.say(audience, why);
+                self.say(Refused::Tokens { audience: audience.to_owned() }, why);
             }
             answer
         }
@@ -195,6 +216,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::support::log_for_tests::Log;
 
     /// Answers with what is next, the last for ever, and writes down what it was asked.
     #[derive(Default)]
@@ -283,6 +305,23 @@ mod tests {
         tokio::time::advance(KEPT_FOR).await;
         assert!(kept.token(&pod("a"), "reg").await.is_err());
         assert!(source.asked.lock().len() > 1 + REFUSED_WAITS.len(), "asked again after a while");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tokens_that_are_refused_are_told_though_accounts_were_before_whatever_the_audience() {
+        let log = Log::of_this_thread();
+        let (kept, _) = scene(vec![token("unused")]);
+        for _ in 0..2 {
+            for what in [Refused::Accounts, Refused::Tokens { audience: String::new() }] {
+                kept.say(what, "no");
+            }
+        }
+        let told = log.lines("WARN");
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0].contains("service accounts of pods may not") && told[1].contains("tokens of"),
+            "{told:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

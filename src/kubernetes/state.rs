@@ -19,9 +19,6 @@ const FAILED_MAX: usize = 1_024;
 /// Failures that are told by name.
 const FAILED_SHOWN: usize = 8;
 
-/// The problem of a source before it tells anything.
-const NOTHING_YET: &str = "it has told nothing yet";
-
 /// The images whose containers have started, of pods that have not ended, by namespace.
 pub(super) type RunningImages = HashMap<String, HashSet<Image>>;
 
@@ -31,9 +28,25 @@ pub(super) struct State {
     under_way: HashSet<Fetch>,
     settled: HashMap<String, HashSet<Fetch>>,
     failed: BoundedMap<Fetch, Failed>,
-    sources: Vec<SourceStatus>,
+    sources: Vec<Source>,
     ahead: usize,
     held_back: HeldBack,
+}
+
+/// A source of pods.
+struct Source {
+    name: String,
+    told: Told,
+}
+
+/// What a source tells.
+enum Told {
+    /// Nothing yet.
+    Nothing,
+    /// The pods that there are.
+    Pods,
+    /// None, and why.
+    Trouble(String),
 }
 
 /// For what nothing is begun.
@@ -70,20 +83,40 @@ pub(super) enum SourceChange {
     StillLost(String),
 }
 
+impl Source {
+    /// For people.
+    fn status(&self) -> SourceStatus {
+        let problem = match &self.told {
+            Told::Nothing => Some("it has told nothing yet".to_owned()),
+            Told::Pods => None,
+            Told::Trouble(why) => Some(why.clone()),
+        };
+        SourceStatus { name: self.name.clone(), connected: problem.is_none(), problem }
+    }
+}
+
+impl Told {
+    /// What is new about it.
+    fn change_from(&self, before: &Self) -> SourceChange {
+        match (before, self) {
+            (Self::Pods, Self::Pods) | (_, Self::Nothing) => SourceChange::None,
+            (_, Self::Pods) => SourceChange::Seen,
+            (Self::Trouble(_), Self::Trouble(why)) => SourceChange::StillLost(why.clone()),
+            (_, Self::Trouble(why)) => SourceChange::Lost(why.clone()),
+        }
+    }
+}
+
 impl State {
     /// Nothing is known yet from the sources of these names.
     pub(super) fn new(sources: &[&str], ahead: usize) -> Self {
-        let unknown = |name: &&str| SourceStatus {
-            name: (*name).to_owned(),
-            connected: false,
-            problem: Some(NOTHING_YET.to_owned()),
-        };
+        let source = |name: &&str| Source { name: (*name).to_owned(), told: Told::Nothing };
         Self {
             table: Table::default(),
             under_way: HashSet::new(),
             settled: HashMap::new(),
             failed: BoundedMap::new(FAILED_MAX),
-            sources: sources.iter().map(unknown).collect(),
+            sources: sources.iter().map(source).collect(),
             ahead,
             held_back: HeldBack::default(),
         }
@@ -91,7 +124,7 @@ impl State {
 
     /// Applies what a source tells.
     pub(super) fn apply(&mut self, source: usize, event: PodEvent) -> Changed {
-        let change = self.source_change(source, &event);
+        let change = self.note_told(source, &event);
         let was_full = self.table.has_left_out();
         let pods = self.table.apply(source, event);
         let is_full = self.table.has_left_out() && !was_full;
@@ -101,25 +134,20 @@ impl State {
         Changed { pods, source: change, is_full }
     }
 
-    fn source_change(&mut self, source: usize, event: &PodEvent) -> SourceChange {
-        let problem = match event {
-            PodEvent::Lost(why) => Some(why),
-            PodEvent::ListEnds | PodEvent::Resumed => None,
+    /// Takes note of what an event says of its source.
+    fn note_told(&mut self, source: usize, event: &PodEvent) -> SourceChange {
+        let told = match event {
+            PodEvent::Lost(why) => Told::Trouble(why.clone()),
+            PodEvent::ListEnds | PodEvent::Resumed => Told::Pods,
             // A source whose list comes and whose events do not is not connected.
             PodEvent::ListBegins | PodEvent::Applied(_) | PodEvent::Deleted { .. } => {
                 return SourceChange::None;
             }
         };
-        let Some(status) = self.sources.get_mut(source) else { return SourceChange::None };
-        let is_first = status.problem.as_deref() == Some(NOTHING_YET);
-        let is_new = is_first || status.connected != problem.is_none();
-        (status.connected, status.problem) = (problem.is_none(), problem.cloned());
-        match problem {
-            None if is_new => SourceChange::Seen,
-            None => SourceChange::None,
-            Some(why) if is_new => SourceChange::Lost(why.clone()),
-            Some(why) => SourceChange::StillLost(why.clone()),
-        }
+        let Some(source) = self.sources.get_mut(source) else { return SourceChange::None };
+        let change = told.change_from(&source.told);
+        source.told = told;
+        change
     }
 
     /// What is to be done now. What begins and ends counts as begun and ended.
@@ -172,13 +200,11 @@ impl State {
 
     /// A pod that wants a fetch for which its service account is asked: the one that its token is bound to.
     pub(super) fn pod_account(&self, fetch: &Fetch) -> Option<PodAccount> {
-        if fetch.account.is_empty() {
-            return None;
-        }
+        let service_account = fetch.identity.as_ref()?.account.clone()?;
         let pod = self.table.pods().find(|pod| wanted(pod).contains(fetch))?;
         Some(PodAccount {
             namespace: pod.namespace.clone(),
-            service_account: fetch.account.clone(),
+            service_account,
             pod: pod.name.clone(),
             uid: pod.uid.clone(),
         })
@@ -218,7 +244,7 @@ impl State {
         let mut unused: Vec<String> = self.held_back.registries.iter().map(ToString::to_string).collect();
         unused.sort();
         PodsStatus {
-            sources: self.sources.clone(),
+            sources: self.sources.iter().map(Source::status).collect(),
             failed: failed.map(|(fetch, failed)| (fetch.image.to_string(), failed.why.clone())).collect(),
             unused,
         }

@@ -44,6 +44,16 @@ fn a_source_that_fails_again_and_again_is_told_once() {
     assert_eq!(state.counts().0, 1, "what was seen last stays");
 }
 
+#[test]
+fn a_source_that_fails_with_the_words_of_one_that_has_told_nothing_is_told_once_too() {
+    let mut state = State::new(&["watch"], 3);
+    let nothing_yet = state.status().sources[0].problem.clone().unwrap();
+    assert!(!state.status().sources[0].connected);
+    let mut change = || state.apply(0, lost(&nothing_yet)).source;
+    assert_eq!(change(), SourceChange::Lost(nothing_yet.clone()));
+    assert_eq!(change(), SourceChange::StillLost(nothing_yet.clone()));
+}
+
 #[tokio::test]
 async fn a_new_pod_with_the_policy_always_asks_anew_and_one_that_was_answered_does_not() {
     let (now, mut state) = (Instant::now(), State::new(&["watch"], 3));

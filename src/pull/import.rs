@@ -2,6 +2,11 @@
 //!
 //! Every byte is verified as if it had come from a registry. Who may read an image is what the owner says, dated now:
 //! once the registry can be asked again, it is asked when that is no longer fresh, as for any other right.
+//!
+//! Nothing waits for ever for a disk that hangs: a piece as long as in a download, and what makes content durable, which
+//! a slow disk takes minutes for, [`DURABLE_WAIT`].
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -10,8 +15,11 @@ use super::access::Access;
 use super::error::Error;
 use super::manifest::Manifests;
 use crate::reference::{Digest, Document, MANIFEST_BYTES_MAX, Principal, Repository, Tag};
-use crate::store::{self, Member, Owner, Store, WholeContent};
+use crate::store::{self, HANGS_AFTER, Member, Owner, Store, WholeContent};
 use crate::support::tasks::Tasks;
+
+/// How long content may take to become durable: a disk that has not synced a blob by then gives no sign of doing so.
+const DURABLE_WAIT: Duration = Duration::from_secs(600);
 
 /// Imports images. Cheap to clone.
 #[derive(Clone)]
@@ -49,13 +57,13 @@ impl Importer {
                 ingest.hash(&next);
                 Ok::<_, store::Error>(ingest)
             });
-            ingest = written.await.map_err(ended)??;
+            ingest = within(HANGS_AFTER, written).await?.map_err(ended)??;
         }
         let (store, repository) = (self.store.clone(), repository.clone());
         let done = self
             .tasks
             .spawn_blocking(move || store.commit(ingest.verify()?, &repository, Some(&Member::Blob)));
-        Ok(done.await.map_err(ended)??)
+        Ok(within(DURABLE_WAIT, done).await?.map_err(ended)??)
     }
 
     /// Imports a manifest.
@@ -72,7 +80,11 @@ impl Importer {
             Document::parse(&bytes, None).map_err(|source| Error::Document { host: host(), source })?;
         let member = Member::Manifest(document.media_type);
         let repository = repository.clone();
-        Ok(self.store.put(WholeContent { repository, digest, bytes, member }).await?)
+        if self.store.is_disk_hanging() {
+            return Err(store::Error::Hangs.into());
+        }
+        let content = WholeContent { repository, digest, bytes, member };
+        Ok(within(DURABLE_WAIT, self.store.put(content)).await??)
     }
 
     /// Sets what a tag names, and who may read the repository.
@@ -93,5 +105,69 @@ impl Importer {
             self.access.record_grant(repository, *principal).await;
         }
         Ok(())
+    }
+}
+
+/// What comes of `work`, unless the disk does not end it in time; it goes on then.
+async fn within<T>(wait: Duration, work: impl Future<Output = T>) -> Result<T, store::Error> {
+    tokio::time::timeout(wait, work).await.map_err(|_| store::Error::Hangs)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+    use crate::pull::for_tests::{self, Parts};
+
+    fn importer(parts: &Parts) -> Importer {
+        let Parts { store, access, manifests, .. } = parts;
+        Importer::new(store.clone(), access.clone(), manifests.clone(), Tasks::default())
+    }
+
+    /// What comes of `work` while the time goes on beside threads that block, and how long it took.
+    async fn as_time_passes<T>(work: impl Future<Output = T>) -> (T, Duration) {
+        let (mut work, start) = (std::pin::pin!(work), Instant::now());
+        loop {
+            assert!(start.elapsed() < 2 * DURABLE_WAIT, "it hangs");
+            tokio::select! {
+                biased;
+                done = &mut work => return (done, start.elapsed()),
+                () = advance(HANGS_AFTER / 10) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_import_does_not_wait_for_ever_for_a_disk_that_hangs() {
+        let repository: Repository = "reg.test/app".parse().unwrap();
+        let hangs = |done: &Result<(), Error>| matches!(done, Err(Error::Store(store::Error::Hangs)));
+        let parts = Parts::new();
+        let mut held = None;
+        let bytes = stream::iter([b"one", b"two"]).map(|piece| {
+            // From the second piece on.
+            held = (piece == b"two").then(|| parts.store.hang());
+            Ok::<_, String>(Bytes::from_static(piece))
+        });
+        let importer = importer(&parts);
+        let import = importer.blob(&repository, Digest::of(b"onetwo"), 6, bytes);
+        let (done, took) = as_time_passes(import).await;
+        assert!(hangs(&done) && took <= 2 * HANGS_AFTER, "{done:?} after {took:?}");
+        let manifest = || {
+            let bytes = Bytes::from_static(for_tests::MANIFEST);
+            importer.manifest(&repository, Digest::of(&bytes), bytes)
+        };
+        as_time_passes(tokio::time::sleep(HANGS_AFTER)).await;
+        let (done, took) = as_time_passes(manifest()).await;
+        assert!(hangs(&done) && took < HANGS_AFTER, "it is known that it hangs: {done:?} after {took:?}");
+        drop(held);
+        assert!(as_time_passes(manifest()).await.0.is_ok());
+        let parts = Parts::new();
+        let (_held, importer) = (parts.store.hang(), self::importer(&parts));
+        let bytes = Bytes::from_static(for_tests::MANIFEST);
+        let (done, _) =
+            as_time_passes(importer.manifest(&repository, Digest::of(for_tests::MANIFEST), bytes)).await;
+        assert!(hangs(&done), "a slow disk is waited for, and not for ever: {done:?}");
     }
 }

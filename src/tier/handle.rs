@@ -145,8 +145,7 @@ impl Tier {
     /// Records that an object did not deliver the content of `digest`. One that is wrong is deleted.
     pub(crate) fn record_fault(&self, registry: &Registry, digest: Digest, fault: Fault) {
         let Some(inner) = &self.0 else { return };
-        inner.reads.avoided.note(registry, digest);
-        inner.writes.present.forget(registry, digest);
+        inner.avoid(registry, digest);
         match fault {
             Fault::BrokenOff => inner.bucket.metrics.reads.count(Read::BrokenOff),
             Fault::Wrong => {

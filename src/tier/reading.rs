@@ -143,9 +143,14 @@ impl Tier {
                 self.record_fault(registry, digest, Fault::Wrong);
                 None
             }
-            Ok(Err(_)) | Err(_) => {
-                inner.reads.avoided.note(registry, digest);
-                inner.writes.present.forget(registry, digest);
+            Ok(Err(_)) => {
+                inner.avoid(registry, digest);
+                None
+            }
+            // Chunks came in time and the whole did not: the body has told no failure.
+            Err(_) => {
+                inner.health.bodies.failed(ErrorKind::TimedOut, Instant::now());
+                inner.avoid(registry, digest);
                 None
             }
         }
@@ -174,6 +179,12 @@ impl Tier {
 }
 
 impl Inner {
+    /// An object that could not be read is not read again for a while, and may be written again.
+    pub(super) fn avoid(&self, registry: &Registry, digest: Digest) {
+        self.reads.avoided.note(registry, digest);
+        self.writes.present.forget(registry, digest);
+    }
+
     pub(super) async fn look(self: &Arc<Self>, registry: &Registry, digest: Digest, key: &str) -> Lookup {
         if self.reads.avoided.has(registry, digest) {
             return Lookup::Absent;

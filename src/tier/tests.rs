@@ -297,6 +297,34 @@ async fn however_many_large_manifests_are_asked_for_their_memory_is_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn manifests_that_stall_after_their_first_bytes_do_not_cost_each_pull_their_whole_wait() {
+    let (objects, memory, registry) = (FakeObjects::default(), memory(), registry());
+    let tier = objects.tier();
+    let mut digests = Vec::new();
+    for first in 0..3_u8 {
+        let content = Bytes::from(vec![first; 30_000]);
+        digests.push(Digest::of(&content));
+        tier.write_manifest(&registry, Digest::of(&content), content);
+    }
+    tier.finish(Duration::from_secs(1)).await;
+    let tier = objects.tier();
+    objects.stall_after(Some(10_000));
+    objects.pause_before_chunks(Duration::from_millis(100));
+    for (at, digest) in digests.into_iter().enumerate() {
+        let asked = objects.asked(Op::Get, "manifests");
+        assert!(tier.manifest(&registry, digest, MIB, &memory).await.is_none());
+        assert_eq!(objects.asked(Op::Get, "manifests"), asked + 1);
+        assert_eq!(tier.status().unwrap().reading_fails.unwrap().kind, "timed_out");
+        let pause = Duration::from_secs(1 << at);
+        tokio::time::advance(pause - Duration::from_millis(100)).await;
+        let other = Digest::of(b"other");
+        assert!(tier.manifest(&registry, other, MIB, &memory).await.is_none());
+        assert_eq!(objects.asked(Op::Get, "manifests"), asked + 1, "it is asked after {at}");
+        tokio::time::advance(pause).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_manifest_that_is_too_long_does_not_stay_for_ever() {
     let objects = FakeObjects::default();
     let (digest, right) = (Digest::of(b"manifest"), Bytes::from_static(b"manifest"));

@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::stream;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 
-use super::commands::{ControlCommand, Pull};
+use super::commands::{ControlCommand, Pull, PutOutcome};
 use super::error::place;
 use super::writes_often;
 use crate::prepull::Event;
@@ -23,10 +25,8 @@ use crate::prepull::Event;
 const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of a blob that are read and sent together.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// How long the head of an answer may take that comes before the work.
+/// How long the head of an answer may take that comes before the work, since the last of what was sent for it.
 const HEAD_WAIT: Duration = Duration::from_secs(60);
-/// Chunks of a blob that may wait to be sent.
-const CHUNKS_MAX: usize = 4;
 
 /// Why a command was not done.
 #[derive(Debug, thiserror::Error)]
@@ -138,33 +138,67 @@ pub async fn pull(
 pub async fn put(
     socket: &Path,
     path: &str,
-    mut bytes: Box<dyn Read + Send>,
+    bytes: Box<dyn Read + Send>,
     len: u64,
 ) -> Result<(), ControlError> {
-    let (queue, chunks) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(CHUNKS_MAX);
-    let reading = tokio::task::spawn_blocking(move || {
-        loop {
+    let (sent, mut is_sent) = watch::channel(());
+    let request = Request::put(path)
+        .header(http::header::CONTENT_LENGTH, len)
+        .header(writes_often::FIELD, "yes")
+        .body(body_of(bytes, sent));
+    let mut answer = Box::pin(exchange(socket, request.map_err(ControlError::unsendable)?));
+    let response = loop {
+        tokio::select! {
+            response = &mut answer => break response?,
+            Ok(()) = is_sent.changed() => {}
+            () = tokio::time::sleep(HEAD_WAIT) => return Err(ControlError::TimedOut(HEAD_WAIT)),
+        }
+    };
+    if !response.headers().contains_key(writes_often::FIELD) {
+        // A daemon of an earlier version answers once it is done.
+        return Ok(());
+    }
+    let said = said_often(response).await?;
+    match serde_json::from_slice(&said) {
+        Ok(PutOutcome::Stored) => Ok(()),
+        Ok(PutOutcome::Refused(why)) => Err(ControlError::Refused(why)),
+        Err(error) if error.is_eof() => Err(ControlError::Unfinished),
+        Err(error) => Err(ControlError::unexpected(&error)),
+    }
+}
+
+/// The bytes as the body of a request; `sent` is told of each chunk that is taken.
+fn body_of(
+    bytes: Box<dyn Read + Send>,
+    sent: watch::Sender<()>,
+) -> impl http_body::Body<Data = Bytes, Error = io::Error> + Send + Unpin {
+    let frames = stream::unfold(Some((bytes, sent)), |rest| async {
+        let (mut bytes, sent) = rest?;
+        let read = tokio::task::spawn_blocking(move || {
             let mut chunk = BytesMut::zeroed(CHUNK_BYTES);
-            let read = match bytes.read(&mut chunk) {
-                Ok(0) => return,
-                Ok(read) => Ok(chunk.split_to(read).freeze()),
-                Err(error) => Err(error),
-            };
-            let failed = read.is_err();
-            if queue.blocking_send(read).is_err() || failed {
-                return;
-            }
+            let read = bytes.read(&mut chunk)?;
+            Ok((chunk.split_to(read).freeze(), bytes))
+        });
+        let read = read.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        sent.send_replace(());
+        match read {
+            Ok((chunk, _)) if chunk.is_empty() => None,
+            Ok((chunk, bytes)) => Some((Ok(http_body::Frame::data(chunk)), Some((bytes, sent)))),
+            Err(error) => Some((Err(error), None)),
         }
     });
-    let frames = futures_util::stream::unfold(chunks, |mut chunks| async {
-        let next = chunks.recv().await?;
-        Some((next.map(http_body::Frame::data), chunks))
-    });
-    let body = http_body_util::StreamBody::new(Box::pin(frames));
-    let request = Request::put(path).header(http::header::CONTENT_LENGTH, len).body(body);
-    let sent = exchange(socket, request.map_err(ControlError::unsendable)?).await;
-    let _ = reading.await;
-    sent.map(drop)
+    StreamBody::new(Box::pin(frames))
+}
+
+/// What a daemon says in an answer that it writes to often.
+async fn said_often(response: Response<Incoming>) -> Result<BytesMut, ControlError> {
+    let silence_max = writes_often::silence_max(response.headers());
+    let (mut body, mut said) = (Limited::new(response.into_body(), REPLY_BYTES_MAX), BytesMut::new());
+    loop {
+        let frame = tokio::time::timeout(silence_max, body.frame()).await;
+        let Some(frame) = frame.map_err(|_| ControlError::Silent(silence_max))? else { return Ok(said) };
+        said.extend_from_slice(&frame.map_err(ControlError::BrokeOff)?.into_data().unwrap_or_default());
+    }
 }
 
 /// Posts a command; returns the response if it is 200.
@@ -212,8 +246,14 @@ mod tests {
 
     use super::*;
 
-    /// What a pull comes to from a daemon that says `said` and then hangs.
-    async fn pulled(said: &'static str) -> Result<(), ControlError> {
+    const HEAD: &str =
+        "HTTP/1.1 200 OK\r\nlarder-writes-often: yes\r\ntransfer-encoding: chunked\r\n\r\n1\r\n \r\n";
+
+    /// What is asked of a daemon comes to, if it says `said` and then hangs.
+    async fn asked<T>(
+        said: &str,
+        ask: impl AsyncFnOnce(&Path) -> Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("larder.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -222,8 +262,16 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             let _ = stream.read(&mut [0; 4096]).await;
             stream.write_all(said.as_bytes()).await.unwrap();
-            std::future::pending::<()>().await;
+            tokio::time::sleep(Duration::from_secs(3_600)).await;
         };
+        tokio::select! {
+            done = ask(&socket) => done,
+            () = hanging => panic!("it is waited for"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pull_does_not_wait_for_ever_for_a_daemon_that_hangs() {
         let command = Pull {
             images: Vec::new(),
             secrets: Vec::new(),
@@ -231,19 +279,37 @@ mod tests {
             all_platforms: false,
             pin: false,
         };
-        tokio::select! {
-            done = pull(&socket, &command, |_| {}) => done,
-            () = hanging => Ok(()),
+        for said in ["", HEAD] {
+            let error = asked(said, async |socket| pull(socket, &command, |_| {}).await).await.unwrap_err();
+            assert!(error.is_of_a_hanging_daemon() && error.to_string().contains("hangs"), "{error}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pull_does_not_wait_for_ever_for_a_daemon_that_hangs() {
-        const HEAD: &str =
-            "HTTP/1.1 200 OK\r\nlarder-writes-often: yes\r\ntransfer-encoding: chunked\r\n\r\n1\r\n \r\n";
+    async fn an_import_does_not_wait_for_ever_for_a_daemon_that_hangs() {
         for said in ["", HEAD] {
-            let error = pulled(said).await.unwrap_err();
-            assert!(error.is_of_a_hanging_daemon() && error.to_string().contains("hangs"), "{error}");
+            // Less and more than what a socket holds.
+            for len in [1_000, 16 * 1024 * 1024] {
+                let put = async |socket: &Path| {
+                    let bytes = Box::new(io::Cursor::new(vec![7; len]));
+                    put(socket, "/v1/import/blob", bytes, len as u64).await
+                };
+                let error = asked(said, put).await.unwrap_err();
+                assert!(error.is_of_a_hanging_daemon() && error.to_string().contains("hangs"), "{error}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_import_that_is_refused_after_the_head_of_its_answer_is_not_taken_for_done() {
+        for (said, expected) in [
+            ("17\r\n{\"refused\":\"the disk.\"}\r\n0\r\n\r\n", Err("the disk.")),
+            ("8\r\n\"stored\"\r\n0\r\n\r\n", Ok(())),
+            ("0\r\n\r\n", Err("the daemon stopped before it was done")),
+        ] {
+            let put = async |socket: &Path| put(socket, "/", Box::new(io::Cursor::new(b"x")), 1).await;
+            let done = asked(&format!("{HEAD}{said}"), put).await.map_err(|error| error.to_string());
+            assert_eq!(done, expected.map_err(str::to_owned));
         }
     }
 }

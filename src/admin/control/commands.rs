@@ -184,6 +184,16 @@ pub enum Readers {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Imported {}
 
+/// What came of putting a manifest or a blob, at the end of an answer that is written to often.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum PutOutcome {
+    /// It is in the store.
+    Stored,
+    /// It is not, and why.
+    Refused(String),
+}
+
 impl ControlCommand for ImportNames {
     const PATH: &'static str = "/v1/import/names";
     type Reply = Imported;

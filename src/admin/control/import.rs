@@ -1,53 +1,104 @@
 //! Receiving an image: its blobs one by one, its manifests, then its names.
 
-use futures_util::TryStreamExt;
-use http::{Request, Response};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, BodyStream, Limited};
 use hyper::body::Incoming;
 
-use super::commands::{ImportNames, Imported, Readers};
+use super::commands::{ImportNames, Imported, PutOutcome, Readers};
 use super::error::CommandError;
+use super::writes_often;
 use crate::admin::respond::json;
 use crate::credentials::{Keychain, PullSecrets};
 use crate::listener::Body;
 use crate::pull::{self, Importer};
 use crate::reference::{Digest, Image, MANIFEST_BYTES_MAX, Principal, Reference, Repository};
+use crate::support::body_chunk::BodyChunk;
 
 /// Where blobs are put: `?repository=R&digest=D&size=N`.
 pub const BLOB: &str = "/v1/import/blob";
 /// Where manifests are put: `?repository=R&digest=D`.
 pub const MANIFEST: &str = "/v1/import/manifest";
 
-/// Receives a blob or a manifest.
+/// What is put.
+struct Put {
+    repository: Repository,
+    digest: Digest,
+    kind: Kind,
+}
+
+enum Kind {
+    Manifest,
+    Blob { size: u64 },
+}
+
+/// Receives a blob or a manifest. Where it is asked for, the answer begins at once and is written to often: a client
+/// need not wait for a daemon that hangs.
 pub(super) async fn receive(
     importer: &Importer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, CommandError> {
-    let query = request.uri().query().unwrap_or_default().to_owned();
-    let value = |name: &str| {
-        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
-        pairs
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.into_owned())
-            .ok_or_else(|| CommandError::bad(format!("{name} is missing")))
-    };
-    let repository: Repository = value("repository")?.parse().map_err(CommandError::bad)?;
-    let digest: Digest = value("digest")?.parse().map_err(CommandError::bad)?;
-    if request.uri().path() == MANIFEST {
-        let body = Limited::new(request.into_body(), MANIFEST_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| {
-            CommandError::bad(format!(
-                "the manifest cannot be read ({error}); at most {MANIFEST_BYTES_MAX} bytes are"
-            ))
-        })?;
-        importer.manifest(&repository, digest, body.to_bytes()).await.map_err(refused)?;
-    } else {
-        let size: u64 = value("size")?.parse().map_err(CommandError::bad)?;
-        let bytes = BodyStream::new(request.into_body())
-            .try_filter_map(|frame| std::future::ready(Ok(frame.into_data().ok())));
-        importer.blob(&repository, digest, size, bytes).await.map_err(refused)?;
+    let put = Put::of(&request)?;
+    let asks_for_signs = request.headers().contains_key(writes_often::FIELD);
+    let importer = importer.clone();
+    let work = async move { put.receive(&importer, request.into_body()).await };
+    if !asks_for_signs {
+        work.await?;
+        return json(&Imported {}).map_err(CommandError::failed);
     }
-    json(&Imported {}).map_err(CommandError::failed)
+    let outcome = async {
+        let outcome = match work.await {
+            Ok(()) => PutOutcome::Stored,
+            Err(error) => PutOutcome::Refused(error.message),
+        };
+        serde_json::to_vec(&outcome).unwrap_or_default()
+    };
+    let said = writes_often::until_done(outcome).map(|bytes| Ok(BodyChunk::from(bytes)));
+    let mut answer = Response::new(Body::stream(said));
+    answer.headers_mut().insert(writes_often::FIELD, HeaderValue::from_static("yes"));
+    Ok(answer)
+}
+
+impl Put {
+    fn of(request: &Request<Incoming>) -> Result<Self, CommandError> {
+        let query = request.uri().query().unwrap_or_default();
+        let value = |name: &str| {
+            let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+            pairs
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| value.into_owned())
+                .ok_or_else(|| CommandError::bad(format!("{name} is missing")))
+        };
+        Ok(Self {
+            repository: value("repository")?.parse().map_err(CommandError::bad)?,
+            digest: value("digest")?.parse().map_err(CommandError::bad)?,
+            kind: match request.uri().path() {
+                MANIFEST => Kind::Manifest,
+                _ => Kind::Blob { size: value("size")?.parse().map_err(CommandError::bad)? },
+            },
+        })
+    }
+
+    async fn receive(self, importer: &Importer, body: Incoming) -> Result<(), CommandError> {
+        let Self { repository, digest, kind } = self;
+        let received = match kind {
+            Kind::Manifest => {
+                let bytes = Limited::new(body, MANIFEST_BYTES_MAX).collect().await.map_err(|error| {
+                    CommandError::bad(format!(
+                        "the manifest cannot be read ({error}); at most {MANIFEST_BYTES_MAX} bytes are"
+                    ))
+                })?;
+                importer.manifest(&repository, digest, bytes.to_bytes()).await
+            }
+            Kind::Blob { size } => importer.blob(&repository, digest, size, bytes_of(body)).await,
+        };
+        received.map_err(refused)
+    }
+}
+
+fn bytes_of(body: Incoming) -> impl Stream<Item = Result<Bytes, hyper::Error>> {
+    BodyStream::new(body).try_filter_map(|frame| std::future::ready(Ok(frame.into_data().ok())))
 }
 
 /// Gives an image its name, and lets its readers read it.

@@ -1,8 +1,8 @@
 //! An answer in which something is written often, also while nothing happens: so a client tells a daemon that works on
 //! from one that hangs.
 //!
-//! Where no event comes for a while, a space is written before the next line of JSON, where it means nothing. The head
-//! of the answer says so: a daemon of an earlier version writes none, and may be silent for as long as it takes.
+//! Where nothing is said for a while, a space is written before the next JSON, where it means nothing. The head of the
+//! answer says so: a daemon of an earlier version writes none, and may be silent for as long as it takes.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::prepull::Event;
 
-/// The field in the head of such an answer.
+/// The field in the head of such an answer, and of a request that asks for one.
 pub(super) const FIELD: &str = "larder-writes-often";
 /// After so long without an event a space is written.
 const INTERVAL: Duration = Duration::from_secs(15);
@@ -30,6 +30,17 @@ pub(super) fn lines(events: mpsc::Receiver<Event>) -> impl Stream<Item = Bytes> 
         let mut line = serde_json::to_vec(&event?).unwrap_or_default();
         line.push(b'\n');
         Some((Bytes::from(line), events))
+    })
+}
+
+/// What comes of `work`, at its end, with a space now and then until it is done.
+pub(super) fn until_done(work: impl Future<Output = Vec<u8>> + Send) -> impl Stream<Item = Bytes> + Send {
+    stream::unfold(Some(Box::pin(work)), |work| async {
+        let mut work = work?;
+        match timeout(INTERVAL, &mut work).await {
+            Ok(last) => Some((Bytes::from(last), None)),
+            Err(_) => Some((Bytes::from_static(b" "), Some(work))),
+        }
     })
 }
 
@@ -59,5 +70,18 @@ mod tests {
         assert_eq!(lines.next().await, None);
         let read: Event = serde_json::from_slice(&answer).unwrap();
         assert_eq!(read, Event::Summary(Summary::default()), "what stands before it changes nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_import_that_a_slow_disk_takes_minutes_for_is_not_taken_for_a_daemon_that_hangs() {
+        let work = async {
+            tokio::time::sleep(4 * SILENCE_MAX).await;
+            b"7".to_vec()
+        };
+        let (mut said, mut answer) = (Box::pin(until_done(work)), Vec::new());
+        while let Some(bytes) = timeout(SILENCE_MAX, said.next()).await.expect("a space in time") {
+            answer.extend(bytes);
+        }
+        assert_eq!(serde_json::from_slice::<u32>(&answer).unwrap(), 7);
     }
 }

@@ -24,12 +24,13 @@ use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, Value};
 
 use super::change::Change;
 use super::plan::{SetupPlan, SetupRequest};
+use super::signed::{nothing_signed, of_entry, of_signed};
 use crate::cli::runtimes::machine::Machine;
 use crate::cli::runtimes::marks::MARK;
 use crate::cli::runtimes::registries_conf::{
     DROP_INS, Entry, OURS, entries, files, in_force, is_shipped, matching, prefix_of,
 };
-use crate::cli::runtimes::signature_policy::{SignaturePolicies, Signed};
+use crate::cli::runtimes::signature_policy::SignaturePolicies;
 use crate::cli::runtimes::toml_text::rendered;
 use crate::reference::Registry;
 
@@ -119,34 +120,24 @@ fn nameable(wanted: BTreeSet<String>, notes: &mut Vec<String>) -> BTreeSet<Strin
     named
 }
 
-/// With `--strict` what has no mirror could be pulled around this cache, and with one not at all.
-fn nothing_signed(registries: &BTreeSet<String>, policies: &SignaturePolicies) -> Result<(), String> {
-    let signed = registries.iter().flat_map(|registry| policies.signed_in(registry)).collect();
-    match of_signed(&signed) {
-        Some(what) => Err(format!(
-            "{what}; with --strict it could not be pulled. Nothing was written. Leave --strict out, or name the other registries with --registry"
-        )),
-        None => Ok(()),
-    }
-}
-
-/// What must be signed, as the notes say it.
-fn of_signed(signed: &Signed) -> Option<String> {
-    let (_, file) = signed.first_key_value()?;
-    let names: Vec<&str> = signed.keys().map(String::as_str).collect();
-    let names = names.join(", ");
-    Some(format!("{file} demands signatures of {names}, which podman and CRI-O do not find through a mirror"))
-}
-
 fn component_of(registry: &str) -> Option<String> {
     registry.parse::<Registry>().ok()?.path_component()
 }
 
 /// Where this cache has what begins with `prefix`: a registry, or a part of one.
 fn location(request: &SetupRequest, prefix: &str) -> String {
+    location_at(&request.authority, prefix)
+}
+
+/// The same at each of this cache's addresses: a hand may have written another one.
+fn locations(request: &SetupRequest, prefix: &str) -> Vec<String> {
+    request.authorities.iter().map(|authority| location_at(authority, prefix)).collect()
+}
+
+fn location_at(authority: &str, prefix: &str) -> String {
     let (registry, path) = prefix.split_at(prefix.find('/').unwrap_or(prefix.len()));
     let registry = component_of(registry).unwrap_or_else(|| registry.to_owned());
-    format!("{}/{registry}{path}", request.authority)
+    format!("{authority}/{registry}{path}")
 }
 
 /// A file of the site, with this cache as the first mirror of those of its entries that count and are wanted.
@@ -184,16 +175,11 @@ fn joined(
             let mut signed = policies.signed_in(&prefix);
             signed.retain(|part, _| matching(all, part) == Some(entry));
             if let Some(what) = of_signed(&signed) {
-                let remedy = match signed.contains_key(&prefix) {
-                    true => "",
-                    false => ". Give that an entry of its own there, then run this again",
-                };
-                let here = location(request, &prefix);
+                let here = locations(request, &prefix);
                 any |= remove_mirrors(table, &here);
-                notes.push(match entry.location.as_ref().filter(|location| **location == here) {
-                    None => format!("{what}: {prefix} of {path} is pulled without this cache{remedy}"),
-                    Some(_) => format!("{what}: {prefix} of {path} has its location here, and is not pulled at all. Name the registry's own there"),
-                });
+                let is_located_here = entry.location.as_ref().is_some_and(|at| here.contains(at));
+                let follows = of_entry(&prefix, &path, signed.contains_key(&prefix), is_located_here);
+                notes.push(format!("{what}: {follows}"));
                 continue;
             }
             join(table, entry, request)?;
@@ -229,7 +215,7 @@ fn join(table: &mut Table, entry: &Entry, request: &SetupRequest) -> Result<(), 
         replace(table, "prefix", prefix);
         replace(table, "location", &here);
     }
-    remove_mirrors(table, &here);
+    remove_mirrors(table, &locations(request, prefix));
     let item = table.entry("mirror").or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
     as_tables(item);
     if let Some(mirrors) = item.as_array_of_tables_mut() {
@@ -243,13 +229,14 @@ fn join(table: &mut Table, entry: &Entry, request: &SetupRequest) -> Result<(), 
     Ok(())
 }
 
-/// Takes the mirrors at `location` away, whoever wrote them. Whether there were some.
-fn remove_mirrors(table: &mut Table, location: &str) -> bool {
+/// Takes the mirrors at these locations away, whoever wrote them. Whether there were some.
+fn remove_mirrors(table: &mut Table, locations: &[String]) -> bool {
     let Some(item) = table.get_mut("mirror") else { return false };
     as_tables(item);
     let Some(mirrors) = item.as_array_of_tables_mut() else { return false };
     let before = mirrors.len();
-    mirrors.retain(|mirror| mirror.get("location").and_then(Item::as_str) != Some(location));
+    let is_at = |location: &str| locations.iter().any(|at| at == location);
+    mirrors.retain(|mirror| !mirror.get("location").and_then(Item::as_str).is_some_and(is_at));
     let found = mirrors.len() < before;
     if mirrors.is_empty() {
         table.remove("mirror");

@@ -262,8 +262,43 @@ fn what_must_be_signed_gets_no_mirror_through_which_no_signature_is_found() {
     assert!(again.changes.iter().all(|change| !change.changes_anything()), "twice is once");
     apply(&machine, &SetupRequest { undo: true, ..request() });
     assert_eq!((machine.read(CONFIG).as_str(), machine.has(OURS)), (main, false), "what a hand wrote too");
-    let by_hand = "[[registry]]\nprefix = \"quay.io\"\nlocation = \"127.0.0.1:5050/quay.io\"\n";
-    let (_directory, machine) = for_tests::machine(&[(CONFIG, by_hand), before[1]]);
-    let notes = apply(&machine, &request()).join("\n");
-    assert!(notes.contains("has its location here, and is not pulled at all"), "{notes}");
+}
+
+#[test]
+fn what_a_hand_led_to_another_address_of_this_cache_loses_its_mirror_where_it_must_be_signed() {
+    let policy = r#"{"transports": {"docker": {"quay.io": [{"type": "signedBy"}], "ghcr.io/team": [{"type": "signedBy"}]}}}"#;
+    let addresses = ["127.0.0.1:5050", "127.0.0.2:5050"];
+    let request = || SetupRequest { authorities: addresses.map(str::to_owned).to_vec(), ..request() };
+    for authority in addresses {
+        let set_up = |conf: &str| {
+            let files = [(CONFIG, conf), ("/etc/containers/policy.json", policy)];
+            let (_directory, machine) = machine(&files);
+            let notes = apply(&machine, &request()).join("\n");
+            (machine.read(CONFIG), notes)
+        };
+        let mirror = format!(
+            "[[registry]]\nlocation = \"quay.io\"\n[[registry.mirror]]\nlocation = \"{authority}/quay.io\"\n"
+        );
+        let (text, notes) = set_up(&mirror);
+        assert!(!text.contains(authority) && notes.contains("is pulled without this cache"), "{text}{notes}");
+        let located =
+            |name: &str| format!("[[registry]]\nprefix = \"{name}\"\nlocation = \"{authority}/{name}\"\n");
+        let (_, notes) = set_up(&located("quay.io"));
+        assert!(
+            notes.contains(
+                "quay.io of /etc/containers/registries.conf has its location here, and is not pulled at all"
+            ),
+            "{notes}"
+        );
+        // The rest of it is.
+        let (_, notes) = set_up(&located("ghcr.io"));
+        assert!(notes.contains("signatures of ghcr.io/team, which podman and CRI-O do not find through a mirror: that is not pulled at all, since ghcr.io of"), "{notes}");
+        assert!(
+            notes.contains("Give that an entry of its own") && !notes.contains("and is not pulled"),
+            "{notes}"
+        );
+        // What need not be signed is asked for at the first address alone.
+        let (text, _) = set_up(&mirror.replace("quay.io", "gcr.io"));
+        assert_eq!(text.matches("127.0.0.").count(), 1, "{text}");
+    }
 }

@@ -12,6 +12,7 @@ pub(super) fn request(runtime: &'static str, authority: &str) -> SetupRequest {
         runtime,
         url: format!("http://{authority}"),
         authority: authority.to_owned(),
+        authorities: vec![authority.to_owned()],
         strict: false,
         undo: false,
         registries: Vec::new(),

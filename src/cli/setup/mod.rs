@@ -16,6 +16,7 @@ mod hosts;
 pub(super) mod node;
 mod plan;
 mod rancher;
+mod signed;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::context::{Context, GOES_ON};
-use super::daemon::InEffect;
+use super::daemon::{InEffect, reached_at};
 use super::failure::Failure;
 use super::output::{print, print_line, warn};
 use crate::cli::runtimes::machine::Machine;
@@ -143,6 +144,7 @@ fn request(
         runtime: Runtime::Containerd.name(),
         url: address.map_or_else(String::new, |address| format!("http://{address}")),
         authority,
+        authorities: reached_at(&listening).iter().map(ToString::to_string).collect(),
         strict: false,
         undo,
         registries: Vec::new(),

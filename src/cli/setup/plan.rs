@@ -12,6 +12,8 @@ pub(super) struct SetupRequest {
     pub(super) url: String,
     /// `127.0.0.1:5050`.
     pub(super) authority: String,
+    /// All under which this cache is reached on the machine, that one among them.
+    pub(super) authorities: Vec<String>,
     /// Whether what this cache does not have is not pulled at all.
     pub(super) strict: bool,
     /// Whether an earlier setup is undone.

@@ -126,7 +126,7 @@ mod tests {
         let seen: SeenPod = serde_json::from_str(POD).unwrap();
         let pod = Pod::new(raw(seen)).unwrap();
         assert_eq!((pod.full_name().as_str(), pod.uid.as_str(), pod.priority), ("shop/web", "4d1c", 7));
-        assert_eq!((pod.service_account.as_str(), pod.created_at), ("builder", 1_795_773_600));
+        assert_eq!((pod.service_account.as_deref(), pod.created_at), (Some("builder"), 1_795_773_600));
         assert_eq!((&*pod.pull_secrets, pod.has_ended), (&["corp".to_owned()][..], false));
         let seen: Vec<_> =
             pod.images.iter().map(|image| (image.used_as, image.policy, image.has_started)).collect();

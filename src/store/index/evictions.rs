@@ -53,8 +53,24 @@ pub(crate) struct Batch {
 /// A demand, and what was found while it was met.
 pub(crate) struct Eviction {
     pub(crate) demand: Box<dyn Demand>,
+    pub(crate) need: Need,
     /// Files that could not be removed for it.
     pub(crate) failures: usize,
+}
+
+/// Whether something waits for an eviction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// A download does.
+    Now,
+    /// Nothing does yet: it goes on while nothing else is to be done.
+    Ahead,
+}
+
+impl Eviction {
+    fn new(demand: Box<dyn Demand>, need: Need) -> Self {
+        Self { demand, need, failures: 0 }
+    }
 }
 
 /// How long a blob is passed over whose file could not be removed.
@@ -100,13 +116,13 @@ impl Evictions {
     /// Adds a demand behind those that wait.
     pub(crate) fn add(&mut self, demand: Box<dyn Demand>) {
         if self.waiting.len() < WAITING_MAX {
-            self.waiting.push_back(Eviction { demand, failures: 0 });
+            self.waiting.push_back(Eviction::new(demand, Need::Now));
         }
     }
 
     /// Sets the demand that is met while nothing else is to be done, unless there is one.
     pub(crate) fn set_ahead(&mut self, demand: Box<dyn Demand>) {
-        self.ahead.get_or_insert(Eviction { demand, failures: 0 });
+        self.ahead.get_or_insert(Eviction::new(demand, Need::Ahead));
     }
 
     /// Whether a download waits.
@@ -120,19 +136,15 @@ impl Evictions {
     }
 
     /// Takes the one that is next; to be given back by [`Evictions::put_back`] unless it has ended.
-    pub(crate) fn take(&mut self) -> Option<(Eviction, bool)> {
-        match self.waiting.pop_front() {
-            Some(eviction) => Some((eviction, false)),
-            None => self.ahead.take().map(|eviction| (eviction, true)),
-        }
+    pub(crate) fn take(&mut self) -> Option<Eviction> {
+        self.waiting.pop_front().or_else(|| self.ahead.take())
     }
 
     /// Gives back what was taken; it is next again.
-    pub(crate) fn put_back(&mut self, eviction: Eviction, is_ahead: bool) {
-        if is_ahead {
-            self.ahead = Some(eviction);
-        } else {
-            self.waiting.push_front(eviction);
+    pub(crate) fn put_back(&mut self, eviction: Eviction) {
+        match eviction.need {
+            Need::Now => self.waiting.push_front(eviction),
+            Need::Ahead => self.ahead = Some(eviction),
         }
     }
 }

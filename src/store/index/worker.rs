@@ -7,7 +7,7 @@ use std::fs;
 use std::sync::Arc;
 
 use super::cursors::Sought;
-use super::evictions::{Batch, Demand, Evictable, Evictions, Stuck, Wanted};
+use super::evictions::{Batch, Demand, Evictable, Eviction, Evictions, Need, Stuck, Wanted};
 use super::rows::{Row, Rows, Search};
 use super::rows_on_disk::{FILL_ROWS, RowsOnDisk};
 use super::totals::{SharedTotals, Totals};
@@ -211,11 +211,11 @@ impl Worker {
 
     /// Does the next batch of the eviction whose turn it is; `false` if none is under way.
     pub(crate) fn evict_batch(&mut self) -> bool {
-        let Some((mut eviction, is_ahead)) = self.evictions.take() else { return false };
+        let Some(mut eviction) = self.evictions.take() else { return false };
         if let Some(wanted) = eviction.demand.next(&|only| self.evictable(only)) {
-            let batch = self.evict(wanted, &mut eviction.failures, is_ahead);
+            let batch = self.evict(wanted, &mut eviction);
             eviction.demand.evicted(&batch);
-            self.evictions.put_back(eviction, is_ahead);
+            self.evictions.put_back(eviction);
         }
         true
     }
@@ -223,7 +223,7 @@ impl Worker {
     /// Evicts a batch of blobs: each file first. A blob whose file cannot be removed stays counted and is tried again
     /// after a minute; others go instead. What is protected goes after all others, and stays where nothing is needed
     /// yet.
-    fn evict(&mut self, wanted: Wanted, failures: &mut usize, is_ahead: bool) -> Batch {
+    fn evict(&mut self, wanted: Wanted, eviction: &mut Eviction) -> Batch {
         let Wanted { bytes, blobs, .. } = wanted;
         let now = self.context.clock.now();
         let (mut search, mut is_resumed) = self.search(wanted, true, now);
@@ -246,7 +246,7 @@ impl Worker {
                     search = self.rows.begin_anew(&search, now);
                     continue;
                 }
-                if is_ahead || protected.is_empty() {
+                if eviction.need == Need::Ahead || protected.is_empty() {
                     return Batch { is_last: true, ..gone };
                 }
                 protected = Arc::default();
@@ -269,12 +269,12 @@ impl Worker {
                 }
                 Err(error) => {
                     self.context.metrics.eviction_failures.inc();
-                    if *failures == 0 {
+                    if eviction.failures == 0 {
                         tracing::warn!(%digest, %error, cause = error.cause(), "a blob cannot be evicted; its bytes stay counted");
                     }
                     self.stuck.insert(digest, now);
-                    *failures += 1;
-                    if *failures >= UNLINK_FAILURES_MAX {
+                    eviction.failures += 1;
+                    if eviction.failures >= UNLINK_FAILURES_MAX {
                         return Batch { is_last: true, ..gone };
                     }
                 }
