@@ -182,12 +182,10 @@ impl Judge<'_> {
             && truth.moved_at(ask.repo, ask.reply.ended_at).is_some_and(|at| at + 1_000 >= ask.begun);
         has && !strange
             && !moved
-            && self
-                .principals(ask.who)
-                .iter()
-                // The docker config is read again a moment after it changes.
-                .filter(|who| **who != Who::Node)
-                .any(|who| truth.may_throughout(*who, ask.repo, since, ask.reply.ended_at))
+            // As whom its runtime asks the registry: with its login where it has one. What is open to those without a
+            // login may be closed to it; the registry refuses that caller, and so may Larder. The node's login does not
+            // count: its docker config is read again a moment after it changes.
+            && truth.may_throughout(ask.who, ask.repo, since, ask.reply.ended_at)
     }
 
     pub(crate) fn shown(&self, ask: &Ask) -> String {

@@ -161,6 +161,8 @@ fn waited_for_a_disk(judge: &Judge<'_>, ask: &Ask) -> bool {
         && ask.reply.ended_at - ask.begun > WITHOUT_DISK_MS
         && judge.history.truth.disk.iter().any(hangs)
         && judge.history.truth.faults.is_empty()
+        // It sends a byte a second, and then nothing: no disk makes that any later.
+        && ask.repo.host() != Host::Evil
 }
 
 /// Whether the blob's file was truncated while it was sent: then the body ends short (docs/failure-modes.md).
@@ -207,8 +209,12 @@ fn held(judge: &Judge<'_>, ask: &Ask) -> Option<u64> {
         && truth.full.is_empty()
         && truth.stops.iter().all(|(_, _, clean)| *clean)
         && truth.jumps.is_empty();
-    let entitled =
-        judge.principals(ask.who).iter().any(|who| truth.may_throughout(*who, ask.repo, since, ended));
+    // What it was given for its own login holds no longer than that may read, whatever is open to those without one.
+    let entitled = judge
+        .principals(ask.who)
+        .iter()
+        .filter(|who| **who != Who::Nobody || ask.who == Who::Nobody)
+        .any(|who| truth.may_throughout(*who, ask.repo, since, ended));
     // What the registry refused of content in between, it refused.
     let refused = truth.faults.iter().any(|span| {
         span.overlaps(since, ended)
