@@ -159,7 +159,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             ],
             &["blob/begun", "blob/fill/memory", "blob/room", "blob/source/request", "blob/withheld_tail"],
             &["blob/source/asked_blob"],
-            &["blob/fill/piece_queue", "blob/source/upstream_body"],
+            &["blob/fill/piece_queue", "blob/source/body"],
             &["blob/source"],
             &["blob/parts/fetch", "blob/past_the_disk/window_state", "blob/source/tiered", "blob/vouched"],
             &["blob/past_the_disk/window"],

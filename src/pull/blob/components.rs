@@ -19,7 +19,7 @@ use crate::pull::blob::past_the_disk::DetachedFills;
 use crate::pull::blob::past_the_disk::memory::WindowMemory;
 use crate::pull::blob::priority::Foreground;
 use crate::pull::blob::room::Room;
-use crate::pull::blob::source::UpstreamBlobs;
+use crate::pull::blob::source::BlobSource;
 use crate::pull::blob::stored::StoredBlobs;
 use crate::pull::config::Config;
 use crate::pull::metrics::Metrics;
@@ -34,7 +34,7 @@ pub(super) struct Components {
     pub(super) access: Access,
     pub(super) registries: Arc<dyn RegistryClient>,
     pub(super) stored: StoredBlobs,
-    pub(super) upstream: UpstreamBlobs,
+    pub(super) source: BlobSource,
     pub(super) parts: Parts,
     pub(super) flights: Flights,
     pub(super) downloads: Downloads,
@@ -60,33 +60,33 @@ impl Components {
         let foreground = Foreground::new(flights.clone());
         let stored = StoredBlobs::new(store.clone(), access.clone());
         let tier = names.tier().clone();
-        let upstream = UpstreamBlobs::new(access.clone(), Arc::clone(&registries), names);
+        let source = BlobSource::new(access.clone(), Arc::clone(&registries), names);
         let room = Room::new(config.clone(), store.clone());
         let partials = Partials::new(store.clone(), tasks.clone(), Arc::clone(&metrics));
         let memory = WindowMemory::default();
-        let segments = Segments::new(upstream.clone(), config.clone(), tasks.clone(), Arc::clone(&metrics));
+        let segments = Segments::new(source.clone(), config.clone(), tasks.clone(), Arc::clone(&metrics));
         let filler = Filler {
             room: room.clone(),
             store: store.clone(),
-            blobs: upstream.clone(),
-            transfers: Transfers::new(upstream.clone(), segments, foreground.clone()),
+            source: source.clone(),
+            transfers: Transfers::new(source.clone(), segments, foreground.clone()),
             foreground: foreground.clone(),
             partials: partials.clone(),
             copies: SharedCopies::new(tier, config.clone(), foreground.clone(), tasks.clone()),
-            detached: DetachedFills::new(store, upstream.clone(), memory.clone()),
+            detached: DetachedFills::new(store, source.clone(), memory.clone()),
             memory: FillMemory::default(),
             tasks: tasks.clone(),
             metrics: Arc::clone(&metrics),
         };
         let downloads =
             Downloads::new(access.clone(), stored.clone(), flights.clone(), filler, config, tasks);
-        let ranges = SingleRanges::new(upstream.clone(), flights.clone());
-        let parts = Parts::new(upstream.clone(), ranges, partials, room.clone());
+        let ranges = SingleRanges::new(source.clone(), flights.clone());
+        let parts = Parts::new(source.clone(), ranges, partials, room.clone());
         Self {
             access,
             registries,
             stored,
-            upstream,
+            source,
             parts,
             flights,
             downloads,

@@ -19,7 +19,7 @@
 //!   writer         the thread that writes, publishes and hashes
 //!   shared_copy    what the shared tier lacks is copied there
 //! source/        asks for the blob (request): the shared tier where its registry confirms it (tiered), else that
-//!   upstream_body  the bytes, resumed where they break off (resume, asked_blob)
+//!   body           the bytes, resumed where they break off (resume, asked_blob)
 //!   delivery       after wrong content: another endpoint, or one connection instead of several
 //! past_the_disk/ what the disk does not take (rest): to its clients all the same, in a bounded memory (memory)
 //!   window         one body that several clients share (window_state)
@@ -156,7 +156,7 @@ impl Blobs {
         };
         let announced = declared.filter(|size| *size > TAIL);
         let size_needed = wanted != BlobRange::Whole && announced.is_none();
-        let whole = WholeBlob { blobs: &self.0.upstream, context, digest };
+        let whole = WholeBlob { source: &self.0.source, context, digest };
         let mut last = Error::LeaderGone;
         let mut sharing = Sharing::All;
         for attempt in 1..=ATTEMPTS_MAX {
@@ -300,7 +300,7 @@ impl Blobs {
         Reader {
             stored: self.0.stored.clone(),
             downloads: self.0.downloads.clone(),
-            upstream: self.0.upstream.clone(),
+            source: self.0.source.clone(),
             metrics: Arc::clone(&self.0.metrics),
             memory: self.0.memory.clone(),
             refetches: self.0.refetches.clone(),

@@ -155,7 +155,7 @@ async fn no_byte_beyond_the_end_of_a_blob_is_taken_from_a_registry_that_sends_mo
     };
     scene.parts.registry.change_bodies(move |_, body| Box::pin(body.map_ok(padded)));
     let context = for_tests::pull(&scene.app);
-    let mut body = scene.parts.blobs.0.upstream.open(&context, scene.digest, START, None).await.unwrap();
+    let mut body = scene.parts.blobs.0.source.open(&context, scene.digest, START, None).await.unwrap();
     let mut content = Vec::new();
     while let Some(bytes) = body.next().await {
         content.extend_from_slice(&bytes.unwrap());

@@ -6,8 +6,8 @@
 //! the registry would give it; nor does an answer of the registry that does not state the digest, to a caller whose
 //! right is not fresh. Such a caller is given what was sent to it, and nothing else.
 
-use super::source::UpstreamBlobs;
-use super::source::upstream_body::UpstreamBody;
+use super::source::BlobSource;
+use super::source::body::SourceBody;
 use crate::pull::access::CONFIRM_WAIT;
 use crate::pull::context::PullContext;
 use crate::reference::Digest;
@@ -16,14 +16,14 @@ use crate::reference::Digest;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Vouched(());
 
-impl UpstreamBlobs {
+impl BlobSource {
     /// The word that there is for the caller to whom `body` came, without a question: an authoritative endpoint
     /// delivered some of the body in this repository, or confirmed the blob for it before.
     pub(crate) async fn vouched(
         &self,
         context: &PullContext,
         digest: Digest,
-        body: &UpstreamBody,
+        body: &SourceBody,
     ) -> Option<Vouched> {
         // A right that only the whole content proves is none yet.
         if body.unproved().is_some() {
@@ -40,7 +40,7 @@ impl UpstreamBlobs {
         &self,
         context: &PullContext,
         digest: Digest,
-        body: &UpstreamBody,
+        body: &SourceBody,
     ) -> Option<Vouched> {
         if let Some(vouched) = self.vouched(context, digest, body).await {
             return Some(vouched);

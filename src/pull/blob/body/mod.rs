@@ -24,7 +24,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::pull::blob::body::follow::{Missing, ReceivedSoFar, Seen, follow, until_over};
-use crate::pull::blob::body::next::{BodySource, Next};
+use crate::pull::blob::body::next::{BodyState, Next};
 use crate::pull::blob::body::out_of_order::{next_out_of_order, open_far_ahead};
 use crate::pull::blob::body::reader::Reader;
 use crate::pull::blob::body::refetch::{RefetchOfBody, RefetchOfPart};
@@ -37,7 +37,7 @@ use crate::pull::blob::parts::partial::Partial;
 use crate::pull::blob::parts::read::{PartRead, read_part};
 use crate::pull::blob::past_the_disk::passthrough::Passthrough;
 use crate::pull::blob::past_the_disk::window::Windowed;
-use crate::pull::blob::source::upstream_body::UpstreamBody;
+use crate::pull::blob::source::body::SourceBody;
 use crate::pull::error::Error;
 use crate::pull::metrics::PassedBytes;
 use crate::reference::Hasher;
@@ -50,7 +50,7 @@ const REPAIRS_MAX: u32 = 3;
 /// The body of an answer: a byte range of a blob, or all of it.
 pub struct BlobBody {
     reader: Reader,
-    source: BodySource,
+    state: BodyState,
     sent: Sent,
     /// Who leads the flight that it follows; itself if it follows none.
     led_by: LedBy,
@@ -68,13 +68,13 @@ impl std::fmt::Debug for BlobBody {
 impl BlobBody {
     pub(crate) fn stored(reader: Reader, blob: Blob) -> Self {
         let size = Some(blob.size());
-        Self::whole(reader, BodySource::Stored(blob), size)
+        Self::whole(reader, BodyState::Stored(blob), size)
     }
 
     /// The blob of a flight; `size` is what the head of the answer says.
     pub(crate) fn following(reader: Reader, followed: Followed, size: Option<u64>) -> Self {
         let Followed { led_by, progress } = followed;
-        Self { led_by, ..Self::whole(reader, BodySource::following(progress), size) }
+        Self { led_by, ..Self::whole(reader, BodyState::following(progress), size) }
     }
 
     /// A part of a blob of `size` bytes that was fetched alone; the body is to be narrowed to it. One that turned out
@@ -82,29 +82,29 @@ impl BlobBody {
     ///
     /// # Errors
     /// Too many clients have to be verified by themselves.
-    pub(crate) fn single_range(reader: Reader, body: UpstreamBody, size: u64) -> Result<Self, Error> {
+    pub(crate) fn single_range(reader: Reader, body: SourceBody, size: u64) -> Result<Self, Error> {
         let passthrough = if body.begun_at() == 0 && body.is_to_end() {
             Passthrough::rest(body, reader.digest.hasher(), reader.digest, Some(size), reader.own_memory()?)
         } else {
             Passthrough::range(body)
         };
-        let source = BodySource::Passthrough(Box::new(passthrough), PassedBytes::ByteRange);
-        Ok(Self::whole(reader, source, Some(size)))
+        let state = BodyState::Passthrough(Box::new(passthrough), PassedBytes::ByteRange);
+        Ok(Self::whole(reader, state, Some(size)))
     }
 
     /// A blob of which parts are kept; the body is to be narrowed to a range.
     pub(crate) fn partial(reader: Reader, partial: Arc<Partial>) -> Self {
         let size = Some(partial.size);
-        Self::whole(reader, BodySource::Partial(partial), size)
+        Self::whole(reader, BodyState::Partial(partial), size)
     }
 
     /// A blob of `size` bytes that is not stored and that there is no room for; the body is to be narrowed to a range.
     pub(crate) fn unstored(reader: Reader, size: u64) -> Self {
-        Self::whole(reader, BodySource::Unopened, Some(size))
+        Self::whole(reader, BodyState::Unopened, Some(size))
     }
 
-    fn whole(reader: Reader, source: BodySource, size: Option<u64>) -> Self {
-        Self { reader, source, sent: Sent::nothing(size), led_by: LedBy::Itself, repairs: 0, refetch: None }
+    fn whole(reader: Reader, state: BodyState, size: Option<u64>) -> Self {
+        Self { reader, state, sent: Sent::nothing(size), led_by: LedBy::Itself, repairs: 0, refetch: None }
     }
 
     /// Narrows the body to the bytes from `start` up to, not including, `end`.
@@ -122,9 +122,9 @@ impl BlobBody {
                 return None;
             }
             if let Some(refetch) = self.refetch.as_ref().filter(|refetch| refetch.has_lost())
-                && !matches!(self.source, BodySource::Again(_))
+                && !matches!(self.state, BodyState::Again(_))
             {
-                self.source = BodySource::Again(Arc::clone(refetch));
+                self.state = BodyState::Again(Arc::clone(refetch));
             }
             match self.look().await {
                 Ok(Next::Chunk(chunk)) if chunk.is_empty() => {}
@@ -142,7 +142,7 @@ impl BlobBody {
                     self.refetch.iter().for_each(|refetch| refetch.note_end());
                     return None;
                 }
-                Ok(Next::ChangeTo(source)) => self.source = source,
+                Ok(Next::ChangeTo(state)) => self.state = state,
                 Err(error) => {
                     self.sent.cut_off();
                     return Some(Err(error));
@@ -153,16 +153,16 @@ impl BlobBody {
 
     async fn look(&mut self) -> Result<Next, Error> {
         let (at, end) = (self.sent.at(), self.sent.end());
-        match &mut self.source {
-            BodySource::Stored(blob) if at >= blob.size() => Next::end_of(at, end),
-            BodySource::Stored(blob) => match blob.read(at, end.unwrap_or(blob.size())).await {
+        match &mut self.state {
+            BodyState::Stored(blob) if at >= blob.size() => Next::end_of(at, end),
+            BodyState::Stored(blob) => match blob.read(at, end.unwrap_or(blob.size())).await {
                 Ok(chunk) => Ok(Next::Chunk(chunk)),
                 Err(error) => {
                     let lost = blob.clone();
                     Box::pin(self.repair(lost, error)).await
                 }
             },
-            BodySource::Following { progress, may_jump } => {
+            BodyState::Following { progress, may_jump } => {
                 match follow(self.reader.digest, progress, &mut self.sent, *may_jump).await {
                     Ok(Seen::Chunk(chunk)) => Ok(Next::Chunk(chunk)),
                     seen => {
@@ -171,28 +171,28 @@ impl BlobBody {
                     }
                 }
             }
-            BodySource::OutOfOrder(body, progress) => {
+            BodyState::OutOfOrder(body, progress) => {
                 let is_leaders = self.led_by.asks_the_same();
                 let next = next_out_of_order(self.reader.digest, body, progress, at, is_leaders);
                 Ok(match next.await? {
                     Some(bytes) => Next::Chunk(self.reader.pass(bytes, PassedBytes::OutOfOrder, at, end)),
-                    None => Next::ChangeTo(BodySource::following(progress.clone())),
+                    None => Next::ChangeTo(BodyState::following(progress.clone())),
                 })
             }
-            BodySource::Partial(partial) => {
-                let Reader { upstream, context, digest, .. } = &self.reader;
+            BodyState::Partial(partial) => {
+                let Reader { source, context, digest, .. } = &self.reader;
                 let range = at..end.unwrap_or(partial.size);
-                Ok(match Box::pin(read_part(upstream, context, *digest, partial, range)).await? {
+                Ok(match Box::pin(read_part(source, context, *digest, partial, range)).await? {
                     PartRead::Kept(bytes) => Next::Chunk(bytes.into()),
                     PartRead::Past(passthrough) => {
-                        Next::ChangeTo(BodySource::Passthrough(passthrough, PassedBytes::ByteRange))
+                        Next::ChangeTo(BodyState::Passthrough(passthrough, PassedBytes::ByteRange))
                     }
                 })
             }
-            BodySource::Unopened => {
+            BodyState::Unopened => {
                 Ok(Next::ChangeTo(Box::pin(self.go_on_past_the_disk(ReceivedSoFar::default())).await?))
             }
-            BodySource::Shared(window) => match window.next().await {
+            BodyState::Shared(window) => match window.next().await {
                 Ok(Windowed::Bytes(bytes)) => {
                     Ok(Next::Chunk(self.reader.pass(bytes, PassedBytes::NotStored, at, end)))
                 }
@@ -204,11 +204,11 @@ impl BlobBody {
                 }
                 Err(error) => Err(error),
             },
-            BodySource::Again(again) => match again.next(at).await? {
+            BodyState::Again(again) => match again.next(at).await? {
                 Some(bytes) => Ok(Next::Chunk(self.reader.pass(bytes, PassedBytes::NotStored, at, end))),
                 None => Next::end_of(at, end),
             },
-            BodySource::Passthrough(passthrough, reason) => match passthrough.next().await {
+            BodyState::Passthrough(passthrough, reason) => match passthrough.next().await {
                 Some(bytes) => Ok(Next::Chunk(self.reader.pass(bytes?, *reason, at, end))),
                 None => Next::end_of(at, end),
             },
@@ -224,10 +224,10 @@ impl BlobBody {
         match seen {
             Ok(Seen::Chunk(chunk)) => Ok(Next::Chunk(chunk)),
             Ok(Seen::End) => Next::end_of(self.sent.at(), self.sent.end()),
-            Ok(Seen::Shared(reader)) => Ok(Next::ChangeTo(BodySource::Shared(Box::new(reader)))),
+            Ok(Seen::Shared(reader)) => Ok(Next::ChangeTo(BodyState::Shared(Box::new(reader)))),
             Ok(Seen::FarBehind) => {
                 let jumped = self.jump(&progress).await;
-                Ok(Next::ChangeTo(jumped.unwrap_or(BodySource::Following { progress, may_jump: false })))
+                Ok(Next::ChangeTo(jumped.unwrap_or(BodyState::Following { progress, may_jump: false })))
             }
             Ok(Seen::NotOnDisk(missing)) => self.not_on_disk(*missing, progress).await,
             Err(error) if self.led_by.goes_on_after(&error) => {
@@ -246,33 +246,33 @@ impl BlobBody {
     ) -> Result<Next, Error> {
         let Missing { received, error } = missing;
         if received.is_complete
-            && let Some(source) = self.committed().await
+            && let Some(state) = self.committed().await
         {
-            return Ok(Next::ChangeTo(source));
+            return Ok(Next::ChangeTo(state));
         }
         let may_be_known_later = error.is_some() && received.start.is_none();
         Ok(Next::ChangeTo(match self.go_on_past_the_disk(received).await {
             Err(Error::ContentReplaced) if may_be_known_later => {
-                BodySource::Following { progress: until_over(progress).await?, may_jump: false }
+                BodyState::Following { progress: until_over(progress).await?, may_jump: false }
             }
-            source => source?,
+            state => state?,
         }))
     }
 
     /// The rest of a flight that failed with `error`, which says nothing about this client: as the client itself asks.
-    async fn without_leader(&mut self, error: &Error, hasher: Option<Hasher>) -> Result<BodySource, Error> {
+    async fn without_leader(&mut self, error: &Error, hasher: Option<Hasher>) -> Result<BodyState, Error> {
         tracing::info!(digest = %self.reader.digest, at = self.sent.at(), %error, "a client goes on without the leader of its download");
         Ok(match self.by_itself(hasher).await? {
-            BodySource::Passthrough(passthrough, _) => {
-                BodySource::Passthrough(passthrough, PassedBytes::LeaderFailed)
+            BodyState::Passthrough(passthrough, _) => {
+                BodyState::Passthrough(passthrough, PassedBytes::LeaderFailed)
             }
-            source => source,
+            state => state,
         })
     }
 
     /// The rest of a flight, without others. `hasher` is a window's hash of what the client has; without one it has
     /// taken nothing from a window.
-    async fn by_itself(&mut self, hasher: Option<Hasher>) -> Result<BodySource, Error> {
+    async fn by_itself(&mut self, hasher: Option<Hasher>) -> Result<BodyState, Error> {
         let start = hasher.map(|hasher| HashedStart::new(self.sent.at(), hasher));
         let growing = self.sent.content().cloned();
         self.go_on_past_the_disk(ReceivedSoFar { growing, start, is_complete: false }).await
@@ -296,10 +296,10 @@ impl BlobBody {
             false => self.reader.download_anew(hangs, &reason, self.sent.at()).await?,
         };
         Ok(Next::ChangeTo(match anew {
-            Some(StoredOrFollowed::Stored(stored)) => BodySource::Stored(stored.blob),
+            Some(StoredOrFollowed::Stored(stored)) => BodyState::Stored(stored.blob),
             Some(StoredOrFollowed::Following(followed)) => {
                 self.led_by = followed.led_by;
-                BodySource::following(followed.progress)
+                BodyState::following(followed.progress)
             }
             None => self.go_on_past_the_disk(ReceivedSoFar::default()).await?,
         }))
@@ -307,18 +307,18 @@ impl BlobBody {
 
     /// The blob of a complete download whose file is damaged, if it is in the store by now: it is repaired like any
     /// stored blob.
-    async fn committed(&mut self) -> Option<BodySource> {
+    async fn committed(&mut self) -> Option<BodyState> {
         self.repairs += 1;
         if self.repairs > REPAIRS_MAX {
             return None;
         }
-        self.reader.stored.open(self.reader.digest).await.map(BodySource::Stored)
+        self.reader.stored.open(self.reader.digest).await.map(BodyState::Stored)
     }
 
     /// The rest from upstream, past the disk. That of a whole body is verified together with what the client has: by
     /// the hash of what a download received, if that is as far as this body is; else of what can be read back; else all
     /// of it is fetched again, and must begin with what the download received, unless that was verified.
-    async fn go_on_past_the_disk(&mut self, received: ReceivedSoFar) -> Result<BodySource, Error> {
+    async fn go_on_past_the_disk(&mut self, received: ReceivedSoFar) -> Result<BodyState, Error> {
         let (at, end, digest) = (self.sent.at(), self.sent.end(), self.reader.digest);
         let ReceivedSoFar { growing, start, is_complete } = received;
         let hasher = match &start {
@@ -329,13 +329,13 @@ impl BlobBody {
         let passthrough = match hasher {
             Some(hasher) => {
                 let share = self.reader.own_memory()?;
-                let body = self.reader.upstream_from(at).await?;
+                let body = self.reader.source_from(at).await?;
                 Passthrough::rest(body, hasher, digest, end, share)
             }
             // What was sent cannot be read back to be compared.
             None if self.sent.is_whole() => {
                 if is_complete || self.sent.content().is_none() {
-                    return Ok(BodySource::Again(self.refetch()));
+                    return Ok(BodyState::Again(self.refetch()));
                 }
                 let Some(start) = start.filter(|start| start.len() >= at) else {
                     return Err(Error::ContentReplaced);
@@ -344,12 +344,12 @@ impl BlobBody {
                     return Err(Error::SentBytesLost);
                 }
                 let share = self.reader.own_memory()?;
-                let body = self.reader.upstream_from(0).await?;
+                let body = self.reader.source_from(0).await?;
                 Passthrough::again(body, digest, at, Some(start), end, share)
             }
-            None => Passthrough::range(self.reader.upstream_from(at).await?),
+            None => Passthrough::range(self.reader.source_from(at).await?),
         };
-        Ok(BodySource::Passthrough(Box::new(passthrough), PassedBytes::NotStored))
+        Ok(BodyState::Passthrough(Box::new(passthrough), PassedBytes::NotStored))
     }
 
     fn refetch(&mut self) -> Arc<RefetchOfBody> {
@@ -369,15 +369,15 @@ impl BlobBody {
 
     /// Whether the client has, or is about to get, bytes that are not verified yet.
     fn is_unverified(&self) -> bool {
-        match &self.source {
-            BodySource::Following { progress, .. } => progress.borrow().verified_size().is_none(),
+        match &self.state {
+            BodyState::Following { progress, .. } => progress.borrow().verified_size().is_none(),
             _ => self.sent.content().is_some(),
         }
     }
 
     /// A range far ahead of the readable offset, asked for by itself; `None` if it is not to be had: the fill gets
     /// there. A whole body goes on like that only if what its client has can be hashed, and then to its end.
-    async fn jump(&self, progress: &watch::Receiver<Progress>) -> Option<BodySource> {
+    async fn jump(&self, progress: &watch::Receiver<Progress>) -> Option<BodyState> {
         let digest = self.reader.digest;
         let sent = match self.sent.is_whole() {
             true => Some((self.sent.hash(digest, None).await?, self.reader.own_memory().ok()?)),
@@ -387,9 +387,9 @@ impl BlobBody {
         Some(match sent {
             Some((hasher, share)) => {
                 let rest = Passthrough::rest(body, hasher, digest, self.sent.end(), share);
-                BodySource::Passthrough(Box::new(rest), PassedBytes::OutOfOrder)
+                BodyState::Passthrough(Box::new(rest), PassedBytes::OutOfOrder)
             }
-            None => BodySource::OutOfOrder(Box::new(body), progress.clone()),
+            None => BodyState::OutOfOrder(Box::new(body), progress.clone()),
         })
     }
 }

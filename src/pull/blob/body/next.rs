@@ -9,14 +9,14 @@ use crate::pull::blob::flight::progress::Progress;
 use crate::pull::blob::parts::partial::Partial;
 use crate::pull::blob::past_the_disk::passthrough::Passthrough;
 use crate::pull::blob::past_the_disk::window::WindowReader;
-use crate::pull::blob::source::upstream_body::UpstreamBody;
+use crate::pull::blob::source::body::SourceBody;
 use crate::pull::error::Error;
 use crate::pull::metrics::PassedBytes;
 use crate::store::Blob;
 use crate::support::body_chunk::BodyChunk;
 
-/// Where the next bytes come from.
-pub(super) enum BodySource {
+/// Where a body is: what its next bytes are read from.
+pub(super) enum BodyState {
     /// A blob in the store.
     Stored(Blob),
     /// A flight; and whether a range far ahead may be asked for by itself.
@@ -32,10 +32,10 @@ pub(super) enum BodySource {
     /// Parts that are kept; what is missing of them is fetched and kept first.
     Partial(Arc<Partial>),
     /// Upstream, out of order, until the flight gets there; the fill is given the bytes.
-    OutOfOrder(Box<UpstreamBody>, watch::Receiver<Progress>),
+    OutOfOrder(Box<SourceBody>, watch::Receiver<Progress>),
 }
 
-impl BodySource {
+impl BodyState {
     /// A flight that is just joined, or that has caught up.
     pub(super) fn following(progress: watch::Receiver<Progress>) -> Self {
         Self::Following { progress, may_jump: true }
@@ -48,7 +48,7 @@ pub(super) enum Next {
     Chunk(BodyChunk),
     /// The proper end.
     End,
-    ChangeTo(BodySource),
+    ChangeTo(BodyState),
 }
 
 impl Next {

@@ -6,15 +6,15 @@ use tokio::sync::watch;
 
 use super::reader::Reader;
 use crate::pull::blob::flight::progress::Progress;
-use crate::pull::blob::source::upstream_body::UpstreamBody;
+use crate::pull::blob::source::body::SourceBody;
 use crate::pull::error::Error;
 use crate::reference::Digest;
 
 /// Upstream's body from byte `at` on; `None` from a registry that does not answer ranges, which would send everything
 /// before it too, or that does not answer now.
-pub(super) async fn open_far_ahead(reader: &Reader, at: u64) -> Option<UpstreamBody> {
+pub(super) async fn open_far_ahead(reader: &Reader, at: u64) -> Option<SourceBody> {
     let digest = reader.digest;
-    match reader.upstream_from(at).await {
+    match reader.source_from(at).await {
         Ok(body) if body.is_ranged() => {
             tracing::debug!(%digest, at, "a range far ahead is asked for by itself");
             Some(body)
@@ -35,7 +35,7 @@ pub(super) async fn open_far_ahead(reader: &Reader, at: u64) -> Option<UpstreamB
 /// Upstream.
 pub(crate) async fn next_out_of_order(
     digest: Digest,
-    body: &mut UpstreamBody,
+    body: &mut SourceBody,
     progress: &watch::Receiver<Progress>,
     at: u64,
     is_leaders: bool,

@@ -8,8 +8,8 @@ use super::refetch_places::RefetchPlaces;
 use crate::pull::blob::download::{Downloads, StoredOrFollowed};
 use crate::pull::blob::flight::Sharing;
 use crate::pull::blob::past_the_disk::memory::{MemoryShare, WindowMemory};
-use crate::pull::blob::source::UpstreamBlobs;
-use crate::pull::blob::source::upstream_body::UpstreamBody;
+use crate::pull::blob::source::BlobSource;
+use crate::pull::blob::source::body::SourceBody;
 use crate::pull::blob::stored::StoredBlobs;
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
@@ -22,7 +22,7 @@ use crate::support::body_chunk::BodyChunk;
 pub(crate) struct Reader {
     pub(crate) stored: StoredBlobs,
     pub(crate) downloads: Downloads,
-    pub(crate) upstream: UpstreamBlobs,
+    pub(crate) source: BlobSource,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) memory: WindowMemory,
     pub(crate) refetches: RefetchPlaces,
@@ -31,12 +31,12 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Upstream's body from byte `at` on.
+    /// The body of the source from byte `at` on.
     ///
     /// # Errors
     /// Upstream.
-    pub(super) async fn upstream_from(&self, at: u64) -> Result<UpstreamBody, Error> {
-        self.upstream.open(&self.context, self.digest, at, None).await
+    pub(super) async fn source_from(&self, at: u64) -> Result<SourceBody, Error> {
+        self.source.open(&self.context, self.digest, at, None).await
     }
 
     /// The download of a stored blob that the disk does not give: joined, or led. While the disk `hangs` the store is

@@ -161,7 +161,7 @@ impl RefetchOfBody {
                     return Err(Error::SentBytesLost);
                 }
                 let (digest, share) = (self.reader.digest, self.reader.own_memory()?);
-                let body = self.reader.upstream_from(0).await?;
+                let body = self.reader.source_from(0).await?;
                 let body = Passthrough::again(body, digest, at, None, self.size, share);
                 RefetchedBlob { body, kept: BytesMut::new(), start: at }
             }
@@ -184,7 +184,7 @@ impl RefetchOfBody {
         let KnownBytes { range, is_equal } = known;
         let (digest, all) = (self.reader.digest, usize::try_from(range.end - range.start).ok()?);
         let opened =
-            self.reader.upstream.open(&self.reader.context, digest, range.start, Some(range.end)).await;
+            self.reader.source.open(&self.reader.context, digest, range.start, Some(range.end)).await;
         // A registry that does not answer ranges would send everything before it.
         let mut body = opened.ok().filter(|body| body.is_ranged())?;
         let mut bytes = BytesMut::with_capacity(all);

@@ -169,7 +169,7 @@ async fn what_comes_after_bytes_that_cannot_be_read_back_comes_soon_or_the_body_
     let gate = scene.parts.registry.hold_after(SIZE / 4);
     let (context, blobs) = (for_tests::pull(&scene.app), &scene.parts.blobs);
     let again = async || {
-        let body = blobs.0.upstream.open(&context, scene.digest, 0, None).await.unwrap();
+        let body = blobs.0.source.open(&context, scene.digest, 0, None).await.unwrap();
         Passthrough::again(body, scene.digest, AT, None, Some(SIZE as u64), blobs.0.memory.share())
     };
     let (mut late, begun) = (again().await, Instant::now());

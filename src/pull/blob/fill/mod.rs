@@ -32,10 +32,10 @@ use crate::pull::blob::parts::partial::Partials;
 use crate::pull::blob::past_the_disk::{Detached, DetachedFills};
 use crate::pull::blob::priority::Foreground;
 use crate::pull::blob::room::Room;
-use crate::pull::blob::source::UpstreamBlobs;
+use crate::pull::blob::source::BlobSource;
+use crate::pull::blob::source::body::SourceBody;
 use crate::pull::blob::source::delivery::{Trail, Tries, Way, fault_of};
 use crate::pull::blob::source::tiered::{Opened, TierCopy, WholeBlob};
-use crate::pull::blob::source::upstream_body::UpstreamBody;
 use crate::pull::blob::vouched::Vouched;
 use crate::pull::blob::withheld_tail::Withheld;
 use crate::pull::context::PullContext;
@@ -51,7 +51,7 @@ use crate::support::tasks::Tasks;
 pub(crate) struct Filler {
     pub(super) room: Room,
     pub(super) store: Store,
-    pub(super) blobs: UpstreamBlobs,
+    pub(super) source: BlobSource,
     pub(super) transfers: Transfers,
     pub(super) foreground: Foreground,
     pub(super) partials: Partials,
@@ -84,7 +84,7 @@ impl Filler {
     pub(crate) async fn fill_detached(&self, leader: Leader) {
         let ended = async {
             let (context, digest) = (leader.flight().context(), leader.digest());
-            let body = WholeBlob { blobs: &self.blobs, context, digest }.open().await?.body;
+            let body = WholeBlob { source: &self.source, context, digest }.open().await?.body;
             let detached = Detached::from_first_byte(body, digest.hasher(), None);
             self.detached.run(&leader, detached).await
         };
@@ -136,10 +136,10 @@ impl Filler {
         leader.publish_complete(verified.size());
         let (digest, context) = (leader.digest(), leader.flight().context());
         let before = leader.flight().start().last_answer;
-        let is_member = self.blobs.is_member(context, digest, verified.size(), trail, before).await;
+        let is_member = self.source.is_member(context, digest, verified.size(), trail, before).await;
         if is_member {
             copy.into_iter().for_each(|copy| copy.complete(verified.size()));
-            self.blobs.names().share_member(context.repository(), digest, &Member::Blob).await;
+            self.source.names().share_member(context.repository(), digest, &Member::Blob).await;
         }
         let (store, repository) = (self.store.clone(), context.repository().clone());
         let commit = move || store.commit(verified, &repository, is_member.then_some(&Member::Blob));
@@ -168,7 +168,8 @@ impl Filler {
         let mut wrong = None;
         loop {
             let prepared = self.prepare(leader);
-            let Opened { body, tier_copy } = WholeBlob { blobs: &self.blobs, context, digest }.open().await?;
+            let Opened { body, tier_copy } =
+                WholeBlob { source: &self.source, context, digest }.open().await?;
             if let Some(error) = wrong.take_if(|_| tries.is_repeated_by(body.endpoint())) {
                 return Err(error);
             }
@@ -177,8 +178,8 @@ impl Filler {
             let received = self.receive_body(leader, body, vouched, tries.way(), tier_copy, prepared).await;
             let error = match received {
                 Ok(filled) => {
-                    if let (Filled::Verified(..), Some(source)) = (&filled, &unproved) {
-                        self.blobs.record_verified(context, source, &trail).await;
+                    if let (Filled::Verified(..), Some(unproved)) = (&filled, &unproved) {
+                        self.source.record_verified(context, unproved, &trail).await;
                     }
                     return Ok(filled);
                 }
@@ -186,7 +187,7 @@ impl Filler {
             };
             let Some(fault) = fault_of(&error, &trail) else { return Err(error) };
             self.partials.forget(context, digest);
-            let another = self.blobs.record_wrong_content(context, digest, &trail, fault);
+            let another = self.source.record_wrong_content(context, digest, &trail, fault);
             if !tries.failed(&trail, another) {
                 return Err(error);
             }
@@ -198,18 +199,18 @@ impl Filler {
 
     /// The registry's word for the leader. It is asked for where there are parts to be taken over: without it they
     /// would be fetched again.
-    async fn vouched(&self, context: &PullContext, digest: Digest, body: &UpstreamBody) -> Option<Vouched> {
+    async fn vouched(&self, context: &PullContext, digest: Digest, body: &SourceBody) -> Option<Vouched> {
         let kept = |size| self.partials.bytes_of(context, digest, size) > 0;
         match body.size().is_some_and(kept) {
-            true => self.blobs.vouched_if_asked(context, digest, body).await,
-            false => self.blobs.vouched(context, digest, body).await,
+            true => self.source.vouched_if_asked(context, digest, body).await,
+            false => self.source.vouched(context, digest, body).await,
         }
     }
 
     async fn receive_body(
         &self,
         leader: &Arc<Leader>,
-        body: UpstreamBody,
+        body: SourceBody,
         vouched: Option<Vouched>,
         way: Way,
         tier_copy: TierCopy,
@@ -252,7 +253,7 @@ impl Filler {
     fn prepare(&self, leader: &Leader) -> Option<Prepared> {
         let (context, digest) = (leader.flight().context(), leader.digest());
         let repository = context.repository();
-        let size = self.blobs.access().membership().declared_size(repository, digest)?;
+        let size = self.source.access().membership().declared_size(repository, digest)?;
         let is_kept = self.partials.bytes_of(context, digest, size) > 0;
         let owner = self.room.owner(repository.registry());
         (!is_kept).then(|| Prepared::new(&self.store, digest, size, owner, &self.tasks))
@@ -276,7 +277,7 @@ impl Filler {
     async fn store_body(
         &self,
         leader: &Arc<Leader>,
-        body: UpstreamBody,
+        body: SourceBody,
         vouched: Option<Vouched>,
         ingest: Ingest,
         way: Way,

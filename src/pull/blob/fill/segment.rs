@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::concurrency::SEGMENT;
 use super::piece_queue::Received;
 use crate::pull::blob::places::Place;
-use crate::pull::blob::source::upstream_body::UpstreamBody;
+use crate::pull::blob::source::body::SourceBody;
 use crate::pull::error::Error;
 use crate::support::tasks::{AbortOnDropHandle, Tasks};
 
@@ -35,7 +35,7 @@ pub(super) enum SegmentSource {
     Ahead(Ahead),
     /// It is the first of those that are not complete: its body is read by the task that hands it on, and nothing
     /// waits.
-    Front(Box<UpstreamBody>),
+    Front(Box<SourceBody>),
     /// They are in the file already.
     InFile,
     /// All were returned.
@@ -46,7 +46,7 @@ pub(super) enum SegmentSource {
 pub(super) struct Ahead {
     pub(super) received: mpsc::Receiver<Bytes>,
     /// Its body, once it is the first; `None` if it has come whole.
-    pub(super) task: AbortOnDropHandle<Result<Option<UpstreamBody>, Error>>,
+    pub(super) task: AbortOnDropHandle<Result<Option<SourceBody>, Error>>,
     is_front: Arc<AtomicBool>,
 }
 
@@ -61,7 +61,7 @@ pub(super) enum Connection {
 impl Segment {
     /// What `body` brings up to `until`. What waits in memory is bounded by the segment, and [`CHUNKS_MAX`].
     pub(super) fn download(
-        body: impl Future<Output = Result<UpstreamBody, Error>> + Send + 'static,
+        body: impl Future<Output = Result<SourceBody, Error>> + Send + 'static,
         until: u64,
         count: &Arc<AtomicU64>,
         connection: Connection,
@@ -92,7 +92,7 @@ impl Segment {
     }
 
     /// The rest of a body up to `until`, which is the first.
-    pub(super) fn front(body: UpstreamBody, until: u64) -> Self {
+    pub(super) fn front(body: SourceBody, until: u64) -> Self {
         Self { source: SegmentSource::Front(Box::new(body)), until, _place: None }
     }
 
@@ -139,7 +139,7 @@ impl Segment {
 }
 
 /// The next bytes of a body up to `until`; `None` if all of them have come.
-async fn next_of(body: &mut UpstreamBody, until: u64, count: &AtomicU64) -> Result<Option<Bytes>, Error> {
+async fn next_of(body: &mut SourceBody, until: u64, count: &AtomicU64) -> Result<Option<Bytes>, Error> {
     let at = body.at();
     if at >= until {
         return Ok(None);

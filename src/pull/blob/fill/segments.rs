@@ -20,9 +20,9 @@ use super::segment::{Connection, Segment};
 use crate::pull::blob::flight::Flight;
 use crate::pull::blob::places::{Place, Places, Shares};
 use crate::pull::blob::priority::Foreground;
-use crate::pull::blob::source::UpstreamBlobs;
+use crate::pull::blob::source::BlobSource;
+use crate::pull::blob::source::body::SourceBody;
 use crate::pull::blob::source::delivery::Trail;
-use crate::pull::blob::source::upstream_body::UpstreamBody;
 use crate::pull::config::Config;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
@@ -40,21 +40,16 @@ const SKIP_MIN: u64 = 1024 * 1024;
 /// Opens segments of blobs, within the bound for all blobs together. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Segments {
-    blobs: UpstreamBlobs,
+    source: BlobSource,
     extra_connections: Places,
     tasks: Tasks,
     metrics: Arc<Metrics>,
 }
 
 impl Segments {
-    pub(crate) fn new(
-        blobs: UpstreamBlobs,
-        config: Live<Config>,
-        tasks: Tasks,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub(crate) fn new(source: BlobSource, config: Live<Config>, tasks: Tasks, metrics: Arc<Metrics>) -> Self {
         let extra_connections = Places::new(Shares::of_few(EXTRA_MAX), config);
-        Self { blobs, extra_connections, tasks, metrics }
+        Self { source, extra_connections, tasks, metrics }
     }
 
     /// A place for one more connection to `registry`, if it may have one.
@@ -77,9 +72,9 @@ impl Segments {
         digest: Digest,
         from: u64,
         until: u64,
-    ) -> Result<UpstreamBody, Error> {
+    ) -> Result<SourceBody, Error> {
         self.metrics.segments.inc();
-        let body = self.blobs.open(context, digest, from, Some(until)).await?;
+        let body = self.source.open(context, digest, from, Some(until)).await?;
         if body.is_ranged() { Ok(body) } else { Err(Error::RangeIgnored) }
     }
 }
@@ -93,10 +88,10 @@ pub(crate) fn worth_skipping(growing: &GrowingBlob, at: u64, size: Option<u64>) 
 /// The two bodies that a segmented download begins with.
 pub(crate) struct TwoConnections {
     /// The connection that was there, and the rate in bytes a second that it brought.
-    pub(crate) first: UpstreamBody,
+    pub(crate) first: SourceBody,
     pub(crate) rate: f64,
     /// The segment further on, and its place.
-    pub(crate) second: UpstreamBody,
+    pub(crate) second: SourceBody,
     pub(crate) place: Place,
 }
 
@@ -210,7 +205,7 @@ impl<'a> SegmentedDownload<'a> {
         self.running.clear();
         let mut received = self.received.load(Ordering::Relaxed);
         if self.next < self.size {
-            let rest = self.segments.blobs.open(self.context, self.digest, self.next, None);
+            let rest = self.segments.source.open(self.context, self.digest, self.next, None);
             let rest = queue.while_waiting_for(rest).await?;
             let mut rest = rest.recorded_in(&self.trail);
             loop {

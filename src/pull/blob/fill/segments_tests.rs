@@ -29,14 +29,14 @@ impl Scene {
         let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
         let content: &[u8] = (0..SIZE).map(|n| (n % 251) as u8).collect::<Vec<_>>().leak();
         let digest = parts.registry.push(&app, None, content);
-        let blobs = parts.blobs.0.upstream.clone();
-        let segments = Segments::new(blobs, Live::default(), Tasks::default(), for_tests::metrics());
+        let source = parts.blobs.0.source.clone();
+        let segments = Segments::new(source, Live::default(), Tasks::default(), for_tests::metrics());
         Self { parts, app, digest, content, segments }
     }
 
-    async fn body(&self, from: u64, until: Option<u64>) -> UpstreamBody {
+    async fn body(&self, from: u64, until: Option<u64>) -> SourceBody {
         let context = for_tests::pull(&self.app);
-        self.parts.blobs.0.upstream.open(&context, self.digest, from, until).await.unwrap()
+        self.parts.blobs.0.source.open(&context, self.digest, from, until).await.unwrap()
     }
 }
 

@@ -16,9 +16,9 @@ use super::segments::{SegmentedDownload, Segments, TwoConnections, Yielding, wor
 use crate::pull::blob::flight::Leader;
 use crate::pull::blob::places::Place;
 use crate::pull::blob::priority::Foreground;
-use crate::pull::blob::source::UpstreamBlobs;
+use crate::pull::blob::source::BlobSource;
+use crate::pull::blob::source::body::SourceBody;
 use crate::pull::blob::source::delivery::{Trail, Way};
-use crate::pull::blob::source::upstream_body::UpstreamBody;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::reference::Digest;
@@ -29,7 +29,7 @@ use crate::upstream;
 /// Moves bodies. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Transfers {
-    blobs: UpstreamBlobs,
+    source: BlobSource,
     segments: Segments,
     foreground: Foreground,
 }
@@ -40,7 +40,7 @@ struct Transfer<'a> {
     leader: &'a Leader,
     growing: &'a GrowingBlob,
     queue: &'a mut PieceSender,
-    body: UpstreamBody,
+    body: SourceBody,
     /// Records who delivers the bytes.
     trail: Trail,
     measured: Measured,
@@ -61,7 +61,7 @@ enum Second {
 
 /// A second connection that has been asked for.
 struct SecondConnection {
-    body: AbortOnDropHandle<Option<UpstreamBody>>,
+    body: AbortOnDropHandle<Option<SourceBody>>,
     place: Place,
 }
 
@@ -75,13 +75,13 @@ struct Measured {
 }
 
 impl Measured {
-    fn of(body: &UpstreamBody) -> Self {
+    fn of(body: &SourceBody) -> Self {
         let is_of_registry = !body.is_from_tier();
         Self { begun_at: body.at(), skipped: 0, waited: Duration::ZERO, is_of_registry }
     }
 
     /// The next bytes of the body. What storing others takes meanwhile does not count as waiting for it.
-    async fn next_of(&mut self, body: &mut UpstreamBody) -> Option<Result<Bytes, upstream::Error>> {
+    async fn next_of(&mut self, body: &mut SourceBody) -> Option<Result<Bytes, upstream::Error>> {
         let before = Instant::now();
         let next = body.next().await;
         self.waited += before.elapsed();
@@ -99,8 +99,8 @@ impl Measured {
 }
 
 impl Transfers {
-    pub(crate) fn new(blobs: UpstreamBlobs, segments: Segments, foreground: Foreground) -> Self {
-        Self { blobs, segments, foreground }
+    pub(crate) fn new(source: BlobSource, segments: Segments, foreground: Foreground) -> Self {
+        Self { source, segments, foreground }
     }
 
     /// Moves the whole body of a flight into `queue`, the end included; returns early if the queue is closed. How many
@@ -111,7 +111,7 @@ impl Transfers {
     pub(crate) async fn run(
         &self,
         leader: &Leader,
-        body: UpstreamBody,
+        body: SourceBody,
         growing: &GrowingBlob,
         queue: &mut PieceSender,
         way: Way,
@@ -127,7 +127,7 @@ impl Transfers {
 
     /// Records how fast a registry delivered a body: the shared tier is left where it is slower.
     fn record_pace(&self, context: &PullContext, received: u64, took: Duration) {
-        self.blobs.tier().record_pace(context.repository().registry(), received, took);
+        self.source.tier().record_pace(context.repository().registry(), received, took);
     }
 
     /// The rest of a body that the leader of a flight cannot have: asked for as one of its followers whose own question
@@ -138,19 +138,19 @@ impl Transfers {
     async fn go_on_as_follower(
         &self,
         leader: &Leader,
-        body: &UpstreamBody,
+        body: &SourceBody,
         error: Error,
-    ) -> Result<UpstreamBody, Error> {
+    ) -> Result<SourceBody, Error> {
         let (flight, digest) = (leader.flight(), leader.digest());
         if !flight.has_alternate()
-            || self.blobs.vouched_if_asked(flight.context(), digest, body).await.is_none()
+            || self.source.vouched_if_asked(flight.context(), digest, body).await.is_none()
         {
             return Err(error);
         }
         while let Some(context) = flight.take_alternate() {
             let repository = context.repository();
             tracing::info!(%repository, %digest, %error, "a download goes on in the repository of a follower");
-            match self.blobs.open(&context, digest, body.at(), None).await {
+            match self.source.open(&context, digest, body.at(), None).await {
                 Ok(rest) if rest.size() == body.size() => return Ok(rest),
                 Ok(_) => tracing::info!(%repository, %digest, "a repository has another size for a digest"),
                 Err(error) => tracing::info!(%repository, %digest, %error, "nor can a follower have it"),
@@ -235,7 +235,7 @@ impl Transfer<'_> {
             return ControlFlow::Break(());
         }
         let (context, digest) = (self.leader.flight().context(), self.leader.digest());
-        match self.queue.while_waiting_for(self.of.blobs.open(context, digest, until, None)).await {
+        match self.queue.while_waiting_for(self.of.source.open(context, digest, until, None)).await {
             Ok(rest) if rest.is_ranged() && rest.size() == size => {
                 let _ = self.queue.send(Received::InFile(until)).await;
                 self.measured.skipped += until - at;
@@ -251,13 +251,13 @@ impl Transfer<'_> {
     }
 
     /// The rest comes from another body.
-    fn go_on_with(&mut self, rest: UpstreamBody) {
+    fn go_on_with(&mut self, rest: SourceBody) {
         self.trail.record_ranges();
         self.body = rest.recorded_in(&self.trail);
     }
 
     /// The second connection, once it is there and of use. It is asked for where the first is slow.
-    async fn second_connection(&mut self) -> Option<(UpstreamBody, Place)> {
+    async fn second_connection(&mut self) -> Option<(SourceBody, Place)> {
         match &self.second {
             Second::Untried if self.is_slow() => {
                 let (context, digest) = (self.leader.flight().context(), self.leader.digest());
@@ -287,7 +287,7 @@ impl Transfer<'_> {
     }
 
     /// Goes on over as many connections as make it fast.
-    async fn run_segmented(self, second: UpstreamBody, place: Place) -> Result<(), Error> {
+    async fn run_segmented(self, second: SourceBody, place: Place) -> Result<(), Error> {
         let Self { of, leader, growing, queue, body: first, measured, .. } = self;
         let (flight, rate) = (leader.flight(), measured.rate(first.at()));
         let (context, begun) = (flight.context(), TwoConnections { first, rate, second, place });

@@ -43,10 +43,10 @@ impl Scene {
         let body = MirrorBody::whole(bytes::Bytes::from_static(&CONTENT));
         parts.registry.mirror(&app, digest, MirrorBody { chunk_takes: MILLISECOND, ..body });
         let (flights, metrics) = (Flights::new(IntGauge::new("flights", "x").unwrap()), for_tests::metrics());
-        let blobs = parts.blobs.0.upstream.clone();
+        let source = parts.blobs.0.source.clone();
         let (config, tasks) = (Live::default(), Tasks::default());
-        let segments = Segments::new(blobs.clone(), config, tasks, std::sync::Arc::clone(&metrics));
-        let transfers = Transfers::new(blobs, segments.clone(), Foreground::new(flights.clone()));
+        let segments = Segments::new(source.clone(), config, tasks, std::sync::Arc::clone(&metrics));
+        let transfers = Transfers::new(source, segments.clone(), Foreground::new(flights.clone()));
         Self { parts, digest, flights, segments, transfers, metrics }
     }
 
@@ -62,11 +62,11 @@ impl Scene {
     /// Downloads the blob for `leader`; returns how long that takes.
     async fn download(&self, leader: &Leader) -> Duration {
         let context = leader.flight().context();
-        let body = self.parts.blobs.0.upstream.open(context, self.digest, 0, None).await.unwrap();
+        let body = self.parts.blobs.0.source.open(context, self.digest, 0, None).await.unwrap();
         self.download_body(leader, body).await
     }
 
-    async fn download_body(&self, leader: &Leader, body: UpstreamBody) -> Duration {
+    async fn download_body(&self, leader: &Leader, body: SourceBody) -> Duration {
         let owner = Owner::unlimited(&"reg.test".parse().unwrap());
         let ingest = self.parts.store.begin(self.digest, Some(SIZE as u64), owner).await.unwrap();
         let growing = ingest.growing();
@@ -125,7 +125,7 @@ async fn what_the_tier_does_not_deliver_comes_from_the_registry_as_fast_as_witho
         let body = Box::pin(futures_util::stream::iter(chunks.into_iter().skip(usize::from(bytes == 0))));
         let found = tier::Found { size: SIZE as u64, modified: None, body };
         let context = runtime.flight().context();
-        let body = scene.parts.blobs.0.upstream.body_from_tier(context, scene.digest, found);
+        let body = scene.parts.blobs.0.source.body_from_tier(context, scene.digest, found);
         let took = scene.download_body(&runtime, body).await;
         assert!(scene.opened() > 6 && took < Duration::from_secs(5), "{bytes}: {took:?} {}", scene.opened());
     }
@@ -150,7 +150,7 @@ async fn what_a_download_that_is_given_up_does_not_fetch_makes_its_registry_no_f
     let scene = Scene::new();
     let runtime = scene.lead(scene.digest, Priority::Foreground);
     let (flight, context) = (runtime.flight(), runtime.flight().context());
-    let open = |from, until| scene.parts.blobs.0.upstream.open(context, scene.digest, from, until);
+    let open = |from, until| scene.parts.blobs.0.source.open(context, scene.digest, from, until);
     let first = open(0, None).await.unwrap();
     let second = open(SEGMENT, Some(2 * SEGMENT)).await.unwrap();
     let begun = TwoConnections { first, rate: 10e6, second, place: scene.place("reg.test").unwrap() };

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::pull::blob::source::upstream_body::UpstreamBody;
+use crate::pull::blob::source::body::SourceBody;
 use crate::pull::error::Error;
 use crate::pull::metrics::{Metrics, PassedBytes};
 use crate::reference::Digest;
@@ -111,7 +111,7 @@ impl Reservation {
     /// Receives the part on a task of its own, from the body that `open` comes to.
     pub(crate) fn receive(
         self,
-        open: impl Future<Output = Result<UpstreamBody, Error>> + Send + 'static,
+        open: impl Future<Output = Result<SourceBody, Error>> + Send + 'static,
     ) -> Coming {
         let (tasks, coming) = (self.parts.tasks.clone(), self.coming.clone());
         tasks.spawn_detached(async move {
@@ -127,7 +127,7 @@ impl Reservation {
         coming
     }
 
-    async fn keep(&self, mut body: UpstreamBody) -> Result<(), Error> {
+    async fn keep(&self, mut body: SourceBody) -> Result<(), Error> {
         let (mut at, end) = (self.start(), self.end());
         while at < end {
             let mut bytes: Bytes = body.next().await.ok_or(Error::ShortBody { missing: end - at })??;

@@ -25,7 +25,7 @@ use crate::pull::blob::parts::fetch::Reserved;
 use crate::pull::blob::parts::partial::{Partial, Partials};
 use crate::pull::blob::parts::single_ranges::{Alone, SingleRanges, Wanted};
 use crate::pull::blob::room::Room;
-use crate::pull::blob::source::UpstreamBlobs;
+use crate::pull::blob::source::BlobSource;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::reference::{Digest, Principal, Repository};
@@ -55,7 +55,7 @@ struct FirstAsker {
 /// Parts of blobs. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Parts {
-    upstream: UpstreamBlobs,
+    source: BlobSource,
     ranges: SingleRanges,
     partials: Partials,
     room: Room,
@@ -80,8 +80,8 @@ impl Drop for Turn {
 }
 
 impl Parts {
-    pub(crate) fn new(upstream: UpstreamBlobs, ranges: SingleRanges, partials: Partials, room: Room) -> Self {
-        Self { upstream, ranges, partials, room, first: Arc::default() }
+    pub(crate) fn new(source: BlobSource, ranges: SingleRanges, partials: Partials, room: Room) -> Self {
+        Self { source, ranges, partials, room, first: Arc::default() }
     }
 
     /// What a part is read from; `None` if it is not to be had alone. `size` is that of the blob, where it is
@@ -142,7 +142,7 @@ impl Parts {
     /// The parts of a blob that are kept, if the caller may read them.
     async fn kept(&self, context: &PullContext, digest: Digest) -> Option<Arc<Partial>> {
         let partial = self.partials.find(context, digest)?;
-        self.upstream.access().known().fresh(context, Use::Read).await?;
+        self.source.access().known().fresh(context, Use::Read).await?;
         Some(partial)
     }
 
@@ -211,7 +211,7 @@ impl Parts {
         if !has_room || !is_part {
             return not_kept(body);
         }
-        let Some(vouched) = self.upstream.vouched_if_asked(context, digest, &body).await else {
+        let Some(vouched) = self.source.vouched_if_asked(context, digest, &body).await else {
             return not_kept(body);
         };
         let owner = self.room.owner(registry);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::fetch::Reserved;
 use super::partial::Partial;
 use crate::pull::blob::past_the_disk::passthrough::Passthrough;
-use crate::pull::blob::source::UpstreamBlobs;
+use crate::pull::blob::source::BlobSource;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::reference::Digest;
@@ -30,7 +30,7 @@ pub(crate) enum PartRead {
 /// # Errors
 /// Upstream cannot be asked for what cannot be kept.
 pub(crate) async fn read_part(
-    upstream: &UpstreamBlobs,
+    source: &BlobSource,
     context: &PullContext,
     digest: Digest,
     partial: &Partial,
@@ -44,10 +44,10 @@ pub(crate) async fn read_part(
         let mut coming = match partial.parts.reserve(start, end) {
             Reserved::Coming(coming) => coming,
             Reserved::New(part) => {
-                let (upstream, context) = (upstream.clone(), context.after_the_answer());
+                let (source, context) = (source.clone(), context.after_the_answer());
                 let (from, until) = (part.start(), part.end());
                 part.receive(async move {
-                    let body = upstream.open(&context, digest, from, Some(until)).await?;
+                    let body = source.open(&context, digest, from, Some(until)).await?;
                     if body.is_of_blob(size) { Ok(body) } else { Err(body.encoded()) }
                 })
             }
@@ -58,7 +58,7 @@ pub(crate) async fn read_part(
             break;
         }
     }
-    let body = upstream.open(context, digest, start, Some(end)).await?;
+    let body = source.open(context, digest, start, Some(end)).await?;
     if !body.is_of_blob(size) {
         return Err(body.encoded());
     }

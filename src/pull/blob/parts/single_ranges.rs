@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 
 use super::byte_range::{BlobRange, Part};
 use crate::pull::blob::flight::Flights;
-use crate::pull::blob::source::UpstreamBlobs;
-use crate::pull::blob::source::upstream_body::UpstreamBody;
+use crate::pull::blob::source::BlobSource;
+use crate::pull::blob::source::body::SourceBody;
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
 use crate::reference::{Digest, Registry};
@@ -36,7 +36,7 @@ pub(crate) struct Wanted {
 /// A part that was asked for alone.
 pub(crate) enum Alone {
     /// Upstream's body, past the store, and the size of the blob.
-    Body { body: Box<UpstreamBody>, size: u64 },
+    Body { body: Box<SourceBody>, size: u64 },
     /// There is no such part of a blob of this size.
     Beyond { size: u64 },
     /// Which part it is depends on the size of the blob, which is not known.
@@ -46,15 +46,15 @@ pub(crate) enum Alone {
 /// Fetches parts of blobs. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct SingleRanges {
-    blobs: UpstreamBlobs,
+    source: BlobSource,
     flights: Flights,
     /// Bytes that were fetched alone.
     read: Arc<Mutex<BoundedMap<(Registry, Digest), u64>>>,
 }
 
 impl SingleRanges {
-    pub(crate) fn new(blobs: UpstreamBlobs, flights: Flights) -> Self {
-        Self { blobs, flights, read: Arc::new(Mutex::new(BoundedMap::new(BLOBS_MAX))) }
+    pub(crate) fn new(source: BlobSource, flights: Flights) -> Self {
+        Self { source, flights, read: Arc::new(Mutex::new(BoundedMap::new(BLOBS_MAX))) }
     }
 
     /// Whether a part of a blob of known size would be fetched alone now.
@@ -94,7 +94,7 @@ impl SingleRanges {
             Some(Part::NeedsSize) => return Ok(Some(Alone::SizeUnknown)),
             Some(Part::Bytes { from, until }) => (from, until),
         };
-        let body = match self.blobs.open(context, digest, from, until).await {
+        let body = match self.source.open(context, digest, from, until).await {
             Ok(body) => body,
             // One that refuses bytes which are there, by the size that it names, fails.
             Err(Error::Upstream(upstream::Error::RangeNotSatisfiable { size: Some(size), .. }))

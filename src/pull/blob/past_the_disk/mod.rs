@@ -18,9 +18,9 @@ use crate::pull::blob::hashed_start::HashedStart;
 use crate::pull::blob::past_the_disk::memory::WindowMemory;
 use crate::pull::blob::past_the_disk::rest::{NextOfRest, Rest};
 use crate::pull::blob::past_the_disk::window::Window;
-use crate::pull::blob::source::UpstreamBlobs;
+use crate::pull::blob::source::BlobSource;
+use crate::pull::blob::source::body::SourceBody;
 use crate::pull::blob::source::delivery::{Trail, fault_of};
-use crate::pull::blob::source::upstream_body::UpstreamBody;
 use crate::pull::blob::withheld_tail::Withheld;
 use crate::pull::error::Error;
 use crate::reference::{Digest, Hasher};
@@ -30,7 +30,7 @@ use crate::store::{self, Store};
 #[derive(Clone)]
 pub(super) struct DetachedFills {
     store: Store,
-    blobs: UpstreamBlobs,
+    source: BlobSource,
     memory: WindowMemory,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Detached {
 
 impl Detached {
     /// One whose body goes past the disk from its first byte on, and why.
-    pub(super) fn from_first_byte(body: UpstreamBody, hasher: Hasher, error: Option<store::Error>) -> Self {
+    pub(super) fn from_first_byte(body: SourceBody, hasher: Hasher, error: Option<store::Error>) -> Self {
         let (withheld, trail) = (Withheld::of(body.size(), body.trail()), body.trail().clone());
         let (written, rest) = (HashedStart::new(0, hasher), Rest::Body(Box::new(body)));
         Self { error, growing: None, written, withheld, trail, rest }
@@ -64,8 +64,8 @@ enum Appended {
 
 impl DetachedFills {
     /// Windows of `memory`; what is not stored is logged as trouble of `store`.
-    pub(super) fn new(store: Store, blobs: UpstreamBlobs, memory: WindowMemory) -> Self {
-        Self { store, blobs, memory }
+    pub(super) fn new(store: Store, source: BlobSource, memory: WindowMemory) -> Self {
+        Self { store, source, memory }
     }
 
     /// Gives the followers what the disk does not take, until they have it or have all left.
@@ -104,7 +104,7 @@ impl DetachedFills {
         };
         if let Some(fault) = fault_of(&error, &trail) {
             let context = flight.context();
-            let another = self.blobs.record_wrong_content(context, leader.digest(), &trail, fault);
+            let another = self.source.record_wrong_content(context, leader.digest(), &trail, fault);
             if another || trail.is_in_ranges() {
                 // Its readers fall out of the window: each goes on by itself, at another endpoint or in another way.
                 // One that was sent nothing looks for the blob anew, and must not find this flight.

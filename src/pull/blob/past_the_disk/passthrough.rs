@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout_at};
 use super::memory::MemoryShare;
 use crate::pull::blob::body::refetch_places::REFETCH_WAIT_MAX;
 use crate::pull::blob::hashed_start::HashedStart;
+use crate::pull::blob::source::body::SourceBody;
 use crate::pull::blob::source::delivery::{Tries, fault_of};
-use crate::pull::blob::source::upstream_body::UpstreamBody;
 use crate::pull::blob::withheld_tail::Withheld;
 use crate::pull::error::Error;
 use crate::reference::{Digest, Hasher};
@@ -23,7 +23,7 @@ use crate::store;
 
 /// Bytes on their way from upstream to a client.
 pub(crate) struct Passthrough {
-    body: UpstreamBody,
+    body: SourceBody,
     /// What a whole body is verified with; `None` for a range.
     whole: Option<Whole>,
     /// The client has the bytes before this offset: they are hashed and not returned.
@@ -57,7 +57,7 @@ struct Whole {
 impl Passthrough {
     /// The rest of a blob of `size` bytes after those that `hasher` has seen, to the end: verified.
     pub(crate) fn rest(
-        body: UpstreamBody,
+        body: SourceBody,
         hasher: Hasher,
         digest: Digest,
         size: Option<u64>,
@@ -73,7 +73,7 @@ impl Passthrough {
     /// what the client has cannot be read back, and verified. What the client has was right, or it is how the
     /// `received` bytes begin: the content must begin with these too.
     pub(crate) fn again(
-        body: UpstreamBody,
+        body: SourceBody,
         digest: Digest,
         at: u64,
         received: Option<HashedStart>,
@@ -89,7 +89,7 @@ impl Passthrough {
     }
 
     /// Bytes that end before the blob does, or begin after bytes that were not seen.
-    pub(crate) fn range(body: UpstreamBody) -> Self {
+    pub(crate) fn range(body: SourceBody) -> Self {
         Self {
             skip_until: body.at(),
             returned_until: body.at(),

@@ -5,13 +5,13 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::pull::blob::fill::piece_queue::{Piece, Received};
-use crate::pull::blob::source::upstream_body::UpstreamBody;
+use crate::pull::blob::source::body::SourceBody;
 use crate::pull::error::Error;
 
 /// What comes after the bytes that were written.
 pub(crate) enum Rest {
     /// Everything: upstream's body, which is open already.
-    Body(Box<UpstreamBody>),
+    Body(Box<SourceBody>),
     /// What the writer was writing when the disk refused it, then what its queue brings.
     Queue(Option<Piece>, mpsc::Receiver<Piece>),
 }

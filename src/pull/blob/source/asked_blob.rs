@@ -1,7 +1,7 @@
 //! A blob of which a body was asked for: as whom it is asked for again, and how its rest is asked for.
 //!
 //! Promises: what broke off is asked for as the caller for whom it began. A registry that does not answer the rest as a
-//! range is asked for a closed range, then for the whole. Deliberately not here: the bytes (`upstream_body`), and when
+//! range is asked for a closed range, then for the whole. Deliberately not here: the bytes (`body`), and when
 //! they are asked for again (`resume`).
 
 use super::delivery::Trail;

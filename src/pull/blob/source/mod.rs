@@ -4,12 +4,12 @@
 //! Promises: a right or a membership is recorded only of what an authoritative endpoint delivered or confirmed.
 
 mod asked_blob;
+pub(super) mod body;
 pub(super) mod delivery;
 mod request;
 mod resume;
 mod slow_registries;
 pub(super) mod tiered;
-pub(super) mod upstream_body;
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use futures_util::StreamExt;
 
 use crate::pull::access::Access;
 use crate::pull::access::membership::AnswerNumber;
+use crate::pull::blob::source::body::SourceBody;
 use crate::pull::blob::source::delivery::Trail;
 use crate::pull::blob::source::request::{BlobRequests, UnprovedSource};
 use crate::pull::blob::source::slow_registries::SlowRegistries;
-use crate::pull::blob::source::upstream_body::UpstreamBody;
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
@@ -31,15 +31,15 @@ use crate::upstream::{self, ConnectStage, DeliveryFault, Download, EndpointId, P
 
 /// Opens bodies of blobs as the caller of a pull. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct UpstreamBlobs {
+pub(crate) struct BlobSource {
     requests: BlobRequests,
     names: SharedNames,
     slow: SlowRegistries,
 }
 
-impl UpstreamBlobs {
-    pub(crate) fn new(access: Access, upstream: Arc<dyn RegistryClient>, names: SharedNames) -> Self {
-        let requests = BlobRequests::new(access, upstream, names.tier().clone());
+impl BlobSource {
+    pub(crate) fn new(access: Access, registries: Arc<dyn RegistryClient>, names: SharedNames) -> Self {
+        let requests = BlobRequests::new(access, registries, names.tier().clone());
         Self { requests, names, slow: SlowRegistries::default() }
     }
 
@@ -65,11 +65,11 @@ impl UpstreamBlobs {
 
     /// The body of a blob that comes from the shared tier. What breaks off is resumed at the registry, as for any
     /// request of `context`.
-    pub(crate) fn body_from_tier(&self, context: &PullContext, digest: Digest, found: Found) -> UpstreamBody {
+    pub(crate) fn body_from_tier(&self, context: &PullContext, digest: Digest, found: Found) -> SourceBody {
         let chunks = found.body.map(|chunk| chunk.map_err(|error| interrupted(&error)));
         let endpoint = EndpointId::shared_tier();
         let download = Download::new(Some(found.size), 0, ProvedRight::Nothing, endpoint, chunks);
-        UpstreamBody::from_tier(&self.requests, context, digest, download)
+        SourceBody::from_tier(&self.requests, context, digest, download)
     }
 
     /// Asks for a blob from byte `from` on, up to `until` or its end, as [`BlobRequests::ask`] does.
@@ -82,20 +82,20 @@ impl UpstreamBlobs {
         digest: Digest,
         from: u64,
         until: Option<u64>,
-    ) -> Result<UpstreamBody, Error> {
+    ) -> Result<SourceBody, Error> {
         let (requests, repository) = (&self.requests, context.repository());
         let answered = requests.ask(context, digest, from, until).await?;
-        Ok(UpstreamBody::answered(requests, repository, digest, (from, until), answered))
+        Ok(SourceBody::answered(requests, repository, digest, (from, until), answered))
     }
 
     /// Records the right that the content of `digest` proves, which came from where `source` says and was verified.
     pub(crate) async fn record_verified(
         &self,
         context: &PullContext,
-        source: &UnprovedSource,
+        unproved: &UnprovedSource,
         trail: &Trail,
     ) {
-        let UnprovedSource { right, principal, proof, endpoint } = source;
+        let UnprovedSource { right, principal, proof, endpoint } = unproved;
         // Bytes of a mirror, or that another reader fetched, prove no right.
         if trail.is_of(endpoint) {
             self.access().record_verified(context.repository(), *principal, *proof, *right).await;

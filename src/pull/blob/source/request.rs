@@ -2,7 +2,7 @@
 //!
 //! Promises: an answer is a right's proof where it states the digest; where it does not, the caller learns that the
 //! content would be one. Faults are recorded where the next request is decided: with upstream's endpoints, or with the
-//! shared tier. Deliberately not here: reading a body (`upstream_body`).
+//! shared tier. Deliberately not here: reading a body (`body`).
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::upstream::{
 #[derive(Clone)]
 pub(super) struct BlobRequests {
     access: Access,
-    upstream: Arc<dyn RegistryClient>,
+    registries: Arc<dyn RegistryClient>,
     tier: Tier,
 }
 
@@ -43,8 +43,8 @@ pub(crate) struct UnprovedSource {
 }
 
 impl BlobRequests {
-    pub(super) fn new(access: Access, upstream: Arc<dyn RegistryClient>, tier: Tier) -> Self {
-        Self { access, upstream, tier }
+    pub(super) fn new(access: Access, registries: Arc<dyn RegistryClient>, tier: Tier) -> Self {
+        Self { access, registries, tier }
     }
 
     pub(super) fn access(&self) -> &Access {
@@ -67,11 +67,12 @@ impl BlobRequests {
         from: u64,
         until: Option<u64>,
     ) -> Result<Answered, Error> {
-        let (upstream, repository) = (&self.upstream, context.repository());
+        let (registries, repository) = (&self.registries, context.repository());
         let purpose = self.access.purpose(context).await;
         let right = self.access.unproved();
         let request = |auth: AuthContext| async move {
-            let Allowed { value, proof } = upstream.download(repository, digest, from, until, &auth).await?;
+            let Allowed { value, proof } =
+                registries.download(repository, digest, from, until, &auth).await?;
             let proof = if value.has_digest { proof } else { ProvedRight::Nothing };
             Ok(Allowed { value, proof })
         };
@@ -95,7 +96,7 @@ impl BlobRequests {
         until: Option<u64>,
         auth: &AuthContext,
     ) -> Result<Download, upstream::Error> {
-        Ok(self.upstream.download(repository, digest, from, until, auth).await?.value)
+        Ok(self.registries.download(repository, digest, from, until, auth).await?.value)
     }
 
     /// Records that what came as `trail` says is not the content of `digest`; returns whether another endpoint is left.
@@ -126,7 +127,7 @@ impl BlobRequests {
         fault: DeliveryFault,
     ) -> bool {
         if !endpoint.is_shared_tier() {
-            return self.upstream.record_wrong_content(registry, digest, endpoint, fault);
+            return self.registries.record_wrong_content(registry, digest, endpoint, fault);
         }
         let fault = if fault == DeliveryFault::BrokenOff { Fault::BrokenOff } else { Fault::Wrong };
         self.tier.record_fault(registry, digest, fault);

@@ -9,8 +9,8 @@
 //!
 //! Deliberately not here: parts of blobs. A part cannot be verified by the digest, so that it comes from the registry.
 
-use super::UpstreamBlobs;
-use super::upstream_body::UpstreamBody;
+use super::BlobSource;
+use super::body::SourceBody;
 use crate::pull::access::membership::AnswerNumber;
 use crate::pull::access::{Access, CONFIRM_WAIT, Purpose};
 use crate::pull::context::PullContext;
@@ -21,7 +21,7 @@ use crate::upstream::BlobHead;
 
 /// A whole body, and what the shared tier gets of it.
 pub(crate) struct Opened {
-    pub(crate) body: UpstreamBody,
+    pub(crate) body: SourceBody,
     pub(crate) tier_copy: TierCopy,
 }
 
@@ -76,7 +76,7 @@ fn is_usable(head: BlobHead, declared: Option<u64>, size: u64) -> Usable {
 
 /// A blob that the caller of a pull wants as a whole.
 pub(crate) struct WholeBlob<'a> {
-    pub(crate) blobs: &'a UpstreamBlobs,
+    pub(crate) source: &'a BlobSource,
     pub(crate) context: &'a PullContext,
     pub(crate) digest: Digest,
 }
@@ -100,7 +100,7 @@ impl WholeBlob<'_> {
             Prospect::WriteOnly => return self.open_at_registry(alone).await,
             Prospect::LeftAlone => return self.open_at_registry(TierCopy::No).await,
         }
-        if self.blobs.slow().has(registry) && !self.is_proved().await {
+        if self.source.slow().has(registry) && !self.is_proved().await {
             self.tier().record_unconfirmed();
             return self.open_at_registry(alone).await;
         }
@@ -142,13 +142,13 @@ impl WholeBlob<'_> {
     }
 
     async fn open_at_registry(&self, tier_copy: TierCopy) -> Result<Opened, Error> {
-        Ok(Opened { body: self.blobs.open(self.context, self.digest, 0, None).await?, tier_copy })
+        Ok(Opened { body: self.source.open(self.context, self.digest, 0, None).await?, tier_copy })
     }
 
     /// Asks the registry for a blob that it did not confirm in time. If it delivers, it is only slow to confirm.
     async fn open_after_silence(&self) -> Result<Opened, Error> {
         let opened = self.open_at_registry(TierCopy::Yes(ClaimSlot::default())).await?;
-        self.blobs.slow().record(self.repository().registry());
+        self.source.slow().record(self.repository().registry());
         Ok(opened)
     }
 
@@ -209,14 +209,14 @@ impl WholeBlob<'_> {
     /// What the registry says of the caller's right and of the membership, unless it was slow to say that a while ago.
     async fn ask(&self) -> Confirmation {
         let (registry, declared) = (self.repository().registry(), self.declared_size());
-        if self.blobs.slow().has(registry) {
+        if self.source.slow().has(registry) {
             return Confirmation::Denied;
         }
         let before = self.access().membership().last_answer_about(self.repository(), self.digest);
         let confirming = self.access().confirm_blob(self.context, self.digest, declared);
         match tokio::time::timeout(CONFIRM_WAIT, confirming).await {
             Ok(Ok(head)) => {
-                self.blobs.slow().forget(registry);
+                self.source.slow().forget(registry);
                 Confirmation::Answered(head, before)
             }
             Ok(Err(error)) if declared.is_some() && self.holds(&error).await => Confirmation::Proved,
@@ -254,7 +254,7 @@ impl WholeBlob<'_> {
     /// Whether the caller's right and the membership hold although the registry cannot be asked, which failed with
     /// `error`: they were proved before, or another node shared that everyone may read the blob.
     async fn holds(&self, error: &Error) -> bool {
-        let (access, names) = (self.access(), self.blobs.names());
+        let (access, names) = (self.access(), self.source.names());
         let (context, repository, digest) = (self.context, self.repository(), self.digest);
         if error.fault() != Fault::Outage || access.membership().has_ended(repository, digest) {
             return false;
@@ -276,16 +276,16 @@ impl WholeBlob<'_> {
         is_held
     }
 
-    fn body_from_tier(&self, found: Found) -> UpstreamBody {
-        self.blobs.body_from_tier(self.context, self.digest, found)
+    fn body_from_tier(&self, found: Found) -> SourceBody {
+        self.source.body_from_tier(self.context, self.digest, found)
     }
 
     fn access(&self) -> &Access {
-        self.blobs.access()
+        self.source.access()
     }
 
     fn tier(&self) -> &Tier {
-        self.blobs.tier()
+        self.source.tier()
     }
 
     fn repository(&self) -> &Repository {

@@ -21,7 +21,7 @@ use crate::upstream::{self, ConnectStage, DeliveryFault, Download, EndpointId};
 const SKIPS_MAX: u32 = 3;
 
 /// The bytes of a blob from some offset on.
-pub(crate) struct UpstreamBody {
+pub(crate) struct SourceBody {
     blob: AskedBlob,
     /// Set if its content proves a right that its head did not.
     unproved: Option<UnprovedRight>,
@@ -39,7 +39,7 @@ pub(crate) struct UpstreamBody {
     trail: Trail,
 }
 
-impl UpstreamBody {
+impl SourceBody {
     /// The body of a request for the bytes from `from` on, up to `until` or the end.
     pub(super) fn answered(
         requests: &BlobRequests,
