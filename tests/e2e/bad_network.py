@@ -142,7 +142,7 @@ class BadNetwork(unittest.TestCase):
         self.assertIn("401", said, "a token that is none")
         token = run(*inside, "curl", "-s", "http://127.0.0.1:5050/token?ns=reg.example.com&scope=repository:team/app:pull")
         token = token.split('"token":"')[1].split('"')[0]
-        said = run(*inside, "curl", "-s", "--max-time", "10", "-w", "%{http_code}",
+        said = run(*inside, "curl", "-s", "--max-time", "20", "-w", "%{http_code}",
                    "http://127.0.0.1:5050/v2/reg.example.com/team/app/tags/list",
                    "-H", f"Authorization: Bearer {token}")
         self.assertTrue(said.endswith("503"), said)

@@ -34,8 +34,9 @@ use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::names::{LookUpError, Names};
 use crate::upstream::transport::network::{Io, Network};
 
-/// The longest wait for DNS.
-const NAME_WAIT: Duration = Duration::from_secs(3);
+/// The longest wait for DNS: longer than the 5 s after which the machine's resolver leaves a name server that does not
+/// answer for the next one.
+const NAME_WAIT: Duration = Duration::from_secs(6);
 /// After this long the other address family is tried beside the first (RFC 8305).
 const OTHER_FAMILY_AFTER: Duration = Duration::from_millis(300);
 /// TCP keep-alive, so that a dead peer is noticed while a pooled connection idles.
@@ -97,9 +98,10 @@ impl Service<Name> for Resolver {
             let name = name.as_str();
             let looked_up = tokio::time::timeout(NAME_WAIT, names.look_up(name, trust)).await;
             let all: Vec<SocketAddr> = match looked_up {
-                Err(_) => {
-                    return Err(NameFailed(format!("{name}: no answer from DNS within {NAME_WAIT:?}")).into());
-                }
+                // The look-up goes on: what it finds later serves the next request.
+                Err(_) => names.find_last(name).ok_or_else(|| {
+                    NameFailed(format!("{name}: no answer from DNS within {NAME_WAIT:?}"))
+                })?,
                 Ok(Err(LookUpError::NotAsked)) => return Err(NameNotAsked.into()),
                 Ok(Err(LookUpError::Failed(why))) => return Err(NameFailed(format!("{name}: {why}")).into()),
                 Ok(Ok(found)) => found,
@@ -278,7 +280,43 @@ impl Write for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::transport::network::Reach;
+    use crate::upstream::transport::network::{Pending, Reach};
+
+    /// DNS that answers after a while, with all addresses.
+    struct Dns(Duration, Vec<SocketAddr>);
+
+    impl Network for Dns {
+        fn resolve(&self, _: &str) -> Pending<Vec<SocketAddr>> {
+            let Self(after, found) = self;
+            let (after, found) = (*after, found.clone());
+            Box::pin(async move {
+                tokio::time::sleep(after).await;
+                Ok(found)
+            })
+        }
+
+        fn connect(&self, _: SocketAddr, _: &str) -> Pending<Box<dyn Io>> {
+            Box::pin(async { Err(io::Error::other("not here")) })
+        }
+    }
+
+    fn resolver(dns: Dns) -> Resolver {
+        Resolver { trust: HostTrust::Configured, names: Names::new(Reach::through(Arc::new(dns))) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_first_name_server_that_does_not_answer_takes_no_registry_away() {
+        let name: Name = "reg.test".parse().unwrap();
+        let found = || vec![([127, 0, 0, 1], 0).into()];
+        let second = Duration::from_millis(5_010);
+        assert!(resolver(Dns(second, found())).call(name.clone()).await.is_ok(), "the second one answers");
+        let mut third = resolver(Dns(2 * second, found()));
+        assert!(third.call(name.clone()).await.is_err());
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let begun = tokio::time::Instant::now();
+        assert_eq!(third.call(name).await.unwrap().count(), 1, "what the question before it found");
+        assert_eq!(begun.elapsed(), NAME_WAIT);
+    }
 
     #[tokio::test]
     async fn an_untrusted_name_that_leads_into_the_node_is_not_connected_to() {

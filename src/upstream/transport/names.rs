@@ -6,6 +6,7 @@
 //! look-up that takes long goes on, on a thread that is counted among those of its like, so that names whose DNS hangs
 //! leave room for names whose DNS answers; 32 domains whose DNS hangs can hold all. Where the threads are taken, a name
 //! that resolved a while ago has its last addresses (`last_addresses`), and another one waits a moment for a thread.
+//! Whoever waits no longer for an answer may have the last addresses, too.
 //!
 //! Deliberately not here: which addresses may be connected to (`dial`), and a cache for when DNS can be asked, which is
 //! the machine's.
@@ -104,7 +105,8 @@ impl Names {
         self.running.run((name.to_owned(), configured), work).await.unwrap_or_else(ended)
     }
 
-    fn find_last(&self, name: &str) -> Option<Vec<SocketAddr>> {
+    /// The addresses that a name had when it resolved last, if that is not long ago.
+    pub(crate) fn find_last(&self, name: &str) -> Option<Vec<SocketAddr>> {
         self.last.lock().find(name)
     }
 
