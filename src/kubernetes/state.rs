@@ -221,6 +221,7 @@ impl State {
             sources: self.sources.clone(),
             failed: failed.map(|(fetch, failed)| (fetch.image.to_string(), failed.why.clone())).collect(),
             unused,
+            runtime_problem: None,
         }
     }
 
