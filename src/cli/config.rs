@@ -148,21 +148,11 @@ fn differences(unit: &Unit, loaded: &Loaded) -> Vec<String> {
     let mut all: Vec<String> = files
         .map(|file| format!("{file}: larder.service has variables from there too, which are not looked at"))
         .collect();
-    if !unit.has_user {
-        return all;
-    }
     let named = app::files(&loaded.settings);
     let read = loaded.files.iter().chain(&named).filter(|file| !file.starts_with("/run/credentials"));
-    all.extend(read.filter_map(|file| {
-        let closed = service_unit::for_root_alone(file)?;
-        let because =
-            if closed == file { String::new() } else { format!(", because of {}", closed.display()) };
-        Some(format!(
-            "{}: only root may read it{because}, and larder.service runs the daemon as a user of its own: chmod o+r, or for \
-             a secret LoadCredential= (docs/reference-deployment.md)",
-            file.display()
-        ))
-    }));
+    all.extend(read.filter_map(|file| unit.keeps_from(file)));
+    let socket = loaded.settings.kubernetes.runtime_socket.iter();
+    all.extend(socket.filter_map(|socket| unit.keeps_from_socket(socket)));
     all
 }
 
@@ -234,6 +224,9 @@ mod tests {
         assert_eq!(said.len(), expected, "{said:?}");
         assert!(said.iter().all(|said| said.contains("gate: only root") && said.contains("LoadCredential")));
         assert_eq!(differences(&Unit::default(), &loaded), [""; 0], "root's own daemon reads it");
+        let hides_it = Unit { hidden: vec![("/tmp", "PrivateTmp=")], ..Unit::default() };
+        let hidden = differences(&hides_it, &loaded);
+        assert_eq!(hidden.len(), if directory.path().starts_with("/tmp") { 2 } else { 0 }, "{hidden:?}");
         let files = vec!["/etc/default/larder".to_owned()];
         assert_eq!(differences(&Unit { files, ..Unit::default() }, &loaded).len(), 1);
     }

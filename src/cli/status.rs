@@ -160,6 +160,11 @@ fn of_pods(pods: &PodsStatus, numbers: PodNumbers) -> Vec<(&'static str, String)
         lines.push(("", format!("{known} pod(s) known, {fetching} image(s) being fetched for them")));
         let found = format!("{found_all} image(s) were here when a runtime asked, {found_part} in part");
         lines.push(("", format!("{found}; {protected_blobs} blob(s) of running pods are evicted last")));
+        lines.extend(
+            pods.runtime_problem
+                .iter()
+                .map(|problem| ("", format!("the runtime does not say which images it has: {problem}"))),
+        );
         lines.extend(pods.failed.iter().map(|(image, why)| ("", format!("{image}: {why}"))));
         lines.extend(pods.unused.iter().map(|registry| {
             ("", format!("{registry}: nothing is fetched ahead, no runtime asked for the last images of it"))
@@ -286,8 +291,12 @@ mod tests {
             problem: problem.map(str::to_owned),
         };
         let sources = vec![source("a", None), source("b", Some("no answer"))];
-        let pod_sources = PodsStatus { sources, ..PodsStatus::default() };
+        let runtime_problem = Some("/run/c.sock: Permission denied".to_owned());
+        let pod_sources = PodsStatus { sources, runtime_problem, ..PodsStatus::default() };
         let shown = shown(&StatusReport { pod_sources, ..report() }, "pods");
         assert_eq!(shown[..2], ["a tells of them", "b does not tell of them: no answer"]);
+        assert!(shown.contains(
+            &"the runtime does not say which images it has: /run/c.sock: Permission denied".to_owned()
+        ));
     }
 }

@@ -140,7 +140,8 @@ impl Pods {
 
     /// The sources, and what could not be fetched.
     pub fn status(&self) -> PodsStatus {
-        self.0.state.lock().status()
+        let runtime_problem = self.0.fetcher.presence.iter().find_map(|presence| presence.problem());
+        PodsStatus { runtime_problem, ..self.0.state.lock().status() }
     }
 
     /// The pods that have an image, and how far it is for each.

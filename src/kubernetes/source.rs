@@ -77,4 +77,9 @@ pub trait SecretSource: Send + Sync {
 pub trait ImagePresence: Send + Sync {
     /// Whether the runtime is known to have the image; `false` also where it is not known.
     fn has<'a>(&'a self, image: &'a Image) -> BoxFuture<'a, bool>;
+
+    /// Why it does not say, if its last answer was none.
+    fn problem(&self) -> Option<String> {
+        None
+    }
 }

@@ -247,6 +247,7 @@ impl State {
             sources: self.sources.iter().map(Source::status).collect(),
             failed: failed.map(|(fetch, failed)| (fetch.image.to_string(), failed.why.clone())).collect(),
             unused,
+            runtime_problem: None,
         }
     }
 

@@ -27,6 +27,9 @@ pub struct PodsStatus {
     /// Registries of which nothing is fetched ahead, because no runtime asked for the last images of them.
     #[serde(default)]
     pub unused: Vec<String>,
+    /// Why the runtime does not say which images it has; `None` where it does, or was not asked.
+    #[serde(default)]
+    pub runtime_problem: Option<String>,
 }
 
 /// A source of pods.

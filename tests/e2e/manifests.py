@@ -221,6 +221,20 @@ class Manifests(unittest.TestCase):
         self.assertEqual(daemon["env"], [{"name": "AWS_REGION", "value": "eu-central-1"}])
         self.assertEqual(daemon["envFrom"], [{"secretRef": {"name": "keys"}}])
 
+    def test_the_gate_is_seen_by_the_daemon_and_by_what_writes_it_into_the_nodes_hosts_toml(self):
+        rendered = self.switched_on("gate.yaml")
+        self.assertEqual(comparable(templated({"gate": {"secretName": "larder-gate"}})), comparable(rendered))
+        pod = of_kind(rendered, "DaemonSet")["spec"]["template"]["spec"]
+        self.assertIn({"name": "gate", "secret": {"secretName": "larder-gate", "defaultMode": 0o400}}, pod["volumes"])
+        for container in pod["initContainers"] + pod["containers"]:
+            self.assertIn({"name": "gate", "mountPath": "/etc/larder-gate", "readOnly": True}, container["volumeMounts"])
+        # Without the init container the daemon has it all the same.
+        without = self.switched_on("gate.yaml", "no-setup-node.yaml")
+        values = {"gate": {"secretName": "larder-gate"}, "setupNode": {"enabled": False}}
+        self.assertEqual(comparable(templated(values)), comparable(without))
+        for objects in (kustomized(), templated({}), templated({"gate": None})):
+            self.assertNotIn("larder-gate", json.dumps(of_kind(objects, "DaemonSet")))
+
     def test_behind_a_proxy_the_daemon_is_told_of_it(self):
         rendered = self.switched_on("proxy.yaml")
         proxy = {"HTTPS_PROXY": "http://proxy.example.com:3128", "NO_PROXY": ".example.com"}

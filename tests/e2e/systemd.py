@@ -685,6 +685,8 @@ class Package(unittest.TestCase):
         self.do("mkdir -p /etc/larder/larder.toml.d && (umask 077 && echo '[freshness]' > /etc/larder/larder.toml.d/50.toml)")
         said = self.do("larder config check 2>&1")
         self.assertIn("/etc/larder/larder.toml.d/50.toml: only root may read it", said)
+        self.do("printf '[credentials]\nhelper_dir = \"/tmp\"\n' > /etc/larder/larder.toml.d/50.toml && chmod 644 /etc/larder/larder.toml.d/50.toml")
+        self.assertIn("/tmp: larder.service does not see /tmp (PrivateTmp=)", self.do("larder config check 2>&1"))
         self.do("rm -r /etc/larder/larder.toml.d")
         self.drop_in("proxy", "Environment=HTTPS_PROXY=https://p:3129 \"LARDER_FRESHNESS_TAG_TTL=5 m\"")
         self.assertRegex(self.do("HTTPS_PROXY=http://p:3129 larder config check 2>&1; echo $?"), "(?s)HTTPS_PROXY names a https.*2$")

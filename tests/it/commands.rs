@@ -63,6 +63,7 @@ fn pod_sources() -> PodsStatus {
         sources: vec![SourceStatus { name: text(), connected: false, problem: Some(text()) }],
         failed: vec![(text(), text())],
         unused: vec![text()],
+        runtime_problem: Some(text()),
     }
 }
 

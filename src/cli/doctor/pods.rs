@@ -74,7 +74,10 @@ fn of_runtime(socket: &Path, findings: &mut Findings) {
         Err(_) => return,
     };
     match asked.and_then(|asked| asked.map_err(|error| with_causes(&error))) {
-        Ok(_) => findings.ok(ABOUT, format!("the runtime at {} says which images it has", socket.display())),
+        Ok(_) => {
+            let said = format!("the runtime at {} tells this user which images it has", socket.display());
+            findings.ok(ABOUT, said);
+        }
         Err(why) => {
             let what = format!("the runtime at {} does not say which images it has: {why}", socket.display());
             findings.add(Level::Problem, ABOUT, what, SEE);

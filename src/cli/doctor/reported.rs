@@ -30,6 +30,10 @@ fn of_pods(pods: &PodsStatus, findings: &mut Findings) {
             findings.add(level, "kubernetes", what, SEE_PODS);
         }
     }
+    if let Some(problem) = &pods.runtime_problem {
+        let what = format!("the runtime does not tell the daemon which images it has: {problem}");
+        findings.add(Level::Warning, "kubernetes", what, SEE_PODS);
+    }
 }
 
 fn of_tier(tier: &TierStatus, findings: &mut Findings) {
@@ -85,5 +89,10 @@ mod tests {
         assert!(pods.contains("Permission denied") && tier.contains("denied, for 1m"), "{alone:?}");
         assert_eq!(found(&[denied, well.clone()])[0].0, Level::Warning, "one source is enough to see pods");
         assert_eq!(found(&[well]).len(), 1);
+        let mut denied_socket = Findings::default();
+        let runtime_problem = Some("/run/c.sock: Permission denied".to_owned());
+        of_pods(&PodsStatus { runtime_problem, ..PodsStatus::default() }, &mut denied_socket);
+        let [finding] = &denied_socket.0[..] else { panic!("{:?}", denied_socket.0) };
+        assert!(finding.level == Level::Warning && finding.what.contains("/run/c.sock: Permission denied"));
     }
 }

@@ -156,8 +156,9 @@ fn set_up(arguments: &Arguments, context: &Context) -> Result<Outcome, Failure> 
     };
     match hosts_alone(&machine, &directories, arguments.undo, context) {
         Ok(()) => Ok(outcome),
-        Err(Failure::Failed(why)) => Ok(Outcome::NotSetUp(NotSetUp::Failed(why))),
-        Err(usage) => Err(usage),
+        // Whether a daemon can run without its gate's file, or without a loopback address, is for the daemon to say.
+        Err(Failure::Failed(why) | Failure::Usage(why)) => Ok(Outcome::NotSetUp(NotSetUp::Failed(why))),
+        Err(other) => Err(other),
     }
 }
 

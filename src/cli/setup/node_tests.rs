@@ -158,3 +158,20 @@ fn a_node_that_cannot_be_set_up_keeps_what_it_has_and_says_why() {
     assert!(said.contains("malformed"), "{said}");
     assert_eq!(node.hosts().as_deref(), Some("server = ["));
 }
+
+#[test]
+fn a_gate_that_this_container_does_not_see_keeps_no_daemon_from_running() {
+    for (server, part) in [
+        (
+            "listen = [\"127.0.0.1:505\"]\ngate_header = \"X-Key\"\ngate_file = \"/nothing\"",
+            "gate_file: /nothing",
+        ),
+        ("listen = [\"unix:/run/larder/larder.sock\"]", "no loopback address"),
+    ] {
+        let node = Node::new(Some(&config("/etc/containerd/certs.d")));
+        fs::write(node.path("larder.toml"), format!("[server]\n{server}\n")).unwrap();
+        let said = node.run(false);
+        assert!(said.starts_with("not set up: ") && said.contains(part), "{said}");
+        assert_eq!(node.hosts(), None);
+    }
+}

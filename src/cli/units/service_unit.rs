@@ -1,4 +1,5 @@
-//! The installed unit `larder.service`, as systemd has it: another user and another environment than a shell's.
+//! The installed unit `larder.service`, as systemd has it: another user, another environment and other directories than
+//! a shell's.
 //!
 //! Only root asks for it: everybody else is not the daemon and cannot start it.
 
@@ -11,7 +12,15 @@ use std::process::Command;
 /// Where systemd puts what the unit's `LoadCredential=` names, while the unit runs and no longer.
 pub(in crate::cli) const CREDENTIALS: &str = "/run/credentials/larder.service";
 const UNIT: &str = "larder.service";
-const PROPERTIES: &str = "--property=LoadState,User,DynamicUser,Environment,EnvironmentFiles";
+const PROPERTIES: &str =
+    "--property=LoadState,User,DynamicUser,Environment,EnvironmentFiles,ProtectHome,PrivateTmp";
+
+/// What `ProtectHome=` and `PrivateTmp=` hide.
+const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
+const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
+/// Rights of others to a file.
+const READ: u32 = 0o4;
+const WRITE: u32 = 0o2;
 
 /// What the daemon has that the unit starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +31,46 @@ pub(in crate::cli) struct Unit {
     pub(in crate::cli) variables: BTreeMap<String, String>,
     /// The files of `EnvironmentFile=`, whose variables are not among those.
     pub(in crate::cli) files: Vec<String>,
+    /// Directories that it does not see as they are, each with the setting that says so.
+    pub(in crate::cli) hidden: Vec<(&'static str, &'static str)>,
+}
+
+impl Unit {
+    /// Why its daemon does not read a file that root may read; `None` where nothing is known to keep it from that.
+    pub(in crate::cli) fn keeps_from(&self, file: &Path) -> Option<String> {
+        let real = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+        let is_in = |directory: &str| file.starts_with(directory) || real.starts_with(directory);
+        if let Some((directory, setting)) = self.hidden.iter().find(|(directory, _)| is_in(directory)) {
+            return Some(format!(
+                "{}: larder.service does not see {directory} ({setting}): put the file elsewhere, such as below /etc/larder, \
+                 or bind it in a drop-in (BindReadOnlyPaths=)",
+                file.display()
+            ));
+        }
+        let closed = for_root_alone(file, READ).filter(|_| self.has_user)?;
+        Some(format!(
+            "{}: only root may read it{}, and larder.service runs the daemon as a user of its own: chmod o+r, or for a \
+             secret LoadCredential= (docs/reference-deployment.md)",
+            file.display(),
+            because(closed, file)
+        ))
+    }
+
+    /// Why its daemon may not connect to a runtime's socket that root may use.
+    pub(in crate::cli) fn keeps_from_socket(&self, socket: &Path) -> Option<String> {
+        let closed = for_root_alone(socket, WRITE).filter(|_| self.has_user)?;
+        Some(format!(
+            "[kubernetes] runtime_socket: only root may use {}{}, and larder.service runs the daemon as a user of its own: \
+             docs/pods.md, \"With the systemd unit\"",
+            socket.display(),
+            because(closed, socket)
+        ))
+    }
+}
+
+/// Which directory it is, where it is not the file itself.
+fn because(closed: &Path, file: &Path) -> String {
+    if closed == file { String::new() } else { format!(", because of {}", closed.display()) }
 }
 
 /// The unit, where one is installed and this process is root. Blocks until systemd has answered.
@@ -41,6 +90,10 @@ fn understood(shown: &str) -> Option<Unit> {
             "LoadState" => loaded = value == "loaded",
             "User" => unit.has_user |= !matches!(value, "" | "root" | "0"),
             "DynamicUser" => unit.has_user |= value == "yes",
+            "ProtectHome" if matches!(value, "yes" | "tmpfs") => {
+                unit.hidden.extend(HOMES.map(|home| (home, "ProtectHome=")));
+            }
+            "PrivateTmp" if value != "no" => unit.hidden.extend(TEMPORARY.map(|of| (of, "PrivateTmp="))),
             "Environment" => {
                 let all = words(value).into_iter();
                 unit.variables.extend(all.filter_map(|word| {
@@ -75,14 +128,14 @@ fn words(line: &str) -> Vec<String> {
     all
 }
 
-/// What keeps every user but root from a file, itself or a directory above it; `None` where nothing does, or the file
-/// is not there.
-pub(in crate::cli) fn for_root_alone(file: &Path) -> Option<&Path> {
+/// What keeps every user but root from this right to a file, itself or a directory above it; `None` where nothing does,
+/// or the file is not there.
+fn for_root_alone(file: &Path, right: u32) -> Option<&Path> {
     fs::metadata(file).ok()?;
     let directories: Vec<&Path> = file.ancestors().skip(1).collect();
     let is_closed = |path: &Path, right: u32| fs::metadata(path).is_ok_and(|found| is_roots(&found, right));
     let closed = directories.into_iter().rev().find(|directory| is_closed(directory, 0o1));
-    closed.or_else(|| is_closed(file, 0o4).then_some(file))
+    closed.or_else(|| is_closed(file, right).then_some(file))
 }
 
 /// Whether only root has this right. What belongs to another user or group is meant for it.
@@ -109,10 +162,47 @@ mod tests {
             unit.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(variables, ["HTTPS_PROXY=http://p:3129", "LARDER_X=c d", "NO_PROXY=.a, \"b\""]);
         assert_eq!(unit.files, ["/etc/default/larder"]);
+        assert!(unit.hidden.is_empty());
         assert_eq!(understood("LoadState=not-found\nUser=\nDynamicUser=no\n"), None);
         assert_eq!(understood(""), None, "no systemd runs");
         let of_root = understood("LoadState=loaded\nUser=root\nDynamicUser=no\nEnvironment=\n").unwrap();
         assert_eq!(of_root, Unit::default());
+    }
+
+    #[test]
+    fn a_file_that_the_unit_does_not_see_is_told_from_one_that_it_sees() {
+        let unit = understood("LoadState=loaded\nUser=\nProtectHome=yes\nPrivateTmp=yes\n").unwrap();
+        for hidden in ["/home/ops/corp.pem", "/root/corp.pem", "/tmp/corp.pem", "/var/tmp/d/corp.pem"] {
+            let said = unit.keeps_from(Path::new(hidden)).unwrap();
+            assert!(said.starts_with(hidden) && said.contains("does not see"), "{said}");
+        }
+        for seen in ["/etc/larder/corp.pem", "/homely/corp.pem", "/tmpfs/corp.pem"] {
+            assert_eq!(unit.keeps_from(Path::new(seen)), None);
+        }
+        // A link that leads there leads nowhere for the daemon.
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let link = Path::new("/dev/shm").join(format!("larder-{}", std::process::id()));
+        std::os::unix::fs::symlink(directory.path(), &link).unwrap();
+        let said = unit.keeps_from(&link);
+        fs::remove_file(&link).unwrap();
+        assert!(said.unwrap().contains("does not see /var/tmp"));
+        let open = understood("LoadState=loaded\nProtectHome=read-only\nPrivateTmp=no\n").unwrap();
+        assert_eq!(open, Unit::default(), "what is read-only is seen");
+    }
+
+    #[test]
+    fn a_runtimes_socket_that_is_roots_alone_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        let socket = directory.path().join("containerd.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let is_root = fs::metadata(&socket).unwrap().uid() == 0;
+        let with_user = Unit { has_user: true, ..Unit::default() };
+        for (mode, is_told) in [(0o660, true), (0o664, true), (0o666, false)] {
+            fs::set_permissions(&socket, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(with_user.keeps_from_socket(&socket).is_some(), is_told && is_root, "{mode:o}");
+            assert_eq!(Unit::default().keeps_from_socket(&socket), None);
+        }
     }
 
     #[test]
@@ -133,8 +223,8 @@ mod tests {
             open(&below, of_directory);
             open(&file, mode);
             // What belongs to another user than root is that user's to read.
-            assert_eq!(for_root_alone(&file), closed.filter(|_| is_root), "{of_directory:o} {mode:o}");
+            assert_eq!(for_root_alone(&file, READ), closed.filter(|_| is_root), "{of_directory:o} {mode:o}");
         }
-        assert_eq!(for_root_alone(&below.join("absent")), None);
+        assert_eq!(for_root_alone(&below.join("absent"), READ), None);
     }
 }

@@ -355,6 +355,27 @@ async fn a_runtime_that_does_not_answer_holds_up_the_first_image_of_a_pod_alone(
 }
 
 #[tokio::test]
+async fn a_runtime_that_the_daemon_may_not_ask_is_told_until_it_answers() {
+    let image = "nginx".parse().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("containerd.sock");
+    let absent = ImageService::new(socket.clone());
+    assert_eq!(absent.problem(), None, "it was not asked");
+    assert!(!absent.has(&image).await);
+    assert!(absent.problem().unwrap().starts_with(&socket.display().to_string()));
+    let server = Server::start(&[(STATUS, Answer::Status(7))]);
+    let service = ImageService::new(server.socket.clone());
+    assert!(!service.has(&image).await && service.problem().is_some());
+    server.answers.lock().unwrap().insert(STATUS, Answer::Messages(vec![Bytes::new()]));
+    assert!(!service.has(&image).await && service.problem().is_some(), "it is not asked yet");
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(11)).await;
+    tokio::time::resume();
+    assert!(!service.has(&image).await);
+    assert_eq!(service.problem(), None);
+}
+
+#[tokio::test]
 async fn a_socket_that_is_absent_closed_or_anothers_is_said_to_be_so() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s.sock");

@@ -1,7 +1,8 @@
 //! What the runtime has already: the image service of its container runtime interface (CRI), gRPC on a local socket.
 //!
 //! Promises: only the runtime's own yes counts. A question takes [`ASK_MAX`] at most; a runtime that failed is not
-//! asked again for [`FAILED_FOR`], so that a pod of many images does not wait for each. Not here: pulling. A process
+//! asked again for [`FAILED_FOR`], so that a pod of many images does not wait for each. That it fails is logged when it
+//! begins and when it ends, and told as the [`ImagePresence::problem`] meanwhile. Not here: pulling. A process
 //! that may connect to a runtime's socket may do everything with it; Larder asks this one question, and only where the
 //! operator names the socket.
 
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use super::grpc::{Connection, LocalError};
 use crate::kubernetes::source::ImagePresence;
 use crate::reference::Image;
+use crate::support::causes::with_causes;
 
 /// How long an answer may take. containerd answers from memory.
 const ASK_MAX: Duration = Duration::from_secs(1);
@@ -54,14 +56,21 @@ pub(super) struct ImageFound {
 #[derive(Debug)]
 pub struct ImageService {
     socket: PathBuf,
-    failed_at: Mutex<Option<Instant>>,
+    failure: Mutex<Option<Failure>>,
+}
+
+/// The last question had no answer.
+#[derive(Debug)]
+struct Failure {
+    at: Instant,
+    why: String,
 }
 
 impl ImageService {
     /// The service at this socket, for example `/run/containerd/containerd.sock`.
     #[must_use]
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket, failed_at: Mutex::new(None) }
+        Self { socket, failure: Mutex::new(None) }
     }
 
     /// The socket.
@@ -82,7 +91,25 @@ impl ImageService {
     }
 
     fn failed_lately(&self) -> bool {
-        self.failed_at.lock().is_some_and(|at| at.elapsed() < FAILED_FOR)
+        self.failure.lock().as_ref().is_some_and(|failure| failure.at.elapsed() < FAILED_FOR)
+    }
+
+    fn answered(&self) {
+        if self.failure.lock().take().is_some() {
+            tracing::info!(socket = %self.socket.display(), "the runtime says again which images it has");
+        }
+    }
+
+    fn failed(&self, error: &LocalError) {
+        let why = with_causes(error);
+        let failure = Failure { at: Instant::now(), why: format!("{}: {why}", self.socket.display()) };
+        if self.failure.lock().replace(failure).is_none() {
+            tracing::warn!(
+                socket = %self.socket.display(),
+                why,
+                "the runtime does not say which images it has; what it has may be fetched ahead again"
+            );
+        }
     }
 }
 
@@ -93,13 +120,19 @@ impl ImagePresence for ImageService {
                 return false;
             }
             match self.status(image).await {
-                Ok(has) => has,
+                Ok(has) => {
+                    self.answered();
+                    has
+                }
                 Err(error) => {
-                    tracing::debug!(socket = %self.socket.display(), %error, "the runtime does not say which images it has");
-                    *self.failed_at.lock() = Some(Instant::now());
+                    self.failed(&error);
                     false
                 }
             }
         })
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.failure.lock().as_ref().map(|failure| failure.why.clone())
     }
 }
