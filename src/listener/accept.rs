@@ -1,4 +1,10 @@
 //! Accepting connections until a stop, then draining them.
+//!
+//! Promises: a shortage of descriptors or memory pauses accepting and ends nothing; connections beyond the limit are
+//! answered with 503 or closed; a stop accepts what was connected before it, and waits for what is under way as long as
+//! it is allowed to.
+//!
+//! Deliberately not here: one connection (`connection`), and who may connect (`peer`).
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,9 @@
 //! One connection from its first byte to its last.
+//!
+//! Promises: a connection that ends early ends with FIN, after what the client still sends was read for a while; a
+//! client that stands still is left after the times of `timeouts`.
+//!
+//! Deliberately not here: how many connections there may be (`accept`), and what a request is answered with.
 
 use std::convert::Infallible;
 use std::io;

@@ -1,4 +1,9 @@
 //! Fetching an order: each image resolved, its manifests chosen, its blobs fetched, its pin set.
+//!
+//! Promises: callers are tried in kubelet's order; what runtimes wait for goes first; a pin is written before the first
+//! blob is asked for, so that nothing of the image is evicted meanwhile.
+//!
+//! Deliberately not here: which images (`list`, `order`), and which of their manifests (`plan`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

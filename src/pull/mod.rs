@@ -6,7 +6,7 @@
 //! blob        stored, or one download (flight, fill) that every reader follows
 //! prefetch    what belongs to a layer that is read as a whole
 //! shared_names  what nodes share of names for an outage
-//! content     manifests and blobs under their own names
+//! own_names   manifests and blobs under their own names
 //! arch_alias  the same under the names that a registry's `arch_suffix` adds
 //! import      images without a registry
 //! ```
@@ -24,7 +24,6 @@ mod answer;
 mod arch_alias;
 mod blob;
 mod config;
-mod content;
 mod context;
 mod error;
 mod explain;
@@ -40,6 +39,7 @@ pub(crate) mod for_tests;
 mod import;
 mod manifest;
 pub mod metrics;
+mod own_names;
 mod prefetch;
 mod registry_client;
 mod shared_names;
@@ -74,10 +74,10 @@ use crate::upstream::{Listing, Page, Upstream};
 use access::Access;
 use arch_alias::ArchAliases;
 use blob::Blobs;
-use content::Content;
 use explain::Outlooks;
 use manifest::Manifests;
 use metrics::Metrics;
+use own_names::OwnNames;
 use prefetch::Prefetch;
 use registry_client::RegistryClient;
 use shared_names::SharedNames;
@@ -91,7 +91,7 @@ struct Components {
     access: Access,
     manifests: Manifests,
     blobs: Blobs,
-    content: Content,
+    own_names: OwnNames,
     aliases: ArchAliases,
     importer: Importer,
     outlooks: Outlooks,
@@ -144,8 +144,9 @@ impl Puller {
             metrics,
         );
         let prefetch = Prefetch::new(config.clone(), access.clone(), blobs.clone(), tasks.clone());
-        let content = Content::new(manifests.clone(), blobs.clone(), prefetch, access.clone(), client());
-        let aliases = ArchAliases::new(content.clone(), access.membership().clone(), store.records().clone());
+        let own_names = OwnNames::new(manifests.clone(), blobs.clone(), prefetch, access.clone(), client());
+        let aliases =
+            ArchAliases::new(own_names.clone(), access.membership().clone(), store.records().clone());
         let importer = Importer::new(store, access.clone(), manifests.clone(), tasks.clone());
         let outlooks = Outlooks::new(config.clone(), access.clone(), manifests.clone());
         Self(Arc::new(Components {
@@ -153,7 +154,7 @@ impl Puller {
             access,
             manifests,
             blobs,
-            content,
+            own_names,
             aliases,
             importer,
             outlooks,
@@ -171,9 +172,9 @@ impl Puller {
         reference: &Reference,
         wanted: ManifestUse,
     ) -> Result<ManifestAnswer, Error> {
-        let Components { config, content, aliases, .. } = &*self.0;
+        let Components { config, own_names, aliases, .. } = &*self.0;
         match config.current().archs_of(context.repository().registry()) {
-            None => content.manifest(context, reference, wanted).await,
+            None => own_names.manifest(context, reference, wanted).await,
             Some(archs) => Box::pin(aliases.of(archs).manifest(context, reference, wanted)).await,
         }
     }
@@ -189,9 +190,9 @@ impl Puller {
         digest: Digest,
         wanted: BlobRange,
     ) -> Result<BlobAnswer, Error> {
-        let Components { config, content, aliases, .. } = &*self.0;
+        let Components { config, own_names, aliases, .. } = &*self.0;
         match config.current().archs_of(context.repository().registry()) {
-            None => content.blob(context, digest, wanted).await,
+            None => own_names.blob(context, digest, wanted).await,
             Some(archs) => Box::pin(aliases.of(archs).blob(context, digest, wanted)).await,
         }
     }
@@ -201,9 +202,9 @@ impl Puller {
     /// # Errors
     /// Any of [`Error`].
     pub async fn blob_size(&self, context: &PullContext, digest: Digest) -> Result<BlobSize, Error> {
-        let Components { config, content, aliases, .. } = &*self.0;
+        let Components { config, own_names, aliases, .. } = &*self.0;
         match config.current().archs_of(context.repository().registry()) {
-            None => content.blob_size(context, digest).await,
+            None => own_names.blob_size(context, digest).await,
             Some(archs) => Box::pin(aliases.of(archs).blob_size(context, digest)).await,
         }
     }
@@ -218,7 +219,7 @@ impl Puller {
         listing: &Listing,
         query: Option<String>,
     ) -> Result<Page, Error> {
-        self.0.content.list(context, listing, query).await
+        self.0.own_names.list(context, listing, query).await
     }
 
     /// Downloads a blob into the store unless it is there. `report` is called now and then with the bytes that are

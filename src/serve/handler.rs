@@ -1,4 +1,9 @@
 //! One request: read, authenticated, pulled, answered.
+//!
+//! Promises: `pull` is asked nothing before host, path, ranges, gate and `Authorization` were read; every error is an
+//! answer, counted once and told to the request log. The 200 of `/v2/` is neither: it asks for nothing.
+//!
+//! Deliberately not here: what a failure is answered with (`refusal`), and the bytes of an answer (`answer`).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,8 +14,8 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::ManifestListener;
+use super::answer::RequestContext;
 use super::client_auth::{self, Authorization, InvalidAuthorization, Login};
-use super::content::RequestContext;
 use super::gate::Gate;
 use super::metrics::RouteLabel;
 use super::observe::{Observer, Outcome};

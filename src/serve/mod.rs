@@ -6,10 +6,10 @@
 //!
 //! Deliberately not here: what an answer is made of (`pull`), connections (`listener`).
 
+mod answer;
 mod byteranges;
 mod client_auth;
 mod config;
-mod content;
 mod gate;
 mod handler;
 mod metrics;

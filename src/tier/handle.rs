@@ -1,4 +1,8 @@
 //! The handle of the tier: what it is built from, and what is remembered of its objects.
+//!
+//! Promises: cheap to clone, and all clones remember the same; whatever is remembered is bounded, and may be forgotten.
+//!
+//! Deliberately not here: reading (`reading`), uploads (`upload`), and where objects are (`backend`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -187,6 +191,12 @@ impl Tier {
 }
 
 impl Inner {
+    /// An object that could not be read is not read again for a while, and may be written again.
+    pub(super) fn avoid(&self, registry: &Registry, digest: Digest) {
+        self.reads.avoided.note(registry, digest);
+        self.writes.present.forget(registry, digest);
+    }
+
     fn shares(&self, registry: &Registry) -> bool {
         self.registries.current().include(registry)
     }

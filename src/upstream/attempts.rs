@@ -1,5 +1,10 @@
 //! How often, where and for how long a request is tried: the endpoints in order, failing ones last; retries; the time
 //! limit; and what is counted of it.
+//!
+//! Promises: no request takes longer than [`RESPONSE_WAIT`] to be answered; an endpoint that counts as failing gets no
+//! retry; a mirror's error never stands before that of an authoritative endpoint.
+//!
+//! Deliberately not here: one endpoint (`one_endpoint`), and what a failure says of it (`endpoint/health`).
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;

@@ -1,4 +1,8 @@
 //! The interface of this module: one method for each kind of resource that Larder requests from registries.
+//!
+//! Promises: `HEAD` comes first where a yes is enough; content of another digest than the one asked for is no answer.
+//!
+//! Deliberately not here: the order of endpoints and retries (`attempts`), reading of bodies (`read_body`).
 
 use std::sync::Arc;
 use std::time::Duration;

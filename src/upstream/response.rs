@@ -1,4 +1,9 @@
 //! What the response of a registry means: the resource, or one of the errors.
+//!
+//! Promises: what the target of a redirect says is no word of the registry; what a 404 means for a right or for content
+//! is said by the error document of a registry alone. Nothing is read but that document, and of it a bounded part.
+//!
+//! Deliberately not here: what becomes of rights and of content (`pull/access`).
 
 use http::header::{CONTENT_ENCODING, HeaderMap};
 use http::{Response, StatusCode};

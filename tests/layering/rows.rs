@@ -186,7 +186,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["blob"],
             &["blob/into_store"],
             &["prefetch"],
-            &["content"],
+            &["own_names"],
             &["arch_alias/names", "arch_alias/records"],
             &["arch_alias"],
             &["import"],

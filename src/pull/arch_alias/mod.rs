@@ -17,10 +17,10 @@ use futures_util::future::join_all;
 use super::access::membership::Membership;
 use super::answer::{AnswerSource, ManifestAnswer, Stale};
 use super::blob::{BlobAnswer, BlobRange, BlobSize};
-use super::content::Content;
 use super::context::PullContext;
 use super::error::{Error, Fault};
 use super::manifest::ManifestUse;
+use super::own_names::OwnNames;
 use crate::reference::{Digest, Reference, Repository, Tag};
 use crate::store::{Records, SynthesizedIndex};
 use names::{Entry, entry_for, synthesized_index, with_arch, without_arch};
@@ -28,7 +28,7 @@ use records::AliasRecords;
 
 /// Answers names by their aliases, where upstream does not have them.
 pub(crate) struct ArchAliases {
-    content: Content,
+    own_names: OwnNames,
     membership: Membership,
     records: AliasRecords,
 }
@@ -40,8 +40,8 @@ pub(crate) struct OfRegistry<'a> {
 }
 
 impl ArchAliases {
-    pub(crate) fn new(content: Content, membership: Membership, records: Records) -> Self {
-        Self { content, membership, records: AliasRecords::new(records) }
+    pub(crate) fn new(own_names: OwnNames, membership: Membership, records: Records) -> Self {
+        Self { own_names, membership, records: AliasRecords::new(records) }
     }
 
     /// For a registry with these architectures.
@@ -71,7 +71,7 @@ impl OfRegistry<'_> {
         {
             return Ok(answer);
         }
-        let error = match self.aliases.content.manifest(context, reference, wanted).await {
+        let error = match self.aliases.own_names.manifest(context, reference, wanted).await {
             Err(error) if may_have_alias(&error) => error,
             answered => return answered,
         };
@@ -91,18 +91,18 @@ impl OfRegistry<'_> {
         digest: Digest,
         wanted: BlobRange,
     ) -> Result<BlobAnswer, Error> {
-        let content = &self.aliases.content;
+        let own_names = &self.aliases.own_names;
         if let Some(alias) = self.alias_with(context.repository(), digest).await
-            && let Ok(answer) = content.blob(&context.in_repository(alias), digest, wanted).await
+            && let Ok(answer) = own_names.blob(&context.in_repository(alias), digest, wanted).await
         {
             return Ok(answer);
         }
-        let error = match content.blob(context, digest, wanted).await {
+        let error = match own_names.blob(context, digest, wanted).await {
             Err(error) if may_have_alias(&error) => error,
             answered => return answered,
         };
         for alias in self.likely_aliases(context.repository()) {
-            if let Ok(answer) = content.blob(&context.in_repository(alias), digest, wanted).await {
+            if let Ok(answer) = own_names.blob(&context.in_repository(alias), digest, wanted).await {
                 return Ok(answer);
             }
         }
@@ -114,13 +114,13 @@ impl OfRegistry<'_> {
     /// # Errors
     /// What there was to say about the name itself.
     pub(crate) async fn blob_size(&self, context: &PullContext, digest: Digest) -> Result<BlobSize, Error> {
-        let content = &self.aliases.content;
-        let error = match content.blob_size(context, digest).await {
+        let own_names = &self.aliases.own_names;
+        let error = match own_names.blob_size(context, digest).await {
             Err(error) if may_have_alias(&error) => error,
             answered => return answered,
         };
         for alias in self.likely_aliases(context.repository()) {
-            if let Ok(size) = content.blob_size(&context.in_repository(alias), digest).await {
+            if let Ok(size) = own_names.blob_size(&context.in_repository(alias), digest).await {
                 return Ok(size);
             }
         }
@@ -135,7 +135,7 @@ impl OfRegistry<'_> {
         digest: Digest,
         wanted: ManifestUse,
     ) -> Option<ManifestAnswer> {
-        let ArchAliases { content, records, .. } = self.aliases;
+        let ArchAliases { own_names, records, .. } = self.aliases;
         let repository = context.repository();
         if self.likely_aliases(repository).is_empty() {
             return None;
@@ -144,7 +144,7 @@ impl OfRegistry<'_> {
         {
             let asked = images.iter().map(|(entry, digest)| {
                 let (context, reference) = (context.in_repository(entry.clone()), (*digest).into());
-                async move { content.manifest(&context, &reference, ManifestUse::Resolve).await.is_ok() }
+                async move { own_names.manifest(&context, &reference, ManifestUse::Resolve).await.is_ok() }
             });
             let may_read_all = join_all(asked).await.into_iter().all(|may_read| may_read);
             let source = AnswerSource::Hit;
@@ -152,7 +152,7 @@ impl OfRegistry<'_> {
         }
         let alias = self.alias_with(repository, digest).await?;
         let context_there = context.in_repository(alias.clone());
-        let answer = content.manifest(&context_there, &digest.into(), wanted).await.ok()?;
+        let answer = own_names.manifest(&context_there, &digest.into(), wanted).await.ok()?;
         records.came_from(repository, alias);
         Some(answer)
     }
@@ -164,10 +164,10 @@ impl OfRegistry<'_> {
         wanted: ManifestUse,
         error: Error,
     ) -> Result<ManifestAnswer, Error> {
-        let ArchAliases { content, records, .. } = self.aliases;
+        let ArchAliases { own_names, records, .. } = self.aliases;
         for alias in self.likely_aliases(context.repository()) {
             let context_there = context.in_repository(alias.clone());
-            if let Ok(answer) = content.manifest(&context_there, &digest.into(), wanted).await {
+            if let Ok(answer) = own_names.manifest(&context_there, &digest.into(), wanted).await {
                 records.came_from(context.repository(), alias);
                 return Ok(answer);
             }
@@ -201,13 +201,13 @@ impl OfRegistry<'_> {
         tag: &Tag,
         error: Error,
     ) -> Result<ManifestAnswer, Error> {
-        let content = &self.aliases.content;
+        let own_names = &self.aliases.own_names;
         let by_tag = tag.clone().into();
-        let Ok(index) = content.manifest(context, &by_tag, ManifestUse::Resolve).await else {
+        let Ok(index) = own_names.manifest(context, &by_tag, ManifestUse::Resolve).await else {
             return Err(error);
         };
         let Some(digest) = entry_for(&index, arch) else { return Err(error) };
-        let entry = content.manifest(context, &digest.into(), ManifestUse::Resolve).await?;
+        let entry = own_names.manifest(context, &digest.into(), ManifestUse::Resolve).await?;
         // What is known of the tag is known of its entry, no more.
         Ok(match index.stale {
             Some(Stale { confirmed_at, error }) => entry.stale(confirmed_at, error),
@@ -222,14 +222,14 @@ impl OfRegistry<'_> {
         tag: &Tag,
         error: Error,
     ) -> Result<ManifestAnswer, Error> {
-        let ArchAliases { content, records, .. } = self.aliases;
+        let ArchAliases { own_names, records, .. } = self.aliases;
         let aliases =
             self.archs.iter().filter_map(|arch| Some((with_arch(context.repository(), arch)?, arch)));
         let by_tag = tag.clone().into();
         let asked = aliases.map(|(alias, arch)| {
             let (context, by_tag) = (context.in_repository(alias.clone()), &by_tag);
             async move {
-                let answer = match content.manifest(&context, by_tag, ManifestUse::Resolve).await {
+                let answer = match own_names.manifest(&context, by_tag, ManifestUse::Resolve).await {
                     Ok(answer) => Some(answer),
                     Err(error) if records.is_absent(&alias, tag, &error).await => None,
                     // An index that lacks an image only because it cannot be asked for now would be another index.

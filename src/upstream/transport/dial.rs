@@ -99,9 +99,9 @@ impl Service<Name> for Resolver {
             let looked_up = tokio::time::timeout(NAME_WAIT, names.look_up(name, trust)).await;
             let all: Vec<SocketAddr> = match looked_up {
                 // The look-up goes on: what it finds later serves the next request.
-                Err(_) => names.find_last(name).ok_or_else(|| {
-                    NameFailed(format!("{name}: no answer from DNS within {NAME_WAIT:?}"))
-                })?,
+                Err(_) => names
+                    .find_last(name)
+                    .ok_or_else(|| NameFailed(format!("{name}: no answer from DNS within {NAME_WAIT:?}")))?,
                 Ok(Err(LookUpError::NotAsked)) => return Err(NameNotAsked.into()),
                 Ok(Err(LookUpError::Failed(why))) => return Err(NameFailed(format!("{name}: {why}")).into()),
                 Ok(Ok(found)) => found,

@@ -1,4 +1,9 @@
 //! Answers with content: a manifest, a blob, a list of tags or referrers, as upstream has it.
+//!
+//! Promises: an answer says where its content came from and whether it is out of date; a range is answered as RFC 9110
+//! has it; `HEAD` has the head of `GET`.
+//!
+//! Deliberately not here: how content is found (`pull`), and answers that are errors (`respond`).
 
 use std::ops::Range;
 use std::sync::Arc;

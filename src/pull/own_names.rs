@@ -1,5 +1,11 @@
 //! Manifests and blobs under their own names, with what a pull sets off besides: prefetching, and the priority of
 //! runtimes over background work.
+//!
+//! Promises: what a runtime asks for is noted as such before background work goes on; a manifest that was pulled is
+//! remembered for prefetching only if a client asked for it.
+//!
+//! Deliberately not here: names that are made of others (`arch_alias`), and where content is found (`manifest`,
+//! `blob`).
 
 use std::sync::Arc;
 
@@ -16,7 +22,7 @@ use crate::upstream::{AuthContext, Listing, Page};
 
 /// What repositories hold. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Content {
+pub(crate) struct OwnNames {
     manifests: Manifests,
     blobs: Blobs,
     prefetch: Prefetch,
@@ -24,7 +30,7 @@ pub(crate) struct Content {
     upstream: Arc<dyn RegistryClient>,
 }
 
-impl Content {
+impl OwnNames {
     pub(crate) fn new(
         manifests: Manifests,
         blobs: Blobs,
@@ -154,12 +160,12 @@ mod tests {
         let config = Live::<Config>::default();
         let prefetch = Prefetch::new(config, access.clone(), blobs.clone(), Tasks::default());
         let registry = Arc::clone(registry) as Arc<dyn RegistryClient>;
-        let content = Content::new(manifests.clone(), blobs.clone(), prefetch, access.clone(), registry);
+        let own_names = OwnNames::new(manifests.clone(), blobs.clone(), prefetch, access.clone(), registry);
         let context = for_tests::pull(&app);
         let held = store.hold_writes().await;
-        content.manifest(&context, &digest.into(), ManifestUse::Pull).await.unwrap();
-        let size = content.blob_size(&context, digest).await.unwrap();
-        let part = content.blob(&context, digest, BlobRange::Bytes { start: 0, end: 4 }).await.unwrap();
+        own_names.manifest(&context, &digest.into(), ManifestUse::Pull).await.unwrap();
+        let size = own_names.blob_size(&context, digest).await.unwrap();
+        let part = own_names.blob(&context, digest, BlobRange::Bytes { start: 0, end: 4 }).await.unwrap();
         for media_type in [size.media_type, part.media_type] {
             assert_eq!(media_type.unwrap().as_str(), MediaType::OCI_MANIFEST);
         }
