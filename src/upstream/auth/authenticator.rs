@@ -111,10 +111,7 @@ impl OriginAuthorization {
 
     /// Whether a new one may fare better after a response of this status. ECR Public answers 400 to an expired token.
     pub(crate) fn is_renewable_after(&self, status: u16) -> bool {
-        match (status, self.made) {
-            (400 | 401, Made::Earlier) | (401, Made::ForThisRequestAtIssuer) => true,
-            _ => false,
-        }
+        matches!((status, self.made), (400 | 401, Made::Earlier) | (401, Made::ForThisRequestAtIssuer))
     }
 }
 
