@@ -47,6 +47,7 @@ pub enum FileTransfer {
 #[derive(Debug, Clone)]
 pub(super) struct Outgoing {
     transfer: FileTransfer,
+    /// Held while the socket is written to: by this connection alone.
     slots: Arc<Mutex<Slots>>,
 }
 

@@ -27,9 +27,9 @@ pub(super) struct Space {
     reservations: Reservations,
     /// How many reservations have been asked for: no download is under way that needs space while that stays.
     asked: AtomicU64,
-    /// Limited registries that reached their share. Held while a reservation is decided on and made, so that two
-    /// downloads do not count the same bytes, and never while something is waited for. No other lock is taken under it
-    /// but those of the totals and of the reservations.
+    /// Limited registries that reached their share. Held while a reservation is decided on and made, for which the
+    /// filesystem is asked how much is free, so that two downloads do not count the same bytes; never across a wait for
+    /// an eviction. No other lock is taken under it but those of the totals and of the reservations.
     granting: Mutex<HashSet<OwnerId>>,
 }
 

@@ -34,6 +34,7 @@ use crate::support::body_chunk::BodyChunk;
 pub struct GrowingBlob {
     digest: Digest,
     content: Arc<CheckedFile<Mutex<ChecksumsBuilder>>>,
+    /// Held while bytes are written ahead of the download, so that it does not claim them meanwhile.
     out_of_order: Arc<Mutex<Ranges>>,
     room: Arc<RoomForBlob>,
     /// Readers go on with this file after its blob is complete: an eviction would free nothing.
