@@ -73,6 +73,20 @@ fn content_that_an_earlier_process_was_receiving_is_removed() {
     assert!(Path::new("/etc").exists());
 }
 
+#[test]
+fn what_the_disk_did_not_remove_occupies_no_space_once_it_does_though_nothing_is_written() {
+    let world = World::new();
+    let stuck = world.file("ingest/stuck");
+    // A directory stands for a file that cannot be removed: these tests run as root too.
+    fs::create_dir(&stuck).unwrap();
+    world.store.0.layout.remove_temporary(&stuck);
+    world.store.0.maintenance.keep_within_budget();
+    fs::remove_dir(&stuck).unwrap();
+    fs::write(&stuck, b"half").unwrap();
+    world.store.0.maintenance.keep_within_budget();
+    assert!(!stuck.exists());
+}
+
 #[tokio::test]
 async fn other_tools_find_the_tags_in_index_json() {
     let world = World::new();

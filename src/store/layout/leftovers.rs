@@ -1,5 +1,6 @@
 //! Files in `ingest/` that could not be removed when their write failed: a filesystem that takes no writes removes
-//! nothing either. They are removed later, so that they do not occupy space until the next start.
+//! nothing either. They are removed later, before the next write or a moment after the disk is well again, so that they
+//! do not occupy space until the next start.
 
 use std::fs;
 use std::io::ErrorKind;

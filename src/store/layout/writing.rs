@@ -133,6 +133,13 @@ impl Layout {
         }
     }
 
+    /// Tries again to remove files of `ingest/` that the disk did not remove. Cheap if there are none.
+    pub(crate) fn remove_leftovers(&self) {
+        if let Ok(_change) = self.change() {
+            self.leftovers.retry();
+        }
+    }
+
     /// As [`Layout::remove`], and no power cut brings the file back.
     pub(crate) fn remove_durably(&self, path: &Path) -> Result<bool, Error> {
         let _change = self.change()?;

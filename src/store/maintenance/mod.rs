@@ -83,19 +83,23 @@ impl Maintenance {
                 _ = ticks.tick() => {}
                 () = shutdown.requested() => return,
             }
-            let admission = Arc::clone(&self.admission);
-            let enforced = blocking::run(move || {
-                admission.enforce_budget();
-                admission.evict_ahead();
-                Ok(admission.capacity())
-            });
-            match enforced.await {
+            let this = self.clone();
+            match blocking::run(move || Ok(this.keep_within_budget())).await {
                 Ok(capacity) => self.capacity.set(gauge_value(capacity)),
                 Err(error) => {
                     tracing::error!(%error, cause = error.cause(), "the budget could not be enforced")
                 }
             }
         }
+    }
+
+    /// Evicts what is too much, removes what the disk did not remove, and returns how much the store may have. Blocks.
+    pub(super) fn keep_within_budget(&self) -> u64 {
+        self.admission.enforce_budget();
+        self.admission.evict_ahead();
+        // Such a file is counted for no blob, and where nothing is pulled no write of a record comes by to remove it.
+        self.layout.remove_leftovers();
+        self.admission.capacity()
     }
 
     async fn follow_tags(&self, mut shutdown: Shutdown) {
