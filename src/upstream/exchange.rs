@@ -242,3 +242,7 @@ mod tests;
 #[cfg(test)]
 #[path = "exchange_challenge_tests.rs"]
 mod challenge_tests;
+
+#[cfg(test)]
+#[path = "exchange_renewal_tests.rs"]
+mod renewal_tests;

@@ -148,6 +148,11 @@ impl Authenticator {
         // A challenge to a request with a token says that the token is refused, and not that one is needed.
         let is_needed = challenge.is_some() && self.challenges.was_challenged(&origin, repository);
         let expected = !is_needed && refused.is_some_and(|refused| refused.expected);
+        // To who shows a token that it refuses Harbor and OpenShift name Basic, and the token server to who shows none.
+        let is_for_token = |new: &Challenge| {
+            matches!(new, Challenge::Basic) && refused.is_some_and(|refused| !refused.is_login())
+        };
+        let challenge = challenge.filter(|new| !is_for_token(new));
         let challenge = challenge.or_else(|| refused.map(|refused| refused.challenge.clone()));
         let Some(challenge) = challenge else {
             let host = authority(request.url);
