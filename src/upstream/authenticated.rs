@@ -17,7 +17,7 @@ use crate::reference::{Principal, Repository};
 use crate::support::clock::Timestamp;
 use crate::support::live::Live;
 use crate::upstream::auth::authenticator::{AuthRequest, Authenticator, OriginAuthorization, Unanswered};
-use crate::upstream::auth::challenge;
+use crate::upstream::auth::challenge::{self, Challenge};
 use crate::upstream::body::{ResponseBody, drain};
 use crate::upstream::endpoint::limits::Account;
 use crate::upstream::endpoint::rate_limit::RateLimits;
@@ -90,11 +90,7 @@ impl AuthenticatedRequests {
                 {
                     return Ok(response);
                 }
-                status @ (400 | 401)
-                    if state
-                        .authorization()
-                        .map_or(status == 401, |sent| sent.is_renewable_after(status)) =>
-                {
+                400 | 401 | 403 if is_answered_by_a_new_one(state, &response) => {
                     self.authenticate(state, response).await?;
                 }
                 401 | 403 if state.may_ask_plainly() => state.ask_plainly(Ok(without_body(response).await)),
@@ -260,6 +256,21 @@ impl AuthenticatedRequests {
             token_age_max: state.request.auth.need.token_age_max(),
             begun: state.request.begun,
         }
+    }
+}
+
+/// Whether a new authorization may fare better than what was sent. Some registries (IBM's, Keppel) refuse a token that
+/// does not suffice by 403 with a challenge, as RFC 6750 has it: that is a 401. A 403 without one is final.
+fn is_answered_by_a_new_one(state: &ExchangeState<'_>, response: &Response<ResponseBody>) -> bool {
+    let status = response.status().as_u16();
+    let Some(sent) = state.authorization() else { return status == 401 };
+    let names_token_server = || {
+        let challenge = challenge::parse(response.headers(), &state.url, state.request.repository);
+        matches!(challenge, Some(Challenge::Bearer(_)))
+    };
+    match status {
+        403 => sent.is_renewable_after(401) && names_token_server(),
+        status => sent.is_renewable_after(status),
     }
 }
 

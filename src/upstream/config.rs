@@ -111,7 +111,7 @@ impl CredentialUse {
 /// Bounds on every wait. Their sum stays below the 30 s after which containerd gives up.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// For a TCP connection to one address.
+    /// For TCP connections to the addresses of a name, of which each has an equal part, a third at least.
     pub connect: Duration,
     /// From sending a request to the head of its response, connecting included.
     pub header: Duration,
@@ -122,7 +122,7 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(5),
+            connect: Duration::from_secs(6),
             header: Duration::from_secs(15),
             idle: Duration::from_secs(30),
         }

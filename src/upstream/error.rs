@@ -191,6 +191,8 @@ pub enum Unknown {
     Repository,
     /// The manifest or blob, by a registry's error document.
     Content,
+    /// Something else, by a registry's error document.
+    Other,
     /// Nothing that counts: no error document of a registry came with it, or not from the registry.
     Unsaid,
 }

@@ -46,8 +46,10 @@ pub(super) fn what_is_unknown(codes: &[String]) -> Unknown {
         Unknown::Repository
     } else if says(CONTENT_UNKNOWN) {
         Unknown::Content
-    } else {
+    } else if codes.is_empty() {
         Unknown::Unsaid
+    } else {
+        Unknown::Other
     }
 }
 

@@ -125,7 +125,7 @@ impl Error {
     pub fn of_one_reference(self) -> Self {
         match self {
             Self::Refused { host, public, .. } => Self::ReferenceRefused { host, public },
-            Self::NotFound { host, public, .. } => Self::NotFound { host, unknown: Unknown::Unsaid, public },
+            Self::NotFound { host, public, .. } => Self::NotFound { host, unknown: Unknown::Other, public },
             other => other,
         }
     }

@@ -246,3 +246,7 @@ mod tests;
 #[cfg(test)]
 #[path = "exchange_challenge_tests.rs"]
 mod challenge_tests;
+
+#[cfg(test)]
+#[path = "exchange_renewal_tests.rs"]
+mod renewal_tests;

@@ -302,6 +302,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_404_is_the_word_of_a_registry_by_its_error_document_alone() {
+        for (body, unknown) in [
+            (r#"{"errors": [{"code": "NAME_UNKNOWN"}]}"#, Unknown::Repository),
+            (r#"{"errors": [{"code": "MANIFEST_UNKNOWN"}]}"#, Unknown::Content),
+            (r#"{"errors": [{"code": "TAG_INVALID"}]}"#, Unknown::Other),
+            (r#"{"errors": [{"status": 404, "message": "no manifest"}]}"#, Unknown::Other),
+            (r#"{"errors": []}"#, Unknown::Unsaid),
+            ("404 page not found", Unknown::Unsaid),
+            ("", Unknown::Unsaid),
+        ] {
+            let error = classified(true, 404, body).await.unwrap_err();
+            assert!(matches!(error, Error::NotFound { unknown: said, .. } if said == unknown), "{body}");
+        }
+    }
+
+    #[tokio::test]
     async fn what_a_registry_withholds_is_told_from_the_word_of_a_gateway() {
         const HARBOR: &str =
             r#"{"errors":[{"code":"PROJECTPOLICYVIOLATION","message":"4 vulnerabilities"}]}"#;

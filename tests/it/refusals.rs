@@ -90,6 +90,19 @@ async fn a_404_for_everything_ends_no_right() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gateways_404_for_a_tag_takes_it_from_no_outage_behind_it() {
+    let scene = scene("").await;
+    scene.pull_as_a().await;
+    let (path, text) = (Scene::path("a/app", "manifests/v1"), [("content-type", "text/plain".to_owned())]);
+    scene.registry.wrong_at("/v2/", Fault::Answer(404, text.into(), "404 page not found\n".into()));
+    for method in [Method::HEAD, Method::GET] {
+        let reply = scene.larder.send_as(method, &path, A).await;
+        assert_eq!(reply.status, StatusCode::NOT_FOUND, "as the registry answers");
+    }
+    is_served_in_an_outage(scene, "a gateway's 404").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_right_is_as_old_as_the_token_that_proved_it() {
     let scene = scene("").await;
     scene.pull_as_a().await;

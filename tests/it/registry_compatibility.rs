@@ -276,6 +276,32 @@ async fn ecr_public_answers_400_to_a_token_that_has_expired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn harbor_answers_a_token_that_it_refuses_with_basic() {
+    let scene = scene().await;
+    let at = scene.registry.url();
+    let key = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(1));
+    let now = std::sync::Arc::clone(&key);
+    scene.registry.wrong(move |seen| {
+        let n = now.load(std::sync::atomic::Ordering::Relaxed);
+        match (seen.path.as_str(), authorization(seen)) {
+            ("/service/token", _) => Some(json(format!(r#"{{"token":"key{n}","expires_in":1800}}"#))),
+            (_, None) => challenge(seen, "", &format!("{at}/service/token"), r#",service="harbor-registry""#),
+            (_, Some(token)) if token == format!("Bearer key{n}") => None,
+            (_, Some(_)) => {
+                let basic = r#"Basic realm="harbor""#.to_owned();
+                Some(Fault::Status(401, vec![("www-authenticate", basic)]))
+            }
+        }
+    });
+    scene.is_pulled().await;
+    // The key that signs its tokens is another one.
+    key.store(2, std::sync::atomic::Ordering::Relaxed);
+    scene.registry.forget_seen();
+    scene.is_pulled().await;
+    assert_eq!(scene.registry.count(Method::GET, "/service/token"), 1, "a new one is asked for, once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ecr_answers_403_to_a_password_that_has_expired_and_the_plugin_is_run_again() {
     let (registry, directory) = (FakeRegistry::start().await, tempfile::tempdir().unwrap());
     let image = image::push(&registry, "team/app", "v1", 1_000);

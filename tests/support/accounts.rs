@@ -98,7 +98,9 @@ impl Accounts {
         if self.denial == 401 || (self.basic && user.is_empty()) {
             challenged(if self.says_scope { ",error=\"insufficient_scope\"" } else { "" })
         } else {
-            Some(answer(self.denial, String::new()))
+            // A registry that hides what it denies says so as of what it does not have.
+            let body = if self.denial == 404 { r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"# } else { "" };
+            Some(answer(self.denial, body.to_owned()))
         }
     }
 }

@@ -22,7 +22,8 @@ section! {
     /// [[registry]] section permits its host in any case.
     reload allow: Vec<Allowed> = list(allowed()), |_| vec![Allowed::Public];
 
-    /// How long one address may take to connect.
+    /// How long connecting to the addresses of a name may take together. At most three of IPv4 and three of IPv6 are
+    /// tried, and each has an equal part of this, so a third at least.
     reload connect_timeout: Duration = span(MILLISECOND..=HOUR), |_| Timeouts::default().connect;
 
     /// From a request to the head of its answer; at most 20s, because containerd gives up after 30s.

@@ -4,7 +4,8 @@
 //! of its own that the manifest or blob is unknown, to a principal whose word counts: one with a right that needs no
 //! new proof, or the only one with a right. Some registries hide by 404 what a principal must not read, so that the
 //! word of any other ends nothing. What no error document says (a proxy's page, an empty 404) ends nothing either, nor
-//! does a mirror's 404. A tag is gone by any 404 to such a principal.
+//! does a mirror's 404. A tag is gone by any error document that comes with a 404 to such a principal, whatever it says
+//! is unknown.
 //!
 //! What is withheld is hidden from nobody: that the registry says so to any principal with a right is enough.
 
@@ -46,6 +47,7 @@ impl<'a> Absence<'a> {
     pub(crate) fn note<T>(&self, asked: Principal, answer: &Result<T, Error>) {
         let Err(Error::Upstream(error)) = answer else { return };
         let is_gone = match error {
+            upstream::Error::NotFound { unknown: upstream::Unknown::Unsaid, .. } => false,
             upstream::Error::NotFound { .. } => self.of_tag || error.says_content_is_gone(),
             _ => false,
         };

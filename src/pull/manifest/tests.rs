@@ -7,6 +7,8 @@ use futures_util::future::join_all;
 use super::*;
 use crate::pull::for_tests::{self, Asks, Before, MANIFEST, Parts};
 use crate::tier::for_tests::{FakeObjects, Op};
+use crate::upstream::Error::NotFound;
+use crate::upstream::Unknown;
 
 /// Another image manifest.
 const MOVED: &[u8] = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[],"annotations":{"v":"2"}}"#;
@@ -106,20 +108,19 @@ async fn in_an_outage_a_tag_is_served_as_it_was_to_those_who_could_read_it() {
 }
 
 #[tokio::test]
-async fn a_tag_that_is_gone_is_not_served_from_its_record() {
+async fn a_tag_of_which_its_registry_says_that_it_is_gone_is_not_served_from_its_record() {
     let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
-    parts.registry.push(&app, Some("v1"), MANIFEST);
     let context = for_tests::pull(&app);
-    pull(&parts, &context).await.unwrap();
-    let gone = crate::upstream::Error::NotFound {
-        host: "reg.test".to_owned(),
-        unknown: crate::upstream::Unknown::Unsaid,
-        public: true,
-    };
-    parts.registry.fail(Some(gone));
-    assert!(matches!(pull(&parts, &context).await, Err(Error::Upstream(_))));
-    parts.registry.fail(Some(for_tests::outage()));
-    assert!(pull(&parts, &context).await.is_err(), "its record outlived it");
+    // The last is the page of a gateway, which is no word of the registry.
+    for (unknown, is_gone) in [(Unknown::Content, true), (Unknown::Other, true), (Unknown::Unsaid, false)] {
+        parts.registry.fail(None);
+        parts.registry.push(&app, Some("v1"), MANIFEST);
+        pull(&parts, &context).await.unwrap();
+        parts.registry.fail(Some(NotFound { host: "reg.test".to_owned(), unknown, public: true }));
+        assert!(pull(&parts, &context).await.unwrap_err().is_not_found(), "{unknown:?}");
+        parts.registry.fail(Some(for_tests::outage()));
+        assert_eq!(pull(&parts, &context).await.is_err(), is_gone, "{unknown:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -165,6 +165,11 @@ impl Authenticator {
             Some(refused) if !is_needed => refused.basis,
             _ => Basis::Challenged,
         };
+        // Harbor and OpenShift answer a token that they refuse with Basic, and name the token server to who shows none.
+        let is_for_token = |new: &Challenge| {
+            matches!(new, Challenge::Basic) && refused.is_some_and(|refused| !refused.is_login())
+        };
+        let challenge = challenge.filter(|new| !is_for_token(new));
         let challenge = challenge.or_else(|| refused.map(|refused| refused.challenge.clone()));
         let Some(challenge) = challenge else {
             let host = authority(request.url);

@@ -37,6 +37,9 @@ use crate::upstream::transport::network::{Io, Network};
 /// The longest wait for DNS: longer than the 5 s after which the machine's resolver leaves a name server that does not
 /// answer for the next one.
 const NAME_WAIT: Duration = Duration::from_secs(6);
+/// Addresses of one family that are tried: the time for connecting is divided among them, and each needs enough for a
+/// far host and for a first packet that is lost, which Linux repeats after 1 s.
+const TRIED_MAX: usize = 3;
 /// After this long the other address family is tried beside the first (RFC 8305).
 const OTHER_FAMILY_AFTER: Duration = Duration::from_millis(300);
 /// TCP keep-alive, so that a dead peer is noticed while a pooled connection idles.
@@ -108,7 +111,7 @@ impl Service<Name> for Resolver {
             };
             let permitted: Vec<_> = all.iter().copied().filter(|at| trust.permits(at.ip())).collect();
             match (permitted.is_empty(), all.first()) {
-                (false, _) => Ok(permitted.into_iter()),
+                (false, _) => Ok(tried(permitted).into_iter()),
                 (true, None) => Err(NameFailed(format!("{name}: no address")).into()),
                 (true, Some(at)) => Err(AddressRefused(format!(
                     "{name} is at {}, a private or special address, and no [[registry]] entry names it",
@@ -118,6 +121,17 @@ impl Service<Name> for Resolver {
             }
         })
     }
+}
+
+/// The first few addresses of each family.
+fn tried(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let (mut v4, mut v6) = (0, 0);
+    addresses.retain(|at| {
+        let of_family = if at.is_ipv4() { &mut v4 } else { &mut v6 };
+        *of_family += 1;
+        *of_family <= TRIED_MAX
+    });
+    addresses
 }
 
 /// Connects to hosts of one trust, directly or through the operator's proxies.
@@ -316,6 +330,17 @@ mod tests {
         let begun = tokio::time::Instant::now();
         assert_eq!(third.call(name).await.unwrap().count(), 1, "what the question before it found");
         assert_eq!(begun.elapsed(), NAME_WAIT);
+    }
+
+    #[tokio::test]
+    async fn a_name_with_many_addresses_leaves_each_the_time_that_a_far_host_takes() {
+        let found =
+            |n: u8| [([192, 0, 2, n], 443).into(), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into()], 443).into()];
+        let dns = Dns(Duration::ZERO, (1..=20).flat_map(found).collect());
+        let tried: Vec<SocketAddr> = resolver(dns).call("reg.test".parse().unwrap()).await.unwrap().collect();
+        assert_eq!(tried, (1..=3).flat_map(found).collect::<Vec<_>>(), "the first of each family");
+        let each = Config::default().timeouts.connect / TRIED_MAX as u32;
+        assert!(each >= Duration::from_secs(2), "{each:?}");
     }
 
     #[tokio::test]

@@ -1,0 +1,96 @@
+//! Tokens that a registry takes no more, and how some say so, over a transport that answers what the test says.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use http::Method;
+
+use super::*;
+use crate::reference::Repository;
+use crate::support::live::Live;
+use crate::upstream::config::Config;
+use crate::upstream::request::AuthContext;
+use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respond, status};
+
+const TOKENS: &str = "auth.reg.example.com:443";
+const CHALLENGE: &str = r#"Bearer realm="https://auth.reg.example.com/token",service="reg""#;
+
+/// A registry that has taken the first token, and answers `refusal` to it and, if `closed`, to all that follow.
+async fn refused_once_taken(
+    refusal: fn() -> Outcome,
+    closed: bool,
+    user: Option<(&str, &str)>,
+) -> (Result<(), Error>, Arc<Scripted>) {
+    let (refuses, tokens) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
+    let is_refusing = Arc::clone(&refuses);
+    let answer = move |request: &SentRequest| match (request.host.as_str(), request.header("authorization")) {
+        (TOKENS, _) => {
+            let n = tokens.fetch_add(1, Ordering::SeqCst) + 1;
+            respond(200, &[], &format!(r#"{{"token": "t{n}"}}"#))
+        }
+        (_, "") => respond(401, &[("www-authenticate", CHALLENGE)], ""),
+        (_, token) if is_refusing.load(Ordering::SeqCst) && (closed || token == "Bearer t1") => refusal(),
+        _ => status(200),
+    };
+    let (transport, configured) = Scripted::new(Config::default(), answer);
+    let exchange = Exchange::for_test(Live::new(configured));
+    let repository: Repository = "reg.example.com/app".parse().unwrap();
+    let digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
+    let auth = AuthContext::for_test(user);
+    let endpoint = Endpoint::for_test("https://reg.example.com");
+    let request = || RegistryRequest::blob(Method::GET, &repository, digest, &auth);
+    exchange.send(&endpoint, &request()).await.unwrap();
+    refuses.store(true, Ordering::SeqCst);
+    let answered = exchange.send(&endpoint, &request()).await;
+    (answered.map(|_| ()).map_err(|failure| failure.error), transport)
+}
+
+fn tokens_of(transport: &Scripted) -> usize {
+    transport.sent().iter().filter(|request| request.host == TOKENS).count()
+}
+
+/// How registries refuse a token that they took before.
+fn refusals() -> [(&'static str, fn() -> Outcome); 3] {
+    [
+        ("Harbor", || respond(401, &[("www-authenticate", r#"Basic realm="harbor""#)], "")),
+        ("OpenShift", || {
+            let challenge = r#"Basic realm=openshift,error="access denied""#;
+            respond(401, &[("www-authenticate", challenge)], "")
+        }),
+        ("IBM", || {
+            let challenge = format!(r#"{CHALLENGE},error="insufficient_scope""#);
+            respond(403, &[("www-authenticate", &challenge)], "")
+        }),
+    ]
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_by_a_challenge_for_a_password_or_by_403_is_renewed() {
+    for (registry, refusal) in refusals() {
+        for user in [Some(("u", "p")), None] {
+            let (answered, transport) = refused_once_taken(refusal, false, user).await;
+            assert_eq!(answered, Ok(()), "{registry}");
+            assert_eq!(tokens_of(&transport), 2, "{registry}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_the_new_token_is_refused_so_too_the_right_ends_and_nothing_is_asked_for_ever() {
+    for (registry, refusal) in refusals() {
+        let (answered, transport) = refused_once_taken(refusal, true, Some(("u", "p"))).await;
+        let error = answered.unwrap_err();
+        assert!(error.revokes_access() && !error.is_public(), "{registry}: {error}");
+        assert_eq!((tokens_of(&transport), transport.sent().len()), (2, 6), "{registry}");
+    }
+}
+
+#[tokio::test]
+async fn a_403_that_names_no_token_server_is_final() {
+    for refusal in
+        [|| status(403), || respond(403, &[("www-authenticate", "Bearer error=insufficient_scope")], "")]
+    {
+        let (answered, transport) = refused_once_taken(refusal, false, Some(("u", "p"))).await;
+        assert!(answered.unwrap_err().revokes_access());
+        assert_eq!(tokens_of(&transport), 1);
+    }
+}
