@@ -61,7 +61,9 @@ impl Display for Shape {
         match self {
             Self::Flag => f.write_str("true or false"),
             Self::Number(bounds) => write!(f, "whole number, {} to {}", bounds.start(), bounds.end()),
-            Self::Span(bounds) if *bounds.start() == Duration::ZERO => f.write_str("duration"),
+            Self::Span(bounds) if *bounds.start() == Duration::ZERO => {
+                write!(f, "duration, at most {}", spelled(*bounds.end()))
+            }
             Self::Span(bounds) => {
                 write!(f, "duration, {} to {}", spelled(*bounds.start()), spelled(*bounds.end()))
             }

@@ -1,6 +1,6 @@
 //! The metrics of `pull`: downloads, rights. They mirror state and are read by nothing but `/metrics`.
 
-use crate::reference::Principal;
+use crate::reference::{Principal, PrincipalKind};
 use crate::support::metric_labels::{CountersBy, Label, label_values};
 use crate::support::metrics::{IntCounter, IntCounterVec, IntGauge, MetricsError, Registry};
 
@@ -72,15 +72,40 @@ impl Metrics {
                 "fill_segments_total",
                 "Segments of large blobs asked for on a connection beside the first, because that was slow.",
             )?,
-            rights: registry.counters(
-                "rights_total",
-                "Rights to repositories: proved by upstream, ended by it, or held while it could not be asked.",
-                &["principal", RightEvent::NAME],
-            )?,
+            rights: Self::rights(registry)?,
         })
+    }
+
+    fn rights(registry: &Registry) -> Result<IntCounterVec, MetricsError> {
+        let rights = registry.counters(
+            "rights_total",
+            "Rights to repositories: proved by upstream, ended by it, or held while it could not be asked.",
+            &["principal", RightEvent::NAME],
+        )?;
+        // There from the start: an alert looks at their increase, and sees none of a first value.
+        for kind in [PrincipalKind::Node, PrincipalKind::Provider] {
+            rights.with_label_values(&[kind.label(), RightEvent::Ended.label()]);
+        }
+        Ok(rights)
     }
 
     pub(super) fn count_right(&self, principal: Principal, event: RightEvent) {
         self.rights.with_label_values(&[principal.kind.label(), event.label()]).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_refusal_of_a_nodes_login_is_an_increase_that_an_alert_sees() {
+        let registry = Registry::new();
+        let _metrics = Metrics::register(&registry).unwrap();
+        let page = String::from_utf8(registry.render().unwrap()).unwrap();
+        for principal in ["node", "provider"] {
+            let sample = format!("larder_rights_total{{event=\"ended\",principal=\"{principal}\"}} 0");
+            assert!(page.contains(&sample), "{page}");
+        }
     }
 }

@@ -62,7 +62,7 @@ pub enum Error {
     Locked(PathBuf),
     /// The tree was written by a version that this one does not know.
     #[error(
-        "the store {} has format {found:?}, this larder knows {known:?}; use the larder that wrote it or another [store] path",
+        "the store {} has format {found:?}, this larder knows {known:?}; use the larder that wrote it, or go back by the steps of docs/reference-deployment.md (Upgrades)",
         path.display()
     )]
     Format {

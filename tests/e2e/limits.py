@@ -10,7 +10,7 @@ import unittest
 from manifests import kustomized, of_kind
 from programs import Larder, Registry, World, run
 
-# Larger than the limit, so that what is cached of it cannot be held as a whole.
+# Larger than what the daemon is given here, so that what is cached of it cannot be held as a whole.
 BLOB_MIB = int(os.environ.get("E2E_LIMITS_MIB", "600"))
 CLIENTS = int(os.environ.get("E2E_LIMITS_CLIENTS", "16"))
 V1 = "/sys/fs/cgroup/memory"
@@ -82,7 +82,8 @@ class Limits(unittest.TestCase):
         registry = Registry(world)
         path, digest = self.push(world, registry)
         larder = Larder(world, {"reg.test": registry.url})
-        limit = memory_limit()
+        # Half of what the manifest gives it, which holds the bounds of all that it may have at once.
+        limit = memory_limit() // 2
         cgroup = Cgroup(limit)
         self.addCleanup(cgroup.end)
         self.addCleanup(world.end)

@@ -134,6 +134,30 @@ class Manifests(unittest.TestCase):
         run("promtool", "check", "rules", f"{directory}/rules.yaml")
         run("promtool", "test", "rules", f"{directory}/daemonset_alerts_test.yaml")
 
+    def test_the_limit_of_memory_holds_the_sum_of_what_the_daemon_may_have(self):
+        with open(f"{ROOT}/docs/kubernetes.md", encoding="utf-8") as file:
+            table = file.read().split("| At most, with the default settings | MiB |\n")[1].split("\n\n")[0]
+        *rows, (together, total) = re.findall(r"(?m)^\| (.*) \| (\d+) \|$", table)
+        self.assertEqual((together, sum(int(mib) for _, mib in rows)), ("Together", int(total)))
+        for objects in (kustomized(), templated({})):
+            container, = of_kind(objects, "DaemonSet")["spec"]["template"]["spec"]["containers"]
+            limit = container["resources"]["limits"]["memory"]
+            self.assertTrue(limit.endswith("Gi") and int(limit[:-2]) * 1024 > int(total) + 24, (limit, total))
+
+    def test_the_alerts_that_the_page_has_for_the_operator_are_all_those_of_the_file(self):
+        with open(f"{ROOT}/docs/kubernetes.md", encoding="utf-8") as file:
+            command, = re.findall(r"(?ms)^```sh\n(\{ printf.*?)```$", file.read())
+        self.assertTrue(command.endswith("| kubectl apply -f -\n"))
+        made = subprocess.run(["sh", "-c", command.replace("kubectl apply -f -", "cat")], cwd=ROOT, check=True,
+                              capture_output=True, text=True).stdout
+        rule, = documents(made)
+        self.assertEqual((rule["kind"], rule["metadata"]["namespace"]), ("PrometheusRule", "larder"))
+        with open(f"{ROOT}/config/alerts.yaml", encoding="utf-8") as file:
+            self.assertEqual(rule["spec"], yaml.safe_load(file))
+        # Another object than the one of the kustomization and of the chart.
+        self.assertNotEqual(rule["metadata"]["name"],
+                            of_kind(templated({"prometheusRule": {"enabled": True}}), "PrometheusRule")["metadata"]["name"])
+
     def test_the_pods_have_no_more_rights_than_they_need_and_every_node_runs_the_same_bytes(self):
         objects = kustomized()
         daemonset = of_kind(objects, "DaemonSet")["spec"]

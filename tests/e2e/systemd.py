@@ -206,8 +206,22 @@ class PackageScripts(unittest.TestCase):
         code, calls, said = self.script("rpm/post", "1", fails="systemctl*enable larder.service")
         self.assertEqual(code, 0, said)
         self.assertIn("systemctl --quiet enable larder-credentials.path", calls, "one that is masked takes no other with it")
-        code, calls, said = self.script("rpm/post", "2")
-        self.assertEqual((code, calls), (0, ["systemctl daemon-reload", "systemctl try-restart larder.service"]), said)
+        code, calls, said = self.script("rpm/post", "2", fails="systemctl*is-*")
+        self.assertEqual((code, [call for call in calls if "is-enabled" not in call and "is-active" not in call]),
+                         (0, ["systemctl daemon-reload"]), said)
+
+    def test_rpm_an_upgrade_starts_a_daemon_that_had_ended_and_one_that_runs_anew(self):
+        def changed(fails):
+            code, calls, said = self.script("rpm/post", "2", fails=fails)
+            self.assertEqual(code, 0, said)
+            return [call.removeprefix("systemctl ") for call in calls if "is-" not in call]
+
+        # Neither runs: a store of a newer format, say, has ended the daemon with 3 and closed the socket.
+        self.assertEqual(changed("systemctl*is-active*"),
+                         ["daemon-reload", "start larder.socket", "start larder-credentials.path", "restart larder.service"])
+        # One that was disabled and started by hand runs the new program too.
+        self.assertEqual(changed("systemctl*is-enabled*"), ["daemon-reload", "restart larder.service"])
+        self.assertEqual(changed("systemctl*start larder.s*")[-1], "restart larder.service", "a failure ends no upgrade")
         code, calls, said = self.script("rpm/post", "1", systemd=False)
         self.assertEqual((code, [call for call in calls if " start " in call]), (0, []), said)
 
@@ -263,6 +277,11 @@ class PackageScripts(unittest.TestCase):
             self.assertEqual("/var/lib/private/larder/store" in said, kept, said)
             self.assertEqual("is kept" in said, kept, said)
             self.assertNotIn("larder.toml", said)
+        mounted = f"{units} && mount -t tmpfs -o uid=62000 tmpfs /var/lib/private/larder/store && touch /var/lib/larder/store/LOCK"
+        code, _, said = self.script("deb/postrm", "purge", node=mounted)
+        self.assertEqual(code, 0, "a store with a disk of its own stops no purge: " + said)
+        self.assertIn("umount", said)
+        self.assertNotIn("larder.toml", said)
 
 
 class RpmPackage(unittest.TestCase):

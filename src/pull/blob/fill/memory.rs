@@ -21,8 +21,8 @@ use crate::pull::blob::places::Holder;
 use crate::store::HASH_BATCH_BYTES;
 use crate::support::byte_budget::{ByteBudget, ByteShare, Reservation, held_with};
 
-/// Bytes of all downloads: a second of a disk that writes 64 MB/s, an eighth of what a node's manifest lets the daemon
-/// have.
+/// Bytes of all downloads: a second of a disk that writes 64 MB/s, a sixteenth of what a node's manifest lets the
+/// daemon have.
 const MEMORY_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of the downloads of one registry: the other three quarters are there for others.
 const SHARE_MAX: usize = MEMORY_MAX / 4;
