@@ -73,6 +73,7 @@ use crate::upstream::{Listing, Page, Upstream};
 use access::Access;
 use arch_alias::ArchAliases;
 use blob::Blobs;
+use blob::components::Components as BlobComponents;
 use content::Content;
 use explain::Outlooks;
 use manifest::Manifests;
@@ -133,7 +134,7 @@ impl Puller {
             names.clone(),
             tasks.clone(),
         );
-        let blobs = Blobs::new(
+        let blobs = Blobs::new(BlobComponents::new(
             config.clone(),
             access.clone(),
             client(),
@@ -141,7 +142,7 @@ impl Puller {
             names,
             tasks.clone(),
             metrics,
-        );
+        ));
         let prefetch = Prefetch::new(config.clone(), access.clone(), blobs.clone(), tasks.clone());
         let content = Content::new(manifests.clone(), blobs.clone(), prefetch, access.clone(), client());
         let aliases = ArchAliases::new(content.clone(), access.membership().clone(), store.records().clone());
