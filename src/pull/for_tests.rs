@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::access::Access;
 use super::blob::Blobs;
+use super::blob::components::Components;
 use super::config::Config;
 use super::context::{Caller, PullContext};
 pub(crate) use super::fake_bodies_for_tests::{MirrorBody, broken_off};
@@ -68,8 +69,12 @@ pub(crate) async fn remember_manifest(store: &Store, repository: &str) -> Digest
 
 /// A keychain without any credential of the node's.
 pub(crate) fn keychain(directory: &TempDir) -> Keychain {
+    keychain_of(directory, Vec::new())
+}
+
+fn keychain_of(directory: &TempDir, node: Vec<PathBuf>) -> Keychain {
     let config = credentials::Config {
-        node: NodeFiles::Named(Vec::new()),
+        node: NodeFiles::Named(node),
         providers: None,
         helper_dir: None,
         pull_secrets: Vec::new(),
@@ -120,13 +125,33 @@ impl Parts {
         Self::build(store(), tier)
     }
 
+    /// The same on a node that has a login of its own for `reg.test`.
+    pub(crate) fn with_node_login(user: &str) -> Self {
+        let store = store();
+        let login = serde_json::json!({ "username": user, "password": "secret" });
+        let config = serde_json::json!({ "auths": { "reg.test": login } }).to_string();
+        let path = store.2.path().join("docker.json");
+        std::fs::write(&path, config).unwrap();
+        let keychain = keychain_of(&store.2, vec![path]);
+        Self::build_with(store, Tier::none(), keychain)
+    }
+
     fn over(store: (Store, Clock, TempDir)) -> Self {
         Self::build(store, Tier::none())
     }
 
-    fn build((store, clock, directory): (Store, Clock, TempDir), tier: Tier) -> Self {
+    fn build(store: (Store, Clock, TempDir), tier: Tier) -> Self {
+        let keychain = keychain(&store.2);
+        Self::build_with(store, tier, keychain)
+    }
+
+    fn build_with(
+        (store, clock, directory): (Store, Clock, TempDir),
+        tier: Tier,
+        keychain: Keychain,
+    ) -> Self {
         let metrics = metrics();
-        let (keychain, registry) = (keychain(&directory), Arc::<FakeRegistry>::default());
+        let registry = Arc::<FakeRegistry>::default();
         let client = || Arc::clone(&registry) as Arc<dyn RegistryClient>;
         let (config, tasks) = (Live::<Config>::default(), Tasks::default());
         let (keys, ticking) = (keychain.clone(), tasks.clone());
@@ -141,7 +166,9 @@ impl Parts {
             names.clone(),
             tasks.clone(),
         );
-        let blobs = Blobs::new(config, access.clone(), client(), store.clone(), names, tasks, metrics);
+        let components =
+            Components::new(config, access.clone(), client(), store.clone(), names, tasks, metrics);
+        let blobs = Blobs::new(components);
         Self { registry, store, clock, keychain, access, manifests, blobs, directory }
     }
 

@@ -74,6 +74,7 @@ use crate::upstream::{Listing, Page, Upstream};
 use access::Access;
 use arch_alias::ArchAliases;
 use blob::Blobs;
+use blob::components::Components as BlobComponents;
 use explain::Outlooks;
 use manifest::Manifests;
 use metrics::Metrics;
@@ -134,7 +135,7 @@ impl Puller {
             names.clone(),
             tasks.clone(),
         );
-        let blobs = Blobs::new(
+        let blobs = Blobs::new(BlobComponents::new(
             config.clone(),
             access.clone(),
             client(),
@@ -142,7 +143,7 @@ impl Puller {
             names,
             tasks.clone(),
             metrics,
-        );
+        ));
         let prefetch = Prefetch::new(config.clone(), access.clone(), blobs.clone(), tasks.clone());
         let own_names = OwnNames::new(manifests.clone(), blobs.clone(), prefetch, access.clone(), client());
         let aliases =

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use tokio::sync::Semaphore;
 
+use super::access::digest_answers::AnswerNumber;
 use super::access::{Access, is_older};
 use super::error::Error;
 use crate::reference::{Digest, MediaType, Repository, Tag};
@@ -118,8 +119,8 @@ impl SharedNames {
         (shared.at.age_at(self.tier.now()?) < age_max).then_some(record)
     }
 
-    /// Has the record of a tag replaced that this node had, and that its registry does not have any more. Here it is
-    /// not used again in any case, until a restart.
+    /// Has the record of a tag replaced that this node had, and that its registry does not have any more, or withholds.
+    /// Here it is not used again in any case, until a restart.
     pub(crate) fn forget_tag(&self, repository: &Repository, tag: &Tag, tasks: &Tasks) {
         let Some(now) = self.tier.now().filter(|_| self.tier.shares_names_of(repository.registry())) else {
             return;
@@ -145,6 +146,34 @@ impl SharedNames {
         match record.fact.manifest_type {
             None => Some(Member::Blob),
             Some(text) => text.parse::<MediaType>().ok().map(Member::Manifest),
+        }
+    }
+
+    /// Whether another node may have shared that a repository has a digest.
+    pub(crate) async fn may_have_member(&self, repository: &Repository, digest: Digest) -> bool {
+        let record = self.try_record::<MemberFact>("member", repository, &digest.to_string()).await;
+        !matches!(record, Ok(None))
+    }
+
+    /// As [`Self::forget_tag`], for a tag that this node has no record of and that is withheld from it, by an answer to
+    /// a question that was asked after `before`: with what another node shared that it names. A client may ask for any
+    /// tag: only one is remembered that may have been shared.
+    pub(crate) async fn withhold_tag(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        before: AnswerNumber,
+        tasks: &Tasks,
+    ) {
+        let record = self.try_record::<TagFact>("tag", repository, &tag.to_string()).await;
+        if matches!(record, Ok(None)) {
+            return;
+        }
+        self.forget_tag(repository, tag, tasks);
+        if let Ok(Some(Dated { fact, .. })) = record
+            && let Ok(digest) = fact.digest.parse()
+        {
+            self.access.membership().question_after(before, repository, digest).record_no().await;
         }
     }
 
@@ -248,9 +277,14 @@ fn parts(kind: &str, repository: &Repository, about: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
-    use crate::pull::for_tests::{Parts, outage};
+    use crate::pull::for_tests::{self, Before, MANIFEST, Parts, outage};
+    use crate::pull::manifest::ManifestUse;
+    use crate::reference::Reference;
     use crate::tier::for_tests::FakeObjects;
+    use crate::upstream;
 
     async fn share(tier: &Tier, app: &Repository, at: u64) {
         tier.share_name(parts("public", app, ""), Timestamp(at), OPEN);
@@ -278,5 +312,71 @@ mod tests {
         objects.remove(&key);
         share(&objects.sharing_tier(), &app, 900).await;
         assert!(is_held().await, "the registry gave it to everyone after that");
+    }
+
+    /// A node over a tier in which another node shared an image of `app`. It has a right to `app`, whose registry
+    /// withholds every manifest from now on.
+    async fn node_beside_one_that_shared(app: &Repository, digest: Digest) -> Parts {
+        let objects = FakeObjects::default();
+        let tier = objects.sharing_tier();
+        let manifest_type = Some(MediaType::OCI_MANIFEST.to_owned());
+        tier.share_name(
+            parts("member", app, &digest.to_string()),
+            Timestamp(900),
+            MemberFact { manifest_type },
+        );
+        let named = TagFact { digest: digest.to_string(), gone: false };
+        tier.share_name(parts("tag", app, "v1"), Timestamp(900), named);
+        tier.write_manifest(app.registry(), digest, Bytes::from_static(MANIFEST));
+        share(&tier, app, 900).await;
+        let node = Parts::with_tier(objects.sharing_tier());
+        node.registry.push(app, Some("v1"), MANIFEST);
+        let layer = node.registry.push(app, None, b"layer");
+        node.access.ask_for_blob(&for_tests::pull(app), layer, None).await.unwrap();
+        node.registry.before_answers(|_| {
+            let (host, why) = ("reg.test".to_owned(), "412".to_owned());
+            Before::Failure(upstream::Error::Withheld { host, why, public: true })
+        });
+        node
+    }
+
+    #[tokio::test]
+    async fn what_is_withheld_from_a_node_that_never_had_it_comes_from_no_other_node_in_an_outage() {
+        let (app, digest) = ("reg.test/app".parse::<Repository>().unwrap(), Digest::of(MANIFEST));
+        let context = for_tests::pull(&app);
+        let (by_digest, by_tag) = (Reference::Digest(digest), "v1".parse::<Reference>().unwrap());
+        let unasked = vec![];
+        for (told, withheld, brought) in [
+            (unasked, vec![], vec![&by_tag, &by_digest]),
+            (vec![&by_digest], vec![&by_digest], vec![]),
+            (vec![&by_tag], vec![&by_tag, &by_digest], vec![]),
+        ] {
+            let node = node_beside_one_that_shared(&app, digest).await;
+            let find = |reference| node.manifests.find(&context, reference, ManifestUse::Pull);
+            for reference in &told {
+                assert!(find(*reference).await.unwrap_err().is_withheld(), "{reference:?}");
+            }
+            node.registry.fail(Some(outage()));
+            for reference in withheld {
+                assert!(find(reference).await.is_err(), "told {told:?}: {reference:?}");
+            }
+            for reference in brought {
+                assert!(find(reference).await.unwrap().stale.is_some(), "{reference:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn digests_and_tags_that_a_client_invents_push_out_none_of_those_that_are_withheld() {
+        let (app, digest) = ("reg.test/app".parse::<Repository>().unwrap(), Digest::of(MANIFEST));
+        let (invented, tag) = (Digest::of(b"invented"), "invented".parse::<Tag>().unwrap());
+        let node = node_beside_one_that_shared(&app, digest).await;
+        for reference in [Reference::Digest(digest), Reference::Digest(invented), tag.clone().into()] {
+            let found = node.manifests.find(&for_tests::pull(&app), &reference, ManifestUse::Pull).await;
+            assert!(found.unwrap_err().is_withheld());
+        }
+        assert!(node.access.membership().has_ended(&app, digest));
+        assert!(!node.access.membership().has_ended(&app, invented));
+        assert!(!node.access.shared().is_gone(&app, &tag, Timestamp(0)));
     }
 }

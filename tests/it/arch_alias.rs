@@ -210,3 +210,16 @@ async fn a_caller_that_may_not_read_one_image_gets_no_index_with_it() {
     assert_eq!(readable.json()["manifests"].as_array().unwrap().len(), 1);
     assert_eq!(scene.registry.count(Method::PUT, ""), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_for_which_a_registry_answers_403_has_its_aliases_though_others_of_the_repository_are_read() {
+    let (scene, _, old) = scene().await;
+    assert_eq!(scene.get("app/manifests/v1").await.status, StatusCode::OK);
+    for (of, name) in old.platforms.iter().zip(["team/app-amd64", "team/app-arm64"]) {
+        copy(&scene.registry, of.manifest, name, "v0");
+    }
+    scene.registry.wrong_at("team/app/manifests/v0", Fault::Status(403, vec![]));
+    let synthesized = scene.get("app/manifests/v0").await;
+    assert_eq!(synthesized.status, StatusCode::OK, "{:?}", synthesized.body);
+    assert_eq!(synthesized.json()["manifests"].as_array().unwrap().len(), 2);
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use super::access::{A, B, Scene, scene};
+use crate::support::image;
 use crate::support::registry::Fault;
 
 const GRANT_TTL: Duration = Duration::from_secs(300);
@@ -54,6 +55,28 @@ async fn a_tag_that_is_not_there_ends_no_right_to_those_that_are() {
             }
             assert_eq!(is_served_in_an_outage(&scene).await, [StatusCode::OK], "restarted: {restarted}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_is_not_there_ends_no_right_because_a_neighbours_image_was_pulled_last() {
+    for answer in answers() {
+        let scene = scene("").await;
+        let of_b = image::push(&scene.registry, "a/app", "of-b", 1_000).index.to_string();
+        scene.registry.change(true, |accounts| {
+            accounts.users.get_mut(B.0).unwrap().1.push("a/app".to_owned());
+        });
+        let denied = answer.clone();
+        scene.registry.wrong(move |seen| {
+            let is_missing = seen.path.ends_with(MISSING);
+            let is_of_b = seen.path.ends_with("manifests/of-b") || seen.path.ends_with(&of_b);
+            let shown = seen.headers.get("authorization")?.to_str().unwrap();
+            (is_missing || is_of_b && !shown.contains(B.0)).then(|| denied.clone())
+        });
+        scene.pull_as_a().await;
+        assert_eq!(scene.get("a/app", "manifests/of-b", B).await.status, StatusCode::OK);
+        assert!(!scene.get("a/app", MISSING, A).await.status.is_success());
+        assert_eq!(is_served_in_an_outage(&scene).await, [StatusCode::OK]);
     }
 }
 

@@ -137,9 +137,13 @@ async fn a_tag_that_is_withheld_is_not_served_where_what_is_cached_is_open_to_ev
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_cannot_answer_keeps_nobody_from_what_is_cached() {
     let page = || "<html>405 Not Allowed</html>".into();
+    let large = format!("{AZURE}{}", " ".repeat(100_000)).into();
+    let longer = vec![("content-length", (AZURE.len() + 1).to_string())];
     for (why, fault) in [
         ("a cache that cannot ask its source", Fault::Status(424, vec![])),
         ("a gateway that knows no GET", Fault::Answer(405, vec![], page())),
+        ("a document that is too large to be read", Fault::Answer(405, vec![], large)),
+        ("a document that breaks off", Fault::Answer(405, longer, AZURE.into())),
         ("too early", Fault::Status(425, vec![])),
         ("a server of other names", Fault::Status(421, vec![])),
         ("a proxy that wants a login", Fault::Status(407, vec![])),

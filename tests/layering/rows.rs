@@ -115,6 +115,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["failure_kind"],
             &["config", "error", "metrics"],
             &["answer", "context", "registry_client"],
+            &["access/digest_answers"],
             &[
                 "access/refused_repositories",
                 "access/grants",
@@ -134,7 +135,13 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["access/confirm", "access/other_proofs"],
             &["access"],
             &["shared_names"],
-            &["manifest/confirmed", "manifest/freshness", "manifest/memory_cache", "manifest/resolved"],
+            &[
+                "manifest/confirmed",
+                "manifest/fetched",
+                "manifest/freshness",
+                "manifest/memory_cache",
+                "manifest/resolved",
+            ],
             &["manifest/kept"],
             &["manifest/fetch", "manifest/stored"],
             &["manifest/recorded"],

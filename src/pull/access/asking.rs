@@ -14,7 +14,7 @@ use super::confirmations::Confirmations;
 use super::denied_reference::DeniedReference;
 use super::known_rights::KnownRights;
 use super::membership::Membership;
-use super::negative_cache::{Question, Subject};
+use super::negative_cache::{DeniedQuestion, Subject};
 use super::principals::{Principals, Purpose};
 use super::recorded_answers::RecordedAnswers;
 use super::tried::Tried;
@@ -132,7 +132,7 @@ impl Asking<'_> {
         result
     }
 
-    fn denied<'b>(&'b self, question: &'b Question) -> DeniedReference<'b> {
+    fn denied<'b>(&'b self, question: &'b DeniedQuestion) -> DeniedReference<'b> {
         let Self { upstream, known, answers, membership, confirmations, .. } = *self;
         DeniedReference { upstream, known, answers, membership, confirmations, question }
     }
@@ -159,9 +159,9 @@ impl Asking<'_> {
         Some(again)
     }
 
-    fn question(&self, presented: &PresentedCredential) -> Question {
+    fn question(&self, presented: &PresentedCredential) -> DeniedQuestion {
         let (repository, subject) = (self.context.repository().clone(), self.subject.clone());
-        Question { repository, subject, principal: presented.principal }
+        DeniedQuestion { repository, subject, principal: presented.principal }
     }
 
     /// Why no principal was allowed.

@@ -33,7 +33,6 @@ use crate::reference::{Registry, Repository};
 use crate::store::Records;
 use crate::support::clock::Timestamp;
 use crate::support::live::Live;
-use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::upstream::{self, Allowed, AuthContext, BlobHead, ProvedRight};
 
@@ -78,8 +77,8 @@ impl Access {
             answers: RecordedAnswers::new(rights, Arc::clone(&upstream), outages),
             membership: Membership::new(records.clone()),
             upstream,
-            blob_confirmations: Singleflight::new(tasks.clone()),
-            manifest_confirmations: Singleflight::new(tasks.clone()),
+            blob_confirmations: Confirmations::new(tasks.clone()),
+            manifest_confirmations: Confirmations::new(tasks.clone()),
             tasks,
         }))
     }

@@ -5,7 +5,7 @@ use crate::pull::for_tests::{self, Before, Parts};
 use crate::reference::{Digest, PrincipalKind};
 
 async fn confirm(parts: &Parts, context: &PullContext) -> Result<(), Error> {
-    parts.access.confirm_blob(context, Digest::of(b"layer"), None).await.map(|head| assert!(head.has_digest))
+    parts.access.ask_for_blob(context, Digest::of(b"layer"), None).await.map(|head| assert!(head.has_digest))
 }
 
 #[tokio::test]

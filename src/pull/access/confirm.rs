@@ -8,135 +8,133 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::authorize::{Access, Purpose, proved_by};
-use super::confirmations::ConfirmedAs;
+use super::confirmations::Confirmations;
 use super::deleted::Absence;
-use super::membership::AnswerNumber;
+use super::membership::DigestQuestion;
 use super::negative_cache::Subject;
 use crate::pull::context::{PullContext, UpstreamWait};
 use crate::pull::error::Error;
+use crate::pull::registry_client::RegistryClient;
 use crate::reference::{Digest, Principal, Repository};
-use crate::upstream::{AuthContext, BlobHead};
+use crate::upstream::{self, Allowed, AuthContext, BlobHead};
 
 /// How long a registry may take to confirm what the shared tier or a mirror delivers: less than a client waits for an
 /// answer, so that the registry can be asked for the content itself afterwards.
 pub(crate) const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 
+/// The question whether a repository still has a digest that is here, to one principal after the other.
+pub(crate) struct StillThere<'a> {
+    access: &'a Access,
+    context: PullContext,
+    question: DigestQuestion,
+    absence: Absence<'a>,
+}
+
 impl Access {
+    /// The question whether the repository of `context` has `digest`, to be made before it is asked.
+    pub(crate) async fn still_there(&self, context: &PullContext, digest: Digest) -> StillThere<'_> {
+        let repository = context.repository();
+        StillThere {
+            access: self,
+            // The content is here: what was proved before may hold without an answer.
+            context: context.without_patience(),
+            question: self.membership().question(repository, digest),
+            absence: Absence::of_digest(self.known(), repository).await,
+        }
+    }
+
     /// Asks upstream whether the repository has a blob of `size` bytes, if that is known, and records membership. The
     /// caller makes sure that the same registry delivers, or delivered, the bytes. An answer that does not show the
     /// blob proves nothing: the content has to.
     ///
     /// # Errors
     /// As for [`Self::ask`].
-    pub(crate) async fn confirm_blob(
+    pub(crate) async fn ask_for_blob(
         &self,
         context: &PullContext,
         digest: Digest,
         size: Option<u64>,
     ) -> Result<BlobHead, Error> {
-        // The bytes are here: what was proved before may hold without an answer.
-        let context = &context.without_patience();
-        let repository = context.repository();
-        let before = self.membership().last_answer_about(repository, digest);
-        let absence = Absence::of_digest(self.known(), repository).await;
-        let absent = &absence;
-        let request = |auth: AuthContext| {
-            let (upstream, asked) = (Arc::clone(&self.0.upstream), repository.clone());
-            let key = self.confirmed_as(repository, digest, auth.presented.principal, before);
-            self.0.blob_confirmations.run(key, move || async move {
-                upstream.confirm_blob(&asked, digest, &auth).await.map_err(Error::from)
-            })
-        };
-        let ended = || Err(Error::panicked("confirmed a blob upstream"));
+        let asked = self.still_there(context, digest).await;
         let request = |auth: AuthContext| async {
-            let asked = auth.presented.principal;
-            let answer = request(auth).await.unwrap_or_else(ended);
-            absent.note(asked, &answer);
+            let head = move |upstream: Arc<dyn RegistryClient>, repository: Repository, auth| async move {
+                upstream.confirm_blob(&repository, digest, &auth).await
+            };
+            let answer = asked.once(&self.0.blob_confirmations, auth, head, &UpstreamWait::default()).await;
             Ok(proved_by(answer?, size))
         };
-        let (head, _) = match self.ask(context, &Subject::Blob(digest), Purpose::Prove, request).await {
-            Ok(answered) => answered,
-            Err(error) => {
-                absence.conclude(self.membership(), repository, digest, before).await;
-                return Err(error);
+        match self.ask(&asked.context, &Subject::Blob(digest), Purpose::Prove, request).await {
+            Ok((head, _)) => {
+                if head.shows_blob_of(size) {
+                    asked.question.record_blob().await;
+                }
+                Ok(head)
             }
-        };
-        if head.shows_blob_of(size) {
-            self.membership().confirm_blob(repository, digest, before).await;
+            Err(error) => Err(asked.conclude(error).await),
         }
-        Ok(head)
     }
+}
 
-    /// Asks upstream whether the repository has a manifest that is here: as the principal whose right is fresh, if
-    /// there is one and that is enough, else as one after the other. `wait` says whether upstream is being waited for.
+impl StillThere<'_> {
+    /// Asks for a manifest: as the principal whose right is fresh, if there is one and that is enough, else as one
+    /// after the other. `wait` says whether upstream is being waited for. A yes is recorded.
     ///
     /// # Errors
-    /// As for [`Self::ask`]. Where the manifest is gone, or withheld, its membership has ended.
-    pub(crate) async fn confirm_manifest(
+    /// As for [`Access::ask`]; to be given to [`Self::conclude`].
+    pub(crate) async fn ask_for_manifest(
         &self,
-        context: &PullContext,
-        digest: Digest,
         fresh: Option<Principal>,
         wait: &UpstreamWait,
     ) -> Result<(), Error> {
-        // The manifest is here: what was proved before may hold without an answer.
-        let context = &context.without_patience();
-        let repository = context.repository();
-        let before = self.membership().last_answer_about(repository, digest);
-        let absence = Absence::of_digest(self.known(), repository).await;
-        let absent = &absence;
+        let Self { access, context, question, .. } = self;
+        let (digest, subject) = (question.digest(), Subject::Manifest(question.digest()));
         let request = |auth: AuthContext| {
-            let (upstream, asked) = (Arc::clone(&self.0.upstream), repository.clone());
-            let principal = auth.presented.principal;
-            let key = self.confirmed_as(repository, digest, principal, before);
-            let answer = self.0.manifest_confirmations.run(key, move || async move {
-                upstream.confirm_manifest(&asked, digest, &auth).await.map_err(Error::from)
-            });
-            async move {
-                let ended = || Err(Error::panicked("confirmed a manifest upstream"));
-                let answer = wait.ask(answer).await.unwrap_or_else(ended);
-                absent.note(principal, &answer);
-                answer
-            }
+            let get = move |upstream: Arc<dyn RegistryClient>, repository: Repository, auth| async move {
+                upstream.confirm_manifest(&repository, digest, &auth).await
+            };
+            self.once(&access.0.manifest_confirmations, auth, get, wait)
         };
-        let subject = Subject::Manifest(digest);
         let first = match fresh {
             Some(principal) => {
-                Some(self.ask_each(context, &subject, Purpose::Confirm(principal), &request).await)
+                Some(access.ask_each(context, &subject, Purpose::Confirm(principal), &request).await)
             }
             None => None,
         };
-        let answered = match first {
-            Some(Ok(_)) => Ok(()),
-            Some(Err(error)) if !error.is_denied() => Err(error),
-            first => {
-                let withheld = first.and_then(Result::err).filter(Error::is_withheld);
-                let second = self.ask(context, &subject, Purpose::Prove, request).await;
-                // What is withheld is not served because another principal cannot be asked.
-                second.map(|_| ()).map_err(|error| match withheld {
-                    Some(withheld) if !error.is_denied() => withheld,
-                    _ => error,
-                })
-            }
-        };
-        match answered {
-            Ok(()) => {
-                self.membership().begin_again(repository, digest, before);
-            }
-            Err(_) => absence.conclude(self.membership(), repository, digest, before).await,
+        match first {
+            Some(Ok(_)) => {}
+            Some(Err(error)) if !error.is_denied() => return Err(error),
+            _ => drop(access.ask(context, &subject, Purpose::Prove, request).await?),
         }
-        answered
+        question.record_yes();
+        Ok(())
     }
 
-    /// What questions share an answer, of those that are asked now.
-    fn confirmed_as(
+    /// What the registry answers to `auth`, with all who ask the same now.
+    async fn once<T, F>(
         &self,
-        repository: &Repository,
-        digest: Digest,
-        principal: Principal,
-        before: AnswerNumber,
-    ) -> ConfirmedAs {
-        let (repository, revocations) = (repository.clone(), self.revocations());
-        ConfirmedAs { repository, digest, principal, revocations, before }
+        confirmations: &Confirmations<T>,
+        auth: AuthContext,
+        request: impl FnOnce(Arc<dyn RegistryClient>, Repository, AuthContext) -> F + Send + 'static,
+        wait: &UpstreamWait,
+    ) -> Result<Allowed<T>, Error>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Future<Output = Result<Allowed<T>, upstream::Error>> + Send + 'static,
+    {
+        let (principal, revocations) = (auth.presented.principal, self.access.revocations());
+        let (upstream, repository) = (Arc::clone(&self.access.0.upstream), self.context.repository().clone());
+        let request = move || request(upstream, repository, auth);
+        let asked = confirmations.ask(&self.question, principal, revocations, request);
+        let answer = wait.ask(asked).await;
+        self.absence.note(principal, &answer);
+        answer
+    }
+
+    /// Ends the membership of what the registry said is gone or withheld, also to a question that was given up before
+    /// all principals were asked. Returns why it is not handed out: that it is withheld, rather than `error` if that is
+    /// no denial.
+    pub(crate) async fn conclude(self, error: Error) -> Error {
+        self.absence.conclude(&self.question).await;
+        self.absence.or_withheld(error)
     }
 }

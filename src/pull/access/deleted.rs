@@ -9,12 +9,13 @@
 //!
 //! What is withheld is hidden from nobody: that the registry says so to any principal with a right is enough.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::known_rights::KnownRights;
-use super::membership::{AnswerNumber, Membership};
+use super::membership::DigestQuestion;
 use crate::pull::error::Error;
-use crate::reference::{Digest, Principal, Repository};
+use crate::reference::{Principal, Repository};
 use crate::upstream;
 
 /// What is said of one reference of a repository while upstream is asked about it as one principal after the other.
@@ -27,15 +28,22 @@ pub(crate) struct Absence<'a> {
     credible: Vec<Principal>,
     /// Those with any right.
     with_right: Vec<Principal>,
-    is_certain: AtomicBool,
+    is_gone: AtomicBool,
+    /// The first answer that it is withheld.
+    withheld: OnceLock<Error>,
 }
 
 impl<'a> Absence<'a> {
     /// Of a digest; to be made before upstream is asked.
     pub(crate) async fn of_digest(known: &'a KnownRights, repository: &Repository) -> Self {
-        let credible = known.credible_principals(repository).await;
-        let (with_right, is_certain) = (known.principals(repository).await, AtomicBool::new(false));
-        Self { known, of_tag: false, credible, with_right, is_certain }
+        Self {
+            known,
+            of_tag: false,
+            credible: known.credible_principals(repository).await,
+            with_right: known.principals(repository).await,
+            is_gone: AtomicBool::new(false),
+            withheld: OnceLock::new(),
+        }
     }
 
     /// Of a tag; to be made before upstream is asked.
@@ -52,27 +60,38 @@ impl<'a> Absence<'a> {
             _ => false,
         };
         let concerned = self.known.concerned(asked, error.is_public());
-        let counts = is_gone && self.credible.contains(&concerned)
-            || error.is_withheld() && self.with_right.contains(&concerned);
-        self.is_certain.fetch_or(counts, Ordering::Relaxed);
+        if is_gone && self.credible.contains(&concerned) {
+            self.is_gone.store(true, Ordering::Relaxed);
+        }
+        if error.is_withheld() && self.with_right.contains(&concerned) {
+            self.withheld.get_or_init(|| Error::Upstream(error.clone()));
+        }
     }
 
     /// Whether it is not to be handed out any more, if no principal was answered yes.
     pub(crate) fn is_certain(&self) -> bool {
-        self.is_certain.load(Ordering::Relaxed)
+        self.is_gone.load(Ordering::Relaxed) || self.is_withheld()
     }
 
-    /// Ends the membership of the digest if it is gone or withheld; to be called if no principal was answered yes.
-    /// `before` is the last answer about the digest before the question.
-    pub(crate) async fn conclude(
-        self,
-        membership: &Membership,
-        repository: &Repository,
-        digest: Digest,
-        before: AnswerNumber,
-    ) {
+    /// Whether it is withheld, if no principal was answered yes.
+    pub(crate) fn is_withheld(&self) -> bool {
+        self.withheld.get().is_some()
+    }
+
+    /// That it is withheld, if it is and no principal was answered yes, else `error`: what one with a right was told is
+    /// not undone because another one could not be asked, or not in time.
+    pub(crate) fn or_withheld(&self, error: Error) -> Error {
+        match self.withheld.get() {
+            Some(withheld) if !error.is_denied() => withheld.clone(),
+            _ => error,
+        }
+    }
+
+    /// Ends the membership of the digest that `question` was about if it is gone or withheld; to be called if no
+    /// principal was answered yes.
+    pub(crate) async fn conclude(&self, question: &DigestQuestion) {
         if self.is_certain() {
-            membership.end(repository, digest, before).await;
+            question.record_no().await;
         }
     }
 }
@@ -87,18 +106,18 @@ mod tests {
     async fn a_no_that_is_noticed_after_a_later_yes_takes_no_blob_away() {
         let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
         let layer = parts.registry.push(&app, None, b"layer");
-        parts.access.confirm_blob(&for_tests::pull(&app), layer, None).await.unwrap();
+        parts.access.ask_for_blob(&for_tests::pull(&app), layer, None).await.unwrap();
         let (known, membership) = (parts.access.known(), parts.access.membership());
         for is_pushed_again in [true, false] {
-            let before = membership.last_answer_about(&app, layer);
+            let question = membership.question(&app, layer);
             let absence = Absence::of_digest(known, &app).await;
             let (host, asked) = ("reg.test".to_owned(), absence.credible[0]);
             let gone = upstream::Error::NotFound { host, unknown: Unknown::Content, public: true };
             absence.note::<()>(asked, &Err(gone.into()));
             if is_pushed_again {
-                parts.access.confirm_blob(&for_tests::pull(&app), layer, None).await.unwrap();
+                parts.access.ask_for_blob(&for_tests::pull(&app), layer, None).await.unwrap();
             }
-            absence.conclude(membership, &app, layer, before).await;
+            absence.conclude(&question).await;
             assert_eq!(membership.is_confirmed(&app, layer).await, is_pushed_again);
         }
     }

@@ -3,17 +3,19 @@
 //! virtual repositories of Artifactory).
 //!
 //! Promises: a right outlives such an answer only where the registry says at once, to the same principal, that the
-//! repository has another manifest, one that is known here. Any other answer to that ends the right as ever, and so
-//! does none in time. A 401 is always about the principal, and what is denied although it is known here about the
+//! repository has another manifest: the one that a tag was last said to name to it, or to anyone. Any other answer to
+//! that ends the right as ever, and so does none in time. A 401 is always about the principal, and what is denied although it is known here about the
 //! repository.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::confirmations::{Confirmations, ConfirmedAs};
+use tokio::time::Instant;
+
+use super::confirmations::Confirmations;
 use super::known_rights::KnownRights;
 use super::membership::Membership;
-use super::negative_cache::{Question, Subject};
+use super::negative_cache::{DeniedQuestion, Subject};
 use super::recorded_answers::RecordedAnswers;
 use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
@@ -30,7 +32,27 @@ pub(super) struct DeniedReference<'a> {
     pub(super) answers: &'a RecordedAnswers,
     pub(super) membership: &'a Membership,
     pub(super) confirmations: &'a Confirmations<()>,
-    pub(super) question: &'a Question,
+    pub(super) question: &'a DeniedQuestion,
+}
+
+/// What the registry says to the question for another manifest of the repository.
+enum Said {
+    /// It lets the principal read the repository.
+    IsOpen,
+    /// It denies that manifest, which may be about that alone.
+    NotThisOne,
+    /// Nothing that lets a right live.
+    Nothing,
+}
+
+impl Said {
+    fn by(error: &Error) -> Self {
+        match error {
+            Error::Upstream(upstream::Error::Refused { status: 401, .. }) => Self::Nothing,
+            Error::Upstream(error) if error.is_answer() => Self::NotThisOne,
+            _ => Self::Nothing,
+        }
+    }
 }
 
 impl DeniedReference<'_> {
@@ -44,7 +66,7 @@ impl DeniedReference<'_> {
     }
 
     async fn is_of_reference_alone(&self, is_public: bool, auth: AuthContext) -> bool {
-        let Self { known, answers, membership, question, .. } = self;
+        let Self { known, membership, question, .. } = self;
         let repository = &question.repository;
         let is_known = match &question.subject {
             Subject::Tag(tag) => membership.has_tag(repository, tag).await,
@@ -55,39 +77,49 @@ impl DeniedReference<'_> {
         if is_known || !known.principals(repository).await.contains(&concerned) {
             return false;
         }
-        let Some(digest) = membership.known_manifest(repository).await else { return false };
-        let question = Question { subject: Subject::Manifest(digest), ..(*question).clone() };
-        if answers.denial(&question).is_some() {
-            return false;
+        let until = Instant::now() + WAIT;
+        for digest in membership.known_manifests(repository, question.principal).await {
+            match self.ask_for(digest, is_public, auth.clone(), until).await {
+                Said::IsOpen => return true,
+                // It may be a neighbour's.
+                Said::NotThisOne => {}
+                Said::Nothing => return false,
+            }
+        }
+        false
+    }
+
+    /// Asks for another manifest, until then. A denial is not recorded: it is left to that of the first question, which
+    /// ends the right.
+    async fn ask_for(&self, digest: Digest, is_public: bool, auth: AuthContext, until: Instant) -> Said {
+        let answers = self.answers;
+        let question = DeniedQuestion { subject: Subject::Manifest(digest), ..self.question.clone() };
+        if let Some(denial) = answers.denial(&question) {
+            return Said::by(&denial);
         }
         let (presented, revocations) = (auth.presented.clone(), answers.revocations());
-        let Ok(answer) = tokio::time::timeout(WAIT, self.confirm(digest, auth)).await else { return false };
-        // A denial is left to the one of the first question, which ends the right.
-        if answer.is_ok() {
-            answers.record(question, &presented, Some(revocations), &answer).await;
-        }
+        let Ok(answer) = tokio::time::timeout_at(until, self.confirm(digest, auth)).await else {
+            return Said::Nothing;
+        };
+        let proof = match &answer {
+            Ok(allowed) => allowed.proof,
+            Err(error) => return Said::by(error),
+        };
+        answers.record(question, &presented, Some(revocations), &answer).await;
         // What is open without a credential says nothing of the right of one.
-        match answer {
-            Ok(Allowed { proof: ProvedRight::Public, .. }) => is_public,
-            Ok(Allowed { proof: ProvedRight::Principal { .. }, .. }) => !is_public,
-            Ok(Allowed { proof: ProvedRight::Nothing, .. }) | Err(_) => false,
+        match proof {
+            ProvedRight::Public if is_public => Said::IsOpen,
+            ProvedRight::Principal { .. } if !is_public => Said::IsOpen,
+            ProvedRight::Public | ProvedRight::Principal { .. } | ProvedRight::Nothing => Said::Nothing,
         }
     }
 
     async fn confirm(&self, digest: Digest, auth: AuthContext) -> Result<Allowed<()>, Error> {
         let (upstream, repository) = (Arc::clone(self.upstream), self.question.repository.clone());
-        let key = ConfirmedAs {
-            repository: repository.clone(),
-            digest,
-            principal: auth.presented.principal,
-            revocations: self.answers.revocations(),
-            before: self.membership.last_answer_about(&repository, digest),
-        };
+        let (principal, revocations) = (auth.presented.principal, self.answers.revocations());
+        let question = self.membership.question(&repository, digest);
         let auth = AuthContext { patience: Patience::None, ..auth };
-        let asking = move || async move {
-            upstream.confirm_manifest(&repository, digest, &auth).await.map_err(Error::from)
-        };
-        let ended = || Err(Error::panicked("confirmed a manifest upstream"));
-        self.confirmations.run(key, asking).await.unwrap_or_else(ended)
+        let request = move || async move { upstream.confirm_manifest(&repository, digest, &auth).await };
+        self.confirmations.ask(&question, principal, revocations, request).await
     }
 }

@@ -8,74 +8,24 @@
 //!
 //! Membership ends when the registry does not have the digest any more, or withholds it, by the rule of
 //! [`super::deleted`]. What has ended is asked of authoritative endpoints only: a mirror may still have it. It
-//! begins again with the registry's next yes. Answers may be recorded in another order than that in which they were
-//! given: one undoes no other that was recorded after its question was asked ([`AnswerNumber`]).
+//! begins again with the registry's next yes. Each answer is recorded by the question that it was given to
+//! ([`DigestQuestion`]).
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::reference::{Child, Digest, MediaType, Repository, Tag};
+use super::digest_answers::{AnswerNumber, DigestAnswers, Yes};
+use crate::reference::{Child, Digest, MediaType, Principal, Repository, Tag};
 use crate::store::{Member, Records};
 use crate::support::bounded_map::BoundedMap;
 
 /// Digests remembered at most that a tag named; one that is forgotten costs a question.
 const NAMED_MAX: usize = 4_096;
-/// Digests remembered at most whose membership has ended; one that is forgotten may come from a mirror.
-const ENDED_MAX: usize = 4_096;
-/// Digests remembered at most whose membership was confirmed; of one that is forgotten, an older no may end it.
-const CONFIRMED_MAX: usize = 4_096;
 /// Sizes remembered at most; one that is forgotten is asked of the registry.
 const SIZES_MAX: usize = 16_384;
 /// Sizes remembered of one manifest at most, so that none pushes out those of all others.
 const SIZES_OF_ONE_MAX: usize = 2_048;
-
-/// How many answers of registries about digests were recorded; to be read before a question is asked, and given with
-/// its answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(crate) struct AnswerNumber(u64);
-
-/// What registries said of digests since the start of the daemon, with the numbers of those answers.
-struct Answers {
-    last: u64,
-    /// Those whose membership has ended.
-    ended: BoundedMap<(Repository, Digest), u64>,
-    /// Those that their registry has, by its last answer.
-    confirmed: BoundedMap<(Repository, Digest), u64>,
-}
-
-impl Answers {
-    /// The number of the last answer about a digest that is remembered.
-    fn about(&mut self, key: &(Repository, Digest)) -> AnswerNumber {
-        let known = self.confirmed.get(key).or(self.ended.get(key));
-        AnswerNumber(known.copied().unwrap_or_default())
-    }
-
-    /// Records a yes to a question that was asked after `before`; returns whether it counts.
-    fn confirm(&mut self, key: &(Repository, Digest), before: AnswerNumber) -> bool {
-        let is_newer = |at: Option<&mut u64>| at.is_some_and(|at| *at > before.0);
-        if is_newer(self.ended.get(key)) {
-            return false;
-        }
-        if !is_newer(self.confirmed.get(key)) {
-            self.last += 1;
-            self.ended.remove(key);
-            self.confirmed.insert(key.clone(), self.last);
-        }
-        true
-    }
-
-    /// Records that a digest is gone, by a question that was asked after `before`; returns whether that counts.
-    fn end(&mut self, key: &(Repository, Digest), before: AnswerNumber) -> bool {
-        if self.confirmed.get(key).is_some_and(|at| *at > before.0) {
-            return false;
-        }
-        self.last += 1;
-        self.confirmed.remove(key);
-        self.ended.insert(key.clone(), self.last);
-        true
-    }
-}
 
 /// The membership records of a store, and what manifests say of sizes. Cheap to clone.
 #[derive(Clone)]
@@ -85,24 +35,27 @@ pub(crate) struct Membership {
     sizes: Arc<Mutex<BoundedMap<(Repository, Digest), u64>>>,
     /// Manifests that an authoritative endpoint said a tag names.
     named: Arc<Mutex<BoundedMap<(Repository, Digest), ()>>>,
+    /// The one that it said so of last to each principal.
+    named_to: Arc<Mutex<BoundedMap<(Repository, Principal), Digest>>>,
     /// Held while a record is staged for the disk, so that an end from then on is written after it.
-    answers: Arc<Mutex<Answers>>,
+    answers: Arc<Mutex<DigestAnswers>>,
 }
 
 impl Membership {
     pub(crate) fn new(records: Records) -> Self {
-        let (ended, confirmed) = (BoundedMap::new(ENDED_MAX), BoundedMap::new(CONFIRMED_MAX));
         Self {
             records,
             sizes: Arc::new(Mutex::new(BoundedMap::new(SIZES_MAX))),
             named: Arc::new(Mutex::new(BoundedMap::new(NAMED_MAX))),
-            answers: Arc::new(Mutex::new(Answers { last: 0, ended, confirmed })),
+            named_to: Arc::new(Mutex::new(BoundedMap::new(NAMED_MAX))),
+            answers: Arc::default(),
         }
     }
 
-    /// Records that an authoritative endpoint said that a tag of `repository` names `digest`.
-    pub(crate) fn name_by_tag(&self, repository: &Repository, digest: Digest) {
+    /// Records that an authoritative endpoint said to `asked` that a tag of `repository` names `digest`.
+    pub(crate) fn name_by_tag(&self, repository: &Repository, digest: Digest, asked: Principal) {
         self.named.lock().insert((repository.clone(), digest), ());
+        self.named_to.lock().insert((repository.clone(), asked), digest);
     }
 
     /// Whether an authoritative endpoint said that `repository` has the manifest `digest`.
@@ -111,16 +64,21 @@ impl Membership {
         named || matches!(self.records.member(repository, digest).await, Some(Member::Manifest(_)))
     }
 
-    /// A manifest that the registry said `repository` has: the one that a tag was last said to name.
-    pub(crate) async fn known_manifest(&self, repository: &Repository) -> Option<Digest> {
-        let named = {
+    /// Manifests that the registry said `repository` has, two at most: the one that a tag was last said to name to
+    /// `asked`, which another principal may not read, and the one that a tag was last said to name to anyone.
+    pub(crate) async fn known_manifests(&self, repository: &Repository, asked: Principal) -> Vec<Digest> {
+        let to_it = self.named_to.lock().peek(&(repository.clone(), asked)).copied();
+        let to_anyone = {
             let named = self.named.lock();
             named.iter().map(|(key, ())| key).find(|(of, _)| of == repository).map(|(_, digest)| *digest)
         };
-        match named {
+        let last = match to_anyone {
             Some(digest) => Some(digest),
             None => self.records.latest_tag(repository).await.map(|record| record.digest),
-        }
+        };
+        let mut known: Vec<_> = to_it.into_iter().chain(last).collect();
+        known.dedup();
+        known
     }
 
     /// Whether it is recorded what a tag names.
@@ -161,55 +119,108 @@ impl Membership {
         !self.has_ended(repository, digest) && self.records.member(repository, digest).await.is_some()
     }
 
-    /// The number of the last answer about any digest.
+    /// A question that is about to be asked: whether `repository` has `digest`.
+    pub(crate) fn question(&self, repository: &Repository, digest: Digest) -> DigestQuestion {
+        let before = self.answers.lock().last_about(&(repository.clone(), digest));
+        self.question_after(before, repository, digest)
+    }
+
+    /// How far answers had come before a question whose answer names the digest; for [`Self::question_after`].
     pub(crate) fn last_answer(&self) -> AnswerNumber {
-        AnswerNumber(self.answers.lock().last)
+        self.answers.lock().last()
     }
 
-    /// The number of the last answer about this digest.
-    pub(crate) fn last_answer_about(&self, repository: &Repository, digest: Digest) -> AnswerNumber {
-        self.answers.lock().about(&(repository.clone(), digest))
-    }
-
-    /// Ends the membership of a digest: its registry does not have it any more, or withholds it, as it said to a
-    /// question that was asked after `before`.
-    pub(crate) async fn end(&self, repository: &Repository, digest: Digest, before: AnswerNumber) {
-        // Whether there is a record or not: it may be about to be written.
-        let key = (repository.clone(), digest);
-        if !self.answers.lock().end(&key, before) {
-            return;
-        }
-        self.named.lock().remove(&key);
-        tracing::info!(%repository, %digest, "its registry does not hand it out any more: it is not served from here");
-        if let Err(error) = self.records.remove_member(repository, digest).await {
-            tracing::error!(%repository, %digest, %error, "deleted content could not be forgotten");
-        }
+    /// The same question, which was asked after `before`.
+    pub(crate) fn question_after(
+        &self,
+        before: AnswerNumber,
+        repository: &Repository,
+        digest: Digest,
+    ) -> DigestQuestion {
+        DigestQuestion { membership: self.clone(), repository: repository.clone(), digest, before }
     }
 
     /// Whether the membership of a digest has ended, so that only its registry itself can bring it back.
     pub(crate) fn has_ended(&self, repository: &Repository, digest: Digest) -> bool {
-        self.answers.lock().ended.get_by(|| (repository.clone(), digest)).is_some()
+        self.answers.lock().has_ended(repository, digest)
+    }
+}
+
+/// A question to a registry whether a repository has a digest. It is made before it is asked, and records the answer:
+/// one to an older question undoes no answer that was recorded since.
+#[derive(Clone)]
+pub(crate) struct DigestQuestion {
+    membership: Membership,
+    repository: Repository,
+    digest: Digest,
+    /// The last answer before it was asked.
+    pub(super) before: AnswerNumber,
+}
+
+impl DigestQuestion {
+    /// Records that the registry itself has the digest, as it said or showed: a membership that had ended may begin
+    /// again. Returns whether that counts: the registry did not say meanwhile that it is gone.
+    pub(crate) fn record_yes(&self) -> bool {
+        self.confirm() != Yes::TooOld
     }
 
-    /// Records that the registry itself has a digest, as it said or showed to a question that was asked after `before`:
-    /// a membership that had ended may begin again. Returns whether that counts: the registry did not say meanwhile
-    /// that it is gone.
-    pub(crate) fn begin_again(&self, repository: &Repository, digest: Digest, before: AnswerNumber) -> bool {
-        self.answers.lock().confirm(&(repository.clone(), digest), before)
+    fn confirm(&self) -> Yes {
+        self.membership.answers.lock().confirm(&self.key(), self.before)
     }
 
-    /// Records that upstream confirmed a blob for `repository`, as [`Self::begin_again`] does, and that it is a member.
-    /// The caller makes sure that the same registry delivers, or delivered, the bytes.
-    pub(crate) async fn confirm_blob(&self, repository: &Repository, digest: Digest, before: AnswerNumber) {
-        if !self.begin_again(repository, digest, before) || self.is_confirmed(repository, digest).await {
+    /// Records a yes as [`Self::record_yes`] does, and that the digest is a member of the repository as a blob. The
+    /// caller makes sure that the same registry delivers, or delivered, the bytes.
+    pub(crate) async fn record_blob(&self) {
+        let Self { membership, repository, digest, .. } = self;
+        match self.confirm() {
+            Yes::TooOld => return,
+            Yes::Confirms if membership.is_confirmed(repository, *digest).await => return,
+            // The record that is read may be the one whose removal is under way.
+            Yes::Confirms | Yes::BeginsAgain => {}
+        }
+        let place = membership.records.place().await;
+        // It may have ended while there was no place. Under the lock, so that an end from now on is written after it.
+        let mut answers = membership.answers.lock();
+        if !answers.has_ended(repository, *digest) {
+            membership.records.add_member_later(place, repository, *digest, Member::Blob);
+        }
+    }
+
+    /// Records that the registry does not have the digest any more, or withholds it: its membership ends.
+    pub(crate) async fn record_no(&self) {
+        let Self { membership, repository, digest, before } = self;
+        // Whether there is a record or not: it may be about to be written.
+        let key = self.key();
+        if !membership.answers.lock().end(&key, *before) {
             return;
         }
-        let place = self.records.place().await;
-        // It may have ended while there was no place. Under the lock, so that an end from now on is written after it.
-        let mut answers = self.answers.lock();
-        if answers.ended.get_by(|| (repository.clone(), digest)).is_none() {
-            self.records.add_member_later(place, repository, digest, Member::Blob);
+        membership.named.lock().remove(&key);
+        tracing::info!(%repository, %digest, "its registry does not hand it out any more: it is not served from here");
+        if let Err(error) = membership.records.remove_member(repository, *digest).await {
+            tracing::error!(%repository, %digest, %error, "deleted content could not be forgotten");
         }
+    }
+
+    /// Whether more than a client's question names the digest: a tag, a manifest, or a record.
+    pub(crate) async fn is_known(&self) -> bool {
+        let Self { membership, repository, digest, .. } = self;
+        membership.named.lock().peek(&self.key()).is_some()
+            || membership.declared_size(repository, *digest).is_some()
+            || membership.records.member(repository, *digest).await.is_some()
+    }
+
+    /// Whose it would be.
+    pub(crate) fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// What it is about.
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn key(&self) -> (Repository, Digest) {
+        (self.repository.clone(), self.digest)
     }
 }
 
@@ -227,8 +238,8 @@ mod tests {
             ["reg.test/app", "reg.test/other", "evil.test/app"].map(|name| name.parse().unwrap());
         assert_eq!(membership.of(&app, digest).await, Some(Member::Blob));
         assert_eq!(membership.of(&other, digest).await, None);
-        membership.confirm_blob(&other, digest, membership.last_answer()).await;
-        membership.confirm_blob(&elsewhere, digest, membership.last_answer()).await;
+        membership.question(&other, digest).record_blob().await;
+        membership.question(&elsewhere, digest).record_blob().await;
         assert_eq!(membership.of(&other, digest).await, Some(Member::Blob));
         assert_eq!(membership.of(&elsewhere, digest).await, None);
     }
@@ -241,7 +252,7 @@ mod tests {
         let other = "reg.test/other".parse().unwrap();
         let written = directory.path().join(format!("store/refs/reg.test/other/_members/{}", digest.hex()));
         let held = store.hold_writes().await;
-        membership.confirm_blob(&other, digest, membership.last_answer()).await;
+        membership.question(&other, digest).record_blob().await;
         assert!(!written.exists());
         assert_eq!(membership.of(&other, digest).await, Some(Member::Blob));
         drop(held);
@@ -255,17 +266,17 @@ mod tests {
         let digest = for_tests::remember_blob(&store, "reg.test/app", b"layer").await;
         let membership = Membership::new(store.records().clone());
         let app: Repository = "reg.test/app".parse().unwrap();
-        let first = membership.last_answer_about(&app, digest);
-        membership.confirm_blob(&app, digest, first).await;
-        membership.end(&app, digest, first).await;
+        let (first, to_the_same) = (membership.question(&app, digest), membership.question(&app, digest));
+        first.record_blob().await;
+        to_the_same.record_no().await;
         assert!(membership.is_confirmed(&app, digest).await, "a no from before the yes took the blob away");
-        let second = membership.last_answer_about(&app, digest);
-        assert_ne!(first, second, "who asks now shares no answer from before");
-        membership.end(&app, digest, second).await;
+        let second = membership.question(&app, digest);
+        assert_ne!(first.before, second.before, "who asks now shares no answer from before");
+        second.record_no().await;
         assert!(!membership.is_confirmed(&app, digest).await);
-        membership.confirm_blob(&app, digest, second).await;
+        second.record_blob().await;
         assert!(!membership.is_confirmed(&app, digest).await, "a yes from before the no brought it back");
-        membership.confirm_blob(&app, digest, membership.last_answer()).await;
+        membership.question(&app, digest).record_blob().await;
         assert!(membership.is_confirmed(&app, digest).await, "it is gone for ever");
         store.flush().await;
         let after_a_restart = Membership::new(store.records().clone());
@@ -279,14 +290,31 @@ mod tests {
         let membership = Membership::new(store.records().clone());
         let other: Repository = "reg.test/other".parse().unwrap();
         let full = store.fill_writes();
-        let before = membership.last_answer();
-        let confirmed = membership.confirm_blob(&other, digest, before);
+        let question = membership.question(&other, digest);
+        let confirmed = question.record_blob();
         let ended = async {
-            membership.end(&other, digest, membership.last_answer()).await;
+            membership.question(&other, digest).record_no().await;
             drop(full);
         };
         tokio::join!(confirmed, ended);
         store.flush().await;
         assert_eq!(store.records().member(&other, digest).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_is_confirmed_while_its_removal_waits_for_the_disk_is_a_member_after_it() {
+        let (store, _clock, _directory) = for_tests::store();
+        let digest = for_tests::remember_blob(&store, "reg.test/app", b"layer").await;
+        let membership = Membership::new(store.records().clone());
+        let app: Repository = "reg.test/app".parse().unwrap();
+        let held = store.hold_writes().await;
+        let gone = membership.question(&app, digest);
+        let there_again = async {
+            membership.question(&app, digest).record_blob().await;
+            drop(held);
+        };
+        tokio::join!(gone.record_no(), there_again);
+        store.flush().await;
+        assert_eq!(store.records().member(&app, digest).await, Some(Member::Blob));
     }
 }

@@ -17,6 +17,7 @@
 //! grants                when upstream last let a principal read a repository
 //! principals            as whom a caller may read, and the credentials to ask with
 //! membership            which digests a repository may hand out
+//! digest_answers        what registries said of digests, in the order in which it was recorded (pure)
 //! confirm               asks whether a repository still has what is here, once for equal questions (confirmations)
 //! deleted               when content is not handed out any more: its registry has deleted it, or withholds it
 //! negative_cache        denials of a moment ago
@@ -34,6 +35,7 @@ mod confirm;
 mod confirmations;
 pub(crate) mod deleted;
 mod denied_reference;
+pub(crate) mod digest_answers;
 mod granted_rights;
 pub(crate) mod grants;
 pub(crate) mod known_rights;

@@ -25,16 +25,16 @@ pub(crate) enum Subject {
     List,
 }
 
-/// A question to upstream: about what, and as which principal.
+/// A question to upstream, as its denial is remembered: about what, and as which principal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Question {
+pub(crate) struct DeniedQuestion {
     pub(crate) repository: Repository,
     pub(crate) subject: Subject,
     pub(crate) principal: Principal,
 }
 
 /// The denials.
-pub(crate) struct NegativeCache(Mutex<BoundedMap<Question, (Instant, Error)>>);
+pub(crate) struct NegativeCache(Mutex<BoundedMap<DeniedQuestion, (Instant, Error)>>);
 
 impl Default for NegativeCache {
     fn default() -> Self {
@@ -44,20 +44,20 @@ impl Default for NegativeCache {
 
 impl NegativeCache {
     /// The denial of this question, if it is younger than `ttl`.
-    pub(crate) fn find(&self, question: &Question, ttl: Duration) -> Option<Error> {
+    pub(crate) fn find(&self, question: &DeniedQuestion, ttl: Duration) -> Option<Error> {
         let denials = self.0.lock();
         denials.peek(question).filter(|(at, _)| at.elapsed() < ttl).map(|(_, error)| error.clone())
     }
 
     /// Records a denial. Lists are not recorded: each page is another question, and lists are rarely asked for.
-    pub(crate) fn record(&self, question: Question, denial: Error, ttl: Duration) {
+    pub(crate) fn record(&self, question: DeniedQuestion, denial: Error, ttl: Duration) {
         if !ttl.is_zero() && question.subject != Subject::List {
             self.0.lock().insert(question, (Instant::now(), denial));
         }
     }
 
     /// Forgets the denial of one question.
-    pub(crate) fn forget(&self, question: &Question) {
+    pub(crate) fn forget(&self, question: &DeniedQuestion) {
         self.0.lock().remove(question);
     }
 }
@@ -70,7 +70,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_denial_answers_the_same_question_of_the_same_principal_for_its_time_only() {
         let cache = NegativeCache::default();
-        let question = |tag: &str, kind| Question {
+        let question = |tag: &str, kind| DeniedQuestion {
             repository: "reg.test/app".parse().unwrap(),
             subject: Subject::Tag(tag.parse().unwrap()),
             principal: Principal::new(kind, [1; 16]),

@@ -25,19 +25,15 @@ const SHOWN_FOR: Duration = Duration::from_secs(3_600);
 
 /// What is known of a registry.
 #[derive(Debug, Clone, Copy)]
-enum State {
-    Answers { written: Written },
-    Out(Outage),
+struct Known {
+    state: State,
+    write: Write,
 }
 
-/// Whether the store knows what is known of a registry: an end that the disk did not take is found by the next start as
-/// an outage, and a start that it did not take begins with the next start anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Written {
-    /// The disk did not take it.
-    No,
-    UnderWay,
-    Yes,
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Answers,
+    Out(Outage),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +43,27 @@ struct Outage {
     last: Moment,
     /// Whether the registry ever answered, as far as this process and the store know.
     has_answered: bool,
-    written: Written,
+}
+
+/// What the store knows of the state: an end that the disk did not take is found by the next start as an outage, and a
+/// start that it did not take begins with the next start anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Write {
+    /// The disk did not take it.
+    Failed,
+    /// One task writes it, whatever it is by then: what is written last is what holds.
+    UnderWay,
+    Done,
+}
+
+impl State {
+    /// Since when the registry is away.
+    fn since(&self) -> Option<Timestamp> {
+        match self {
+            Self::Answers => None,
+            Self::Out(outage) => Some(outage.since),
+        }
+    }
 }
 
 /// The registries that were asked since the start of the daemon. Cheap to clone.
@@ -55,116 +71,107 @@ struct Outage {
 pub(crate) struct Outages {
     records: Records,
     config: Live<Config>,
-    states: Arc<Mutex<BoundedMap<Registry, State>>>,
-    /// By registry, held while its state is written: what is written last is what holds.
-    turns: Arc<Mutex<BoundedMap<Registry, Turn>>>,
+    known: Arc<Mutex<BoundedMap<Registry, Known>>>,
 }
-
-type Turn = Arc<tokio::sync::Mutex<()>>;
 
 impl Outages {
     pub(crate) fn new(records: Records, config: Live<Config>) -> Self {
-        let states = Arc::new(Mutex::new(BoundedMap::new(REGISTRIES_MAX)));
-        let turns = Arc::new(Mutex::new(BoundedMap::new(REGISTRIES_MAX)));
-        Self { records, config, states, turns }
+        Self { records, config, known: Arc::new(Mutex::new(BoundedMap::new(REGISTRIES_MAX))) }
     }
 
     /// Records that `registry` cannot be asked; returns how long that has lasted, restarts included.
     pub(crate) async fn record(&self, registry: &Registry) -> Duration {
         let now = self.records.clock().now();
         let last = Moment::recorded(now);
-        let known = {
-            let mut states = self.states.lock();
-            match states.get(registry) {
-                Some(State::Out(outage)) if outage.written != Written::No => {
-                    outage.last = last;
-                    return outage.since.age_at(now);
-                }
-                known => known.copied(),
+        let is_known = {
+            let mut known = self.known.lock();
+            if let Some(Known { state: State::Out(outage), write: Write::UnderWay | Write::Done }) =
+                known.get(registry)
+            {
+                outage.last = last;
+                return outage.since.age_at(now);
             }
+            known.peek(registry).is_some()
         };
-        let begun = match known {
-            Some(State::Out(Outage { since, has_answered, .. })) => (since, has_answered),
-            Some(State::Answers { .. }) => (now, true),
-            None => {
-                // It was not asked since the start of the daemon: the outage may be older than that.
-                let begun = self.records.outage(registry).await.filter(|since| *since <= now);
-                (begun.unwrap_or(now), self.records.has_delivered(registry).await)
-            }
+        let mut begun = Outage { since: now, last, has_answered: true };
+        if !is_known {
+            // It was not asked since the start of the daemon: the outage may be older than that.
+            let since = self.records.outage(registry).await.filter(|since| *since <= now);
+            begun.since = since.unwrap_or(now);
+            begun.has_answered = self.records.has_delivered(registry).await;
+        }
+        // While the disk was asked, another question may have begun the outage, or been answered.
+        let outage = |before: Option<State>| match before {
+            Some(State::Out(outage)) => Outage { last, ..outage },
+            Some(State::Answers) => Outage { since: now, last, has_answered: true },
+            None => begun,
         };
-        let since = {
-            let mut states = self.states.lock();
-            let (since, has_answered) = match (known, states.get(registry)) {
-                // While the disk was asked, another question began the outage, or was answered.
-                (None, Some(State::Out(outage))) => (outage.since, outage.has_answered),
-                (None, Some(State::Answers { .. })) => (now, true),
-                _ => begun,
-            };
-            let written = Written::UnderWay;
-            states.insert(registry.clone(), State::Out(Outage { since, last, has_answered, written }));
-            since
-        };
-        self.write(registry).await;
-        since.age_at(now)
+        let state = self.set(registry, |before| State::Out(outage(before))).await;
+        state.since().unwrap_or(now).age_at(now)
     }
 
     /// Records that `registry` answered.
     pub(crate) async fn end(&self, registry: &Registry) {
+        if let Some(Known { state: State::Answers, write: Write::UnderWay | Write::Done }) =
+            self.known.lock().get(registry)
         {
-            let mut states = self.states.lock();
-            if matches!(
-                states.get(registry),
-                Some(State::Answers { written: Written::Yes | Written::UnderWay })
-            ) {
-                return;
-            }
-            states.insert(registry.clone(), State::Answers { written: Written::UnderWay });
+            return;
         }
-        self.write(registry).await;
+        self.set(registry, |_| State::Answers).await;
     }
 
-    /// Writes the state of a registry. A task does, so that no client that leaves ends a write half-way and another
-    /// overtakes it. What takes longer than a disk that works goes on without the caller.
-    async fn write(&self, registry: &Registry) {
+    /// Records the state that follows, and has it written, unless that is under way; returns it. A task writes, so that
+    /// no client that leaves ends a write half-way. What takes longer than a disk that works goes on without the
+    /// caller.
+    async fn set(&self, registry: &Registry, next: impl FnOnce(Option<State>) -> State) -> State {
+        let (before, state) = {
+            let mut known = self.known.lock();
+            let before = known.get(registry).copied();
+            let state = next(before.map(|known| known.state));
+            known.insert(registry.clone(), Known { state, write: Write::UnderWay });
+            (before, state)
+        };
+        if before.is_some_and(|known| known.write == Write::UnderWay) {
+            return state;
+        }
         let (this, registry) = (self.clone(), registry.clone());
-        let writing = tokio::spawn(async move { this.write_in_turn(&registry).await });
+        let writing = tokio::spawn(async move { while !this.write(&registry).await {} });
         let _ = tokio::time::timeout(HANGS_AFTER, writing).await;
+        state
     }
 
-    async fn write_in_turn(&self, registry: &Registry) {
-        let turn = Arc::clone(self.turns.lock().get_or_insert_with(registry.clone(), Arc::default));
-        let _turn = turn.lock().await;
-        let since = match self.states.lock().peek(registry) {
-            Some(State::Out(outage)) => Some(outage.since),
-            Some(State::Answers { .. }) => None,
-            None => return,
+    /// Writes the state of a registry; returns whether that is still its state.
+    async fn write(&self, registry: &Registry) -> bool {
+        let Some(since) = self.known.lock().peek(registry).map(|known| known.state.since()) else {
+            return true;
         };
         let result = self.records.set_outage(registry, since).await;
         if let Err(error) = &result {
             tracing::debug!(%registry, %error, "the start or the end of an outage could not be written to the store");
         }
-        let is_written = if result.is_ok() { Written::Yes } else { Written::No };
-        match (since, self.states.lock().get(registry)) {
-            (None, Some(State::Answers { written })) => *written = is_written,
-            (Some(since), Some(State::Out(outage))) if outage.since == since => outage.written = is_written,
-            // It has changed meanwhile, and is written next.
-            _ => {}
+        let mut known = self.known.lock();
+        match known.get(registry) {
+            Some(known) if known.state.since() == since => {
+                known.write = if result.is_ok() { Write::Done } else { Write::Failed };
+                true
+            }
+            known => known.is_none(),
         }
     }
 
     /// The registries that are shown as away, and since when.
     pub(crate) fn list(&self) -> Vec<(Registry, Timestamp)> {
         let (config, now) = (self.config.current(), self.records.clock().now());
-        let out = |(registry, state): (&Registry, &State)| match state {
+        let out = |(registry, known): (&Registry, &Known)| match known.state {
             State::Out(outage)
                 if (outage.has_answered || is_named(&config, registry))
                     && outage.last.age_at(now) < SHOWN_FOR =>
             {
                 Some((registry.clone(), outage.since))
             }
-            State::Out(_) | State::Answers { .. } => None,
+            State::Out(_) | State::Answers => None,
         };
-        let mut all: Vec<_> = self.states.lock().iter().filter_map(out).collect();
+        let mut all: Vec<_> = self.known.lock().iter().filter_map(out).collect();
         all.sort();
         all
     }
@@ -172,8 +179,8 @@ impl Outages {
     /// Whether the operator named `registry`, or it answered since the start or before the outage that it is in.
     pub(crate) fn is_known(&self, registry: &Registry) -> bool {
         is_named(&self.config.current(), registry)
-            || match self.states.lock().peek(registry) {
-                Some(State::Answers { .. }) => true,
+            || match self.known.lock().peek(registry).map(|known| known.state) {
+                Some(State::Answers) => true,
                 Some(State::Out(outage)) => outage.has_answered,
                 None => false,
             }
@@ -253,6 +260,28 @@ mod tests {
             Duration::from_secs(120),
             "forgotten by a restart"
         );
+    }
+
+    #[tokio::test]
+    async fn an_outage_that_ends_while_its_start_is_written_does_not_go_on_after_a_restart() {
+        for _ in 0..20 {
+            let (store, clock, _directory) = for_tests::store();
+            let registry: Registry = "reg.test".parse().unwrap();
+            for_tests::remember_blob(&store, "reg.test/app", b"x").await;
+            let (first, of) = (outages(&store), registry.clone());
+            first.end(&registry).await;
+            let recording = first.clone();
+            let recorded = tokio::spawn(async move { recording.record(&of).await });
+            // The write is under way then.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(first.list().len(), 1);
+            first.end(&registry).await;
+            recorded.await.unwrap();
+            clock.advance(Duration::from_secs(3_600));
+            assert_eq!(outages(&store).record(&registry).await, Duration::ZERO);
+        }
     }
 
     #[tokio::test]

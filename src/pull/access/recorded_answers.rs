@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::granted_rights::GrantedRights;
-use super::negative_cache::{NegativeCache, Question, Subject};
+use super::negative_cache::{DeniedQuestion, NegativeCache, Subject};
 use super::outages::Outages;
 use super::refused_repositories::{AnonymousAccess, RefusedRepositories};
 use super::rights::Trouble;
@@ -47,12 +47,12 @@ impl RecordedAnswers {
     }
 
     /// The denial that upstream gave to this question a moment ago.
-    pub(crate) fn denial(&self, question: &Question) -> Option<Error> {
+    pub(crate) fn denial(&self, question: &DeniedQuestion) -> Option<Error> {
         self.denials.find(question, self.negative_ttl())
     }
 
     /// Forgets the denial of a question: it is asked with another credential of the same principal.
-    pub(crate) fn forget_denial(&self, question: &Question) {
+    pub(crate) fn forget_denial(&self, question: &DeniedQuestion) {
         self.denials.forget(question);
     }
 
@@ -64,7 +64,7 @@ impl RecordedAnswers {
     /// the answer is a proof.
     pub(crate) async fn record<T>(
         &self,
-        question: Question,
+        question: DeniedQuestion,
         presented: &PresentedCredential,
         proves: Option<u64>,
         result: &Result<Allowed<T>, Error>,

@@ -30,7 +30,7 @@ use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 
 /// Those that requests for blobs use.
-pub(super) struct Components {
+pub(crate) struct Components {
     pub(super) access: Access,
     pub(super) registries: Arc<dyn RegistryClient>,
     pub(super) stored: StoredBlobs,
@@ -47,7 +47,8 @@ pub(super) struct Components {
 }
 
 impl Components {
-    pub(super) fn new(
+    /// For the blobs of `store`, and of `registries` where they are not there.
+    pub(crate) fn new(
         config: Live<Config>,
         access: Access,
         registries: Arc<dyn RegistryClient>,

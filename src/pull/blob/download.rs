@@ -172,11 +172,11 @@ impl Downloads {
         digest: Digest,
     ) -> Result<bool, Error> {
         let (membership, repository) = (self.access.membership(), context.repository());
-        let before = membership.last_answer_about(repository, digest);
+        let question = membership.question(repository, digest);
         let progress = flight.follow();
         let declared = membership.declared_size(repository, digest);
         let known = declared.or(progress.borrow().verified_size());
-        let head = match self.access.confirm_blob(context, digest, known).await {
+        let head = match self.access.ask_for_blob(context, digest, known).await {
             Ok(head) => head,
             Err(error) => {
                 let is_held = self.is_of_repository(flight, context, digest).await
@@ -187,8 +187,8 @@ impl Downloads {
         let size = known.or(progress.borrow().size());
         let is_shown = head.shows_blob_of(size);
         if is_shown {
-            // Where the download alone says the size, the question did not record it.
-            membership.confirm_blob(repository, digest, before).await;
+            // Where the download alone says the size, the answer was not recorded.
+            question.record_blob().await;
         }
         Ok(is_shown)
     }

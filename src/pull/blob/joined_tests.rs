@@ -28,7 +28,7 @@ async fn scene(has_right: bool) -> Scene {
     parts.registry.allow(&app, &["alice"]);
     let alice = parts.pull_as("alice", &app);
     if has_right {
-        parts.access.confirm_blob(&alice, other, None).await.unwrap();
+        parts.access.ask_for_blob(&alice, other, None).await.unwrap();
     }
     let gate = parts.registry.hold_after(100_000);
     let _led = parts.blobs.find(&alice, digest, BlobRange::Whole).await.unwrap();
@@ -59,7 +59,7 @@ async fn whose_right_has_ended_joins_no_download_that_was_begun_with_it() {
                 parts.access.revoke(Some(&scene.app)).await.unwrap();
             }
             "by its registry" => {
-                let denied = parts.access.confirm_blob(&scene.alice, Digest::of(b"other"), None).await;
+                let denied = parts.access.ask_for_blob(&scene.alice, Digest::of(b"other"), None).await;
                 assert!(denied.unwrap_err().is_denied());
             }
             _ => parts.clock.advance(Duration::from_secs(301)),

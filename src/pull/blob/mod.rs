@@ -42,7 +42,7 @@
 
 pub(crate) mod begun;
 pub(crate) mod body;
-mod components;
+pub(crate) mod components;
 pub(crate) mod download;
 pub(crate) mod fill;
 pub(crate) mod flight;
@@ -61,18 +61,11 @@ pub(crate) mod withheld_tail;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::access::{Access, Purpose, Subject, proved_by};
+use super::access::{Purpose, Subject, proved_by};
 use super::answer::AnswerSource;
-use super::config::Config;
 use super::context::{Priority, PullContext};
 use super::error::Error;
-use super::metrics::Metrics;
-use super::registry_client::RegistryClient;
-use super::shared_names::SharedNames;
 use crate::reference::Digest;
-use crate::store::Store;
-use crate::support::live::Live;
-use crate::support::tasks::Tasks;
 use crate::upstream::AuthContext;
 use body::BlobBody;
 pub use body::answer::{BlobAnswer, BlobSize};
@@ -99,17 +92,9 @@ const ATTEMPTS_MAX: usize = 3;
 pub(crate) struct Blobs(Arc<Components>);
 
 impl Blobs {
-    /// Blobs of `store`, and of `registries` where they are not there.
-    pub(crate) fn new(
-        config: Live<Config>,
-        access: Access,
-        registries: Arc<dyn RegistryClient>,
-        store: Store,
-        names: SharedNames,
-        tasks: Tasks,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self(Arc::new(Components::new(config, access, registries, store, names, tasks, metrics)))
+    /// Blobs by these components.
+    pub(crate) fn new(components: Components) -> Self {
+        Self(Arc::new(components))
     }
 
     /// A blob, whole whatever range is wanted; a small part of a blob that is not being downloaded may come alone. For

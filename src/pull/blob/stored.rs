@@ -53,7 +53,7 @@ impl StoredBlobs {
             return Ok(Some(StoredBlob { blob, media_type, source: AnswerSource::Hit, stale: None }));
         }
         let size = Some(blob.size());
-        let error = match access.confirm_blob(context, digest, size).await {
+        let error = match access.ask_for_blob(context, digest, size).await {
             Ok(head) if !head.shows_blob_of(size) => return Ok(None),
             Ok(_) => {
                 return Ok(Some(StoredBlob {

@@ -45,7 +45,7 @@ impl BlobSource {
         if let Some(vouched) = self.vouched(context, digest, body).await {
             return Some(vouched);
         }
-        let confirming = self.access().confirm_blob(context, digest, body.size());
+        let confirming = self.access().ask_for_blob(context, digest, body.size());
         match tokio::time::timeout(CONFIRM_WAIT, confirming).await {
             Ok(Ok(head)) => head.shows_blob_of(body.size()).then_some(Vouched(())),
             Ok(Err(error)) => {

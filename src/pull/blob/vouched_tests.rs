@@ -36,7 +36,7 @@ impl Scene {
         for (repository, context, user) in [(&private, &owner, "owner"), (&own, &tenant, "tenant")] {
             let known = parts.registry.push(repository, None, b"known");
             parts.registry.allow(repository, &[user]);
-            parts.access.confirm_blob(context, known, None).await.unwrap();
+            parts.access.ask_for_blob(context, known, None).await.unwrap();
             assert!(matches!(parts.access.purpose(context).await, Purpose::Deliver(_)), "a fresh right");
         }
         parts.registry.mirror(&own, digest, mirrored);

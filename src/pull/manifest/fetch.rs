@@ -9,16 +9,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use super::fetched::{BytesProvedBy, FetchedManifest, type_of};
 use super::kept::KeptManifests;
-use crate::pull::access::membership::AnswerNumber;
-use crate::pull::access::{Access, CONFIRM_WAIT, Purpose, Subject};
-use crate::pull::answer::{AnswerSource, ManifestAnswer};
+use crate::pull::access::membership::DigestQuestion;
+use crate::pull::access::{Absence, Access, CONFIRM_WAIT, Purpose, Subject};
 use crate::pull::context::PullContext;
 use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
 use crate::pull::shared_names::SharedNames;
 use crate::reference::{
-    Digest, Document, DocumentError, Kind, MANIFEST_BYTES_MAX, MediaType, Principal, Reference, Repository,
+    Digest, Document, DocumentError, Kind, MANIFEST_BYTES_MAX, Principal, Reference, Repository,
     is_manifest_of, manifest_digest,
 };
 use crate::store::{Member, Store};
@@ -34,41 +34,6 @@ use crate::upstream::{
 /// Questions to registries at a time whether a repository has what a mirror sent; without an answer a manifest is not
 /// kept.
 const CONFIRMATIONS_MAX: usize = 32;
-
-/// A verified manifest, fresh from upstream.
-#[derive(Debug, Clone)]
-pub(crate) struct FetchedManifest {
-    pub(crate) digest: Digest,
-    /// Whether the registry itself sent it, and no mirror.
-    pub(crate) is_authoritative: bool,
-    media_type: MediaType,
-    bytes: Bytes,
-}
-
-impl FetchedManifest {
-    pub(crate) fn answer(self) -> ManifestAnswer {
-        let Self { digest, media_type, bytes, .. } = self;
-        ManifestAnswer { digest, media_type, bytes, source: AnswerSource::Fill, stale: None }
-    }
-}
-
-/// What says that bytes are the manifest that was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BytesProvedBy {
-    /// Their digest.
-    Digest,
-    /// The registry alone, in its answer to a tag.
-    Registry,
-}
-
-/// The type to serve a document as. The one that it was first received with stays, unless that said nothing or the
-/// document names another one itself: a registry, or a copy of it, that sent the wrong type may have been mended.
-fn type_of(document: Document, recorded: Option<Member>) -> MediaType {
-    match recorded {
-        Some(Member::Manifest(first)) if !document.names_its_type && !first.is_useless() => first,
-        _ => document.media_type,
-    }
-}
 
 /// What requests are equal.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -136,13 +101,24 @@ impl ManifestFetcher {
             Reference::Digest(digest) => (Subject::Manifest(*digest), self.access.purpose(context).await),
             Reference::Tag(tag) => (Subject::Tag(tag.clone()), Purpose::Prove),
         };
+        // What a tag names was asked for by its digest first.
+        let asked = match reference {
+            Reference::Digest(digest) => {
+                let (known, repository) = (self.access.known(), context.repository());
+                let question = self.access.membership().question(repository, *digest);
+                Some((question, Absence::of_digest(known, repository).await))
+            }
+            Reference::Tag(_) => None,
+        };
+        let absence = asked.as_ref().map(|(_, absence)| absence);
         let request = |auth: AuthContext| {
             let (repository, reference) = (context.repository().clone(), reference.clone());
+            let principal = auth.presented.principal;
             let key = Key {
                 repository: repository.clone(),
                 reference: reference.clone(),
                 need: auth.need,
-                principal: auth.presented.principal,
+                principal,
                 patience: auth.patience,
                 revocations: self.access.revocations(),
             };
@@ -150,10 +126,32 @@ impl ManifestFetcher {
             let fetched = self
                 .running
                 .run(key, move || async move { fetcher.fetch_as(&repository, &reference, &auth).await });
-            async move { fetched.await.unwrap_or(Err(Error::panicked("fetched a manifest"))) }
+            async move {
+                let fetched = fetched.await.unwrap_or(Err(Error::panicked("fetched a manifest")));
+                absence.iter().for_each(|absence| absence.note(principal, &fetched));
+                fetched
+            }
         };
-        let (fetched, _) = self.access.ask(context, &subject, purpose, request).await?;
-        Ok(fetched)
+        match self.access.ask(context, &subject, purpose, request).await {
+            Ok((fetched, _)) => Ok(fetched),
+            Err(error) => {
+                if let Some((question, absence)) = asked {
+                    self.remember_withheld(&question, &absence).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the membership of a manifest that is withheld and is not here: else another node's word would bring it from
+    /// the shared tier in an outage. A client may ask for any digest: only one is remembered that is known otherwise.
+    async fn remember_withheld(&self, question: &DigestQuestion, absence: &Absence<'_>) {
+        if absence.is_withheld()
+            && (question.is_known().await
+                || self.names.may_have_member(question.repository(), question.digest()).await)
+        {
+            question.record_no().await;
+        }
     }
 
     async fn fetch_as(
@@ -173,7 +171,7 @@ impl ManifestFetcher {
             return Ok(Allowed { value, proof: ProvedRight::Nothing });
         }
         if let Reference::Digest(digest) = reference
-            && let Some(found) = self.fetch_from_tier(repository, *digest, auth, before).await
+            && let Some(found) = self.fetch_from_tier(repository, *digest, auth).await
         {
             return Ok(found);
         }
@@ -196,7 +194,7 @@ impl ManifestFetcher {
         let is_proved = is_authoritative || membership.is_manifest(repository, digest).await;
         let fetched = self.read(repository, digest, manifest, proved_by).await?;
         // Where the registry said meanwhile that it is gone, or withholds it, the answer goes out and nothing stays.
-        if !is_authoritative || membership.begin_again(repository, digest, before) {
+        if !is_authoritative || membership.question_after(before, repository, digest).record_yes() {
             if is_proved {
                 self.keep(repository, &fetched).await;
             } else {
@@ -214,8 +212,9 @@ impl ManifestFetcher {
         repository: &Repository,
         digest: Digest,
         auth: &AuthContext,
-        before: AnswerNumber,
     ) -> Option<Allowed<FetchedManifest>> {
+        let membership = self.access.membership();
+        let question = membership.question(repository, digest);
         let (mut proof, mut is_confirmed) = (ProvedRight::Nothing, auth.need.is_proof());
         if auth.need.is_proof() {
             // Without a tier that answers, the request for the manifest is the proof.
@@ -227,7 +226,6 @@ impl ManifestFetcher {
         let (bytes, modified) = self.manifest_in_tier(repository, digest).await?;
         // What type it has is for the registry to say where the document does not.
         Document::parse(&bytes, None).ok()?;
-        let membership = self.access.membership();
         if !auth.need.is_proof()
             && (membership.has_ended(repository, digest) || !membership.is_manifest(repository, digest).await)
         {
@@ -235,7 +233,7 @@ impl ManifestFetcher {
             is_confirmed = true;
         }
         let read = self.read_from_tier(repository, digest, bytes).await?;
-        if is_confirmed && !membership.begin_again(repository, digest, before) {
+        if is_confirmed && !question.record_yes() {
             return None;
         }
         self.tier.record_use(repository.registry(), digest, modified);
@@ -330,10 +328,12 @@ impl ManifestFetcher {
         let need = Need::Proof { token_age_max: self.access.known().terms(&repository).grant_ttl };
         let asked = AskedEndpoints::default();
         let auth = AuthContext { need, patience: Patience::None, presented: auth.presented.clone(), asked };
+        let question = self.access.membership().question(&repository, fetched.digest);
         self.tasks.spawn(async move {
             let digest = fetched.digest;
             match fetcher.upstream.confirm_manifest(&repository, digest, &auth).await {
-                Ok(_) => fetcher.keep(&repository, &fetched).await,
+                Ok(_) if question.record_yes() => fetcher.keep(&repository, &fetched).await,
+                Ok(_) => {}
                 Err(error) => {
                     tracing::debug!(%repository, %digest, %error, "the registry does not confirm what a mirror sent");
                 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! stored     a digest that is here: in memory (kept, memory_cache), else in the store
-//! fetch      a digest or tag from upstream: once for all equal requests, verified, stored
+//! fetch      a digest or tag from upstream: once for all equal requests, verified (fetched), stored
 //! resolved   when each was last resolved, so that a digest is not handed out for ever after it was deleted upstream
 //! resolve    what a tag names now: asked, or by its record (recorded, confirmed), as freshness (pure) decides
 //! ```
@@ -12,6 +12,7 @@
 
 pub(crate) mod confirmed;
 pub(crate) mod fetch;
+pub(crate) mod fetched;
 pub(crate) mod freshness;
 pub(crate) mod kept;
 pub(crate) mod memory_cache;
@@ -162,12 +163,13 @@ impl Manifests {
         }
         let (wait, begun) = (UpstreamWait::default(), Instant::now());
         let principal = fresh.map(|grant| grant.principal);
-        let confirming = self.access.confirm_manifest(context, digest, principal, &wait);
-        let confirmed = context.in_time(Box::pin(confirming).as_mut()).await;
+        let asked = self.access.still_there(context, digest).await;
+        let confirmed = context.in_time(Box::pin(asked.ask_for_manifest(principal, &wait)).as_mut()).await;
         let Err(error) = confirmed.unwrap_or_else(|| Err(context.too_slow(&wait, begun))) else {
             self.resolved.record(repository, digest, self.clock.now());
             return Ok(answer.with_source(AnswerSource::Revalidated));
         };
+        let error = asked.conclude(error).await;
         let is_gone = self.access.membership().has_ended(repository, digest);
         if (is_gone || error.is_denied()) && !self.stored.is_still_member(repository, digest).await {
             self.resolved.forget(repository, digest);
@@ -234,3 +236,5 @@ impl Manifests {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod withheld_tests;

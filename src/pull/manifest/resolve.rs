@@ -12,7 +12,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::confirmed::Refreshes;
-use super::fetch::{BytesProvedBy, FetchedManifest, ManifestFetcher};
+use super::fetch::ManifestFetcher;
+use super::fetched::{BytesProvedBy, FetchedManifest};
 use super::freshness::{self, Decision, Revalidation};
 use super::recorded::RecordedTags;
 use super::stored::StoredManifests;
@@ -208,8 +209,12 @@ impl Tags {
         } else {
             self.ask_upstream(context, tag, &absence, &UpstreamWait::default()).await
         };
+        let asked = asked.map_err(|error| absence.or_withheld(error));
         let (answer, fetched, asked_as) = match asked {
-            Ok((Named { digest, fetched }, principal)) => (Ok(digest), fetched, Some(principal)),
+            Ok((Named { digest, fetched }, principal)) => {
+                inner.access.membership().name_by_tag(repository, digest, principal);
+                (Ok(digest), fetched, Some(principal))
+            }
             Err(Error::Upstream(error)) => (Err(error), None, None),
             // A page in place of a manifest, as that of a gateway, says nothing of the tag.
             Err(
@@ -225,7 +230,6 @@ impl Tags {
         };
         match freshness::decide(answer, record) {
             Decision::Current(digest) => {
-                inner.access.membership().name_by_tag(repository, digest);
                 if let Some(fetched) = fetched {
                     self.confirm(repository, tag, digest).await;
                     return Ok(fetched.answer());
@@ -248,12 +252,18 @@ impl Tags {
                 if absence.is_certain() {
                     self.forget_record(repository, tag).await;
                     // It may name another manifest by now; then this one is asked for by its digest.
-                    inner.access.membership().end(repository, record.digest, before).await;
+                    let named = inner.access.membership().question_after(before, repository, record.digest);
+                    named.record_no().await;
                     inner.stored.is_still_member(repository, record.digest).await;
                 }
                 Err(error.into())
             }
-            Decision::Fail(error) => self.0.recorded.record_if_open_to_all(context, tag, error.into()).await,
+            Decision::Fail(error) => {
+                if absence.is_withheld() {
+                    inner.fetcher.names().withhold_tag(repository, tag, before, &inner.tasks).await;
+                }
+                inner.recorded.record_if_open_to_all(context, tag, error.into()).await
+            }
         }
     }
 
@@ -310,7 +320,7 @@ impl Tags {
         let fetched = match manifest {
             Some(manifest)
                 if stored.find(repository, digest).await.is_none()
-                    && access.membership().begin_again(repository, digest, before) =>
+                    && access.membership().question_after(before, repository, digest).record_yes() =>
             {
                 Some(fetcher.accept(repository, digest, manifest, BytesProvedBy::Registry).await?)
             }

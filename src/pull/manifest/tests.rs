@@ -85,7 +85,7 @@ async fn a_manifest_that_is_said_to_be_gone_while_it_comes_is_answered_and_not_k
     let ends = async {
         parts.registry.is_asked("manifest").await;
         let membership = parts.access.membership();
-        membership.end(&app, digest, membership.last_answer()).await;
+        membership.question(&app, digest).record_no().await;
         gate.add_permits(1);
     };
     let (pulled, ()) = tokio::join!(pull, ends);
@@ -282,7 +282,7 @@ async fn a_manifest_that_its_registry_has_again_is_no_deleted_one_any_more() {
     let (context, membership) = (for_tests::pull(&app), parts.access.membership());
     for reference in ["v1".parse().unwrap(), Reference::from(digest)] {
         pull(&parts, &context).await.unwrap();
-        membership.end(&app, digest, membership.last_answer()).await;
+        membership.question(&app, digest).record_no().await;
         parts.manifests.forget(&app, None);
         parts.manifests.find(&context, &reference, ManifestUse::Pull).await.unwrap();
         parts.store.flush().await;

@@ -1,7 +1,7 @@
 //! Who shares a flight, and what was known when it began. Values.
 
+use crate::pull::access::digest_answers::AnswerNumber;
 use crate::pull::access::known_rights::AskedAt;
-use crate::pull::access::membership::AnswerNumber;
 use crate::pull::context::{PullContext, RequestId};
 use crate::reference::{Digest, Principal, Registry, Repository};
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 
 use crate::pull::access::Access;
-use crate::pull::access::membership::AnswerNumber;
+use crate::pull::access::digest_answers::AnswerNumber;
 use crate::pull::blob::source::body::SourceBody;
 use crate::pull::blob::source::delivery::Trail;
 use crate::pull::blob::source::request::{BlobRequests, UnprovedSource};
@@ -113,12 +113,12 @@ impl BlobSource {
         before: AnswerNumber,
     ) -> bool {
         let (repository, membership) = (context.repository(), self.access().membership());
-        let is_delivered =
-            trail.is_proved_in(repository) && membership.begin_again(repository, digest, before);
+        let is_delivered = trail.is_proved_in(repository)
+            && membership.question_after(before, repository, digest).record_yes();
         if is_delivered || membership.is_confirmed(repository, digest).await {
             return true;
         }
-        match self.access().confirm_blob(context, digest, Some(size)).await {
+        match self.access().ask_for_blob(context, digest, Some(size)).await {
             Ok(head) => head.shows_blob_of(Some(size)),
             Err(error) => {
                 tracing::debug!(%repository, %digest, %error, "the registry does not confirm what a mirror delivered");

@@ -11,7 +11,7 @@
 
 use super::BlobSource;
 use super::body::SourceBody;
-use crate::pull::access::membership::AnswerNumber;
+use crate::pull::access::membership::DigestQuestion;
 use crate::pull::access::{Access, CONFIRM_WAIT, Purpose};
 use crate::pull::context::PullContext;
 use crate::pull::error::{Error, Fault};
@@ -40,8 +40,8 @@ pub(crate) enum TierCopy {
 enum Confirmation {
     /// Both are proved; or they were, and the registry cannot be asked.
     Proved,
-    /// The registry has the blob, by its answer of now, and the last answer about it before that.
-    Answered(BlobHead, AnswerNumber),
+    /// The registry has the blob, by its answer of now to this question.
+    Answered(BlobHead, DigestQuestion),
     /// The registry took too long.
     Late,
     /// The registry does not confirm it.
@@ -212,12 +212,12 @@ impl WholeBlob<'_> {
         if self.source.slow().has(registry) {
             return Confirmation::Denied;
         }
-        let before = self.access().membership().last_answer_about(self.repository(), self.digest);
-        let confirming = self.access().confirm_blob(self.context, self.digest, declared);
+        let question = self.access().membership().question(self.repository(), self.digest);
+        let confirming = self.access().ask_for_blob(self.context, self.digest, declared);
         match tokio::time::timeout(CONFIRM_WAIT, confirming).await {
             Ok(Ok(head)) => {
                 self.source.slow().forget(registry);
-                Confirmation::Answered(head, before)
+                Confirmation::Answered(head, question)
             }
             Ok(Err(error)) if declared.is_some() && self.holds(&error).await => Confirmation::Proved,
             Ok(Err(error)) => {
@@ -231,8 +231,8 @@ impl WholeBlob<'_> {
 
     /// Records the membership of a blob that the registry confirmed by its size, which only the tier knew.
     async fn record_confirmed(&self, confirmation: &Confirmation) {
-        if let Confirmation::Answered(_, before) = confirmation {
-            self.access().membership().confirm_blob(self.repository(), self.digest, *before).await;
+        if let Confirmation::Answered(_, question) = confirmation {
+            question.record_blob().await;
         }
     }
 
