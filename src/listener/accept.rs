@@ -23,6 +23,7 @@ use super::send_buffer::SendBuffers;
 use super::sendfile::FileTransfer;
 use super::socket::Socket;
 use super::timeouts;
+use crate::support::shortage::is_shortage;
 use crate::support::shutdown::{self, Shutdown};
 use crate::support::tasks::Tasks;
 
@@ -193,10 +194,4 @@ impl<S: HttpService> Server<S> {
         }
         self.common.closing.finish(timeouts::LINGER).await;
     }
-}
-
-fn is_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    error.raw_os_error().is_some_and(|code| shortages.iter().any(|e| e.raw_os_error() == code))
 }

@@ -28,6 +28,7 @@ pub mod proxies;
 pub mod rounded;
 pub mod secret_file;
 pub mod short_text;
+pub mod shortage;
 pub mod shutdown;
 pub mod singleflight;
 pub mod size;

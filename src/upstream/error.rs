@@ -25,6 +25,8 @@ pub enum NodeLimit {
     ManifestMemory,
     /// Bytes that are held of lists at once.
     ListMemory,
+    /// File descriptors, memory or threads of the machine.
+    Machine,
 }
 
 /// A request to a registry that failed. Cloneable, because every caller that waits for one request gets its error.

@@ -15,6 +15,7 @@ impl Error {
             Self::Overloaded { limit: NodeLimit::Names, .. } => "too_many_names",
             Self::Overloaded { limit: NodeLimit::ManifestMemory, .. } => "manifest_memory",
             Self::Overloaded { limit: NodeLimit::ListMemory, .. } => "list_memory",
+            Self::Overloaded { limit: NodeLimit::Machine, .. } => "node_shortage",
             Self::Unreachable { stage, .. } => match stage {
                 ConnectStage::Dns => "upstream_dns",
                 ConnectStage::Address => "upstream_address",

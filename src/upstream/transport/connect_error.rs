@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 
 use crate::support::authorities;
+use crate::support::shortage::is_shortage;
 use crate::upstream::error::{ConnectStage, Error, NodeLimit, cause, root_cause};
 use crate::upstream::transport::dial::{AddressRefused, NameFailed, NameNotAsked};
 
@@ -13,6 +14,11 @@ pub(super) fn error_of(host: &str, error: &(dyn StdError + 'static), connecting:
     let mut causes = std::iter::successors(Some(error), |&error| error.source());
     if causes.any(|cause| cause.is::<NameNotAsked>()) {
         return Error::Overloaded { limit: NodeLimit::Names, host, why };
+    }
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    // The host was not asked.
+    if causes.any(|cause| cause.downcast_ref().is_some_and(is_shortage)) {
+        return Error::Overloaded { limit: NodeLimit::Machine, host, why };
     }
     let mut causes = std::iter::successors(Some(error), |&error| error.source());
     let tls = causes.find_map(tls_error);

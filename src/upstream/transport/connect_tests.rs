@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 
 use super::*;
+use crate::upstream::error::NodeLimit;
 use crate::upstream::transport::dial::NameNotAsked;
 use crate::upstream::transport::network::{Io, Network, Pending, Reach};
 
@@ -289,6 +290,18 @@ fn a_name_that_was_not_looked_up_is_no_failure_of_its_host() {
     let error = io::Error::other(NameNotAsked);
     assert!(matches!(error_of("reg.test:443", &error, true), Error::Unreachable { .. }), "io hides it");
     assert!(matches!(error_of("reg.test:443", &NameNotAsked, true), Error::Overloaded { .. }));
+}
+
+#[test]
+fn a_shortage_of_this_node_is_no_failure_of_a_host() {
+    // EMFILE, ENFILE, ENOBUFS and ENOMEM of Linux.
+    for code in [24, 23, 105, 12] {
+        let error = error_of("reg.test:443", &io::Error::from_raw_os_error(code), true);
+        assert!(matches!(error, Error::Overloaded { limit: NodeLimit::Machine, .. }), "{error}");
+        assert!(!error.is_outage(), "{error}");
+    }
+    let refused = error_of("reg.test:443", &io::Error::from_raw_os_error(111), true);
+    assert!(refused.is_outage(), "{refused}");
 }
 
 #[test]

@@ -106,6 +106,9 @@ impl Service<Name> for Resolver {
                     .find_last(name)
                     .ok_or_else(|| NameFailed(format!("{name}: no answer from DNS within {NAME_WAIT:?}")))?,
                 Ok(Err(LookUpError::NotAsked)) => return Err(NameNotAsked.into()),
+                Ok(Err(LookUpError::NodeIsShort(why))) => {
+                    return Err(io::Error::new(io::ErrorKind::OutOfMemory, &*why).into());
+                }
                 Ok(Err(LookUpError::Failed(why))) => return Err(NameFailed(format!("{name}: {why}")).into()),
                 Ok(Ok(found)) => found,
             };
@@ -294,6 +297,7 @@ impl Write for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::support::shortage::is_shortage;
     use crate::upstream::transport::network::{Pending, Reach};
 
     /// DNS that answers after a while, with all addresses.
@@ -330,6 +334,25 @@ mod tests {
         let begun = tokio::time::Instant::now();
         assert_eq!(third.call(name).await.unwrap().count(), 1, "what the question before it found");
         assert_eq!(begun.elapsed(), NAME_WAIT);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_this_node_lacked_a_descriptor_for_is_not_called_unknown() {
+        struct Short;
+        impl Network for Short {
+            fn resolve(&self, _: &str) -> Pending<Vec<SocketAddr>> {
+                // EMFILE of Linux.
+                Box::pin(async { Err(io::Error::from_raw_os_error(24)) })
+            }
+
+            fn connect(&self, _: SocketAddr, _: &str) -> Pending<Box<dyn Io>> {
+                Box::pin(async { Err(io::Error::other("not here")) })
+            }
+        }
+        let names = Names::new(Reach::through(Arc::new(Short)));
+        let mut resolver = Resolver { trust: HostTrust::Configured, names };
+        let error = resolver.call("reg.test".parse().unwrap()).await.unwrap_err();
+        assert!(error.downcast_ref().is_some_and(is_shortage), "{error}");
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
 use crate::reference::registered_domain;
+use crate::support::shortage::{is_shortage, of_threads};
 use crate::support::singleflight::Singleflight;
 use crate::support::tasks::Tasks;
 use crate::upstream::transport::address::HostTrust;
@@ -52,6 +53,8 @@ type LookedUp = Result<Vec<SocketAddr>, LookUpError>;
 pub(crate) enum LookUpError {
     /// DNS was not asked: too many other names wait for it. This says nothing of the name.
     NotAsked,
+    /// DNS was not asked, or not heard: this node lacks threads, memory or file descriptors.
+    NodeIsShort(Arc<str>),
     /// What DNS said.
     Failed(Arc<str>),
 }
@@ -98,6 +101,7 @@ impl Names {
                     this.last.lock().record(wanted, domain, &found);
                     Ok(found)
                 }
+                Err(error) if is_shortage(&error) => Err(LookUpError::NodeIsShort(error.to_string().into())),
                 Err(error) => Err(LookUpError::Failed(error.to_string().into())),
             }
         };
@@ -237,12 +241,13 @@ fn look_up_on_a_thread(
     place: Place,
 ) -> io::Result<impl Future<Output = io::Result<Vec<SocketAddr>>> + Send> {
     let (sender, receiver) = oneshot::channel();
-    std::thread::Builder::new().name("dns".to_owned()).spawn(move || {
+    let spawned = std::thread::Builder::new().name("dns".to_owned()).spawn(move || {
         let found = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect);
         drop(place);
         // An asker that has left needs no answer.
         let _ = sender.send(found);
-    })?;
+    });
+    spawned.map_err(|error| of_threads(&error))?;
     let ended = || Err(io::Error::other("the look-up ended without a result"));
     Ok(async move { receiver.await.unwrap_or_else(|_| ended()) })
 }
