@@ -107,7 +107,7 @@ async fn in_an_outage_a_tag_is_served_as_it_was_to_those_who_could_read_it() {
     assert!(pull(&parts, &bob).await.is_err());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_tag_of_which_its_registry_says_that_it_is_gone_is_not_served_from_its_record() {
     let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
     let context = for_tests::pull(&app);
@@ -119,6 +119,8 @@ async fn a_tag_of_which_its_registry_says_that_it_is_gone_is_not_served_from_its
         parts.registry.fail(Some(NotFound { host: "reg.test".to_owned(), unknown, public: true }));
         assert!(pull(&parts, &context).await.unwrap_err().is_not_found(), "{unknown:?}");
         parts.registry.fail(Some(for_tests::outage()));
+        // Longer than the denial is remembered.
+        tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(pull(&parts, &context).await.is_err(), is_gone, "{unknown:?}");
     }
 }
