@@ -72,7 +72,8 @@ impl Importer {
             Document::parse(&bytes, None).map_err(|source| Error::Document { host: host(), source })?;
         let member = Member::Manifest(document.media_type);
         let repository = repository.clone();
-        Ok(self.store.put(WholeContent { repository, digest, bytes, member }).await?)
+        let owner = Owner::unlimited(repository.registry());
+        Ok(self.store.put(WholeContent { repository, digest, bytes, member, owner }).await?)
     }
 
     /// Sets what a tag names, and who may read the repository.
