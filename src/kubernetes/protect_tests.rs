@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::pull::for_tests;
 use crate::reference::Reference;
-use crate::store::{Member, WholeContent};
+use crate::store::{Member, Owner, WholeContent};
 use crate::support::shutdown;
 
 /// Running images of one namespace.
@@ -19,7 +19,8 @@ async fn put(store: &Store, image: &Image, manifest: &'static [u8]) -> Digest {
     let digest = Digest::of(manifest);
     let (repository, bytes) = (image.repository.clone(), Bytes::from_static(manifest));
     let member = Member::Manifest("application/vnd.oci.image.manifest.v1+json".parse().unwrap());
-    store.put(WholeContent { repository, digest, bytes, member }).await.unwrap();
+    let owner = Owner::unlimited(repository.registry());
+    store.put(WholeContent { repository, digest, bytes, member, owner }).await.unwrap();
     store.records().confirm_tag(&image.repository, tag, digest).await.unwrap();
     digest
 }

@@ -20,7 +20,7 @@ use super::registry_client::RegistryClient;
 use super::shared_names::SharedNames;
 use crate::credentials::{self, Credential, Keychain, Keys, NodeFiles};
 use crate::reference::{Child, Digest, MediaType, Repository};
-use crate::store::{self, Amount, Budget, Member, Store, WholeContent};
+use crate::store::{self, Amount, Budget, Member, Owner, Store, WholeContent};
 use crate::support::clock::{Clock, Timestamp};
 use crate::support::live::Live;
 use crate::support::metrics::Registry as MetricsRegistry;
@@ -52,9 +52,10 @@ pub(crate) fn metrics() -> Arc<Metrics> {
 /// Stores a blob as if `repository`'s upstream had delivered it.
 pub(crate) async fn remember_blob(store: &Store, repository: &str, content: &'static [u8]) -> Digest {
     let digest = Digest::of(content);
-    let repository = repository.parse().unwrap();
+    let repository: Repository = repository.parse().unwrap();
     let (bytes, member) = (Bytes::from_static(content), Member::Blob);
-    store.put(WholeContent { repository, digest, bytes, member }).await.unwrap();
+    let owner = Owner::named(repository.registry());
+    store.put(WholeContent { repository, digest, bytes, member, owner }).await.unwrap();
     digest
 }
 
@@ -62,8 +63,10 @@ pub(crate) async fn remember_blob(store: &Store, repository: &str, content: &'st
 pub(crate) async fn remember_manifest(store: &Store, repository: &str) -> Digest {
     let digest = Digest::of(MANIFEST);
     let member = Member::Manifest(MediaType::OCI_MANIFEST.parse().unwrap());
-    let (repository, bytes) = (repository.parse().unwrap(), Bytes::from_static(MANIFEST));
-    store.put(WholeContent { repository, digest, bytes, member }).await.unwrap();
+    let repository: Repository = repository.parse().unwrap();
+    let bytes = Bytes::from_static(MANIFEST);
+    let owner = Owner::named(repository.registry());
+    store.put(WholeContent { repository, digest, bytes, member, owner }).await.unwrap();
     digest
 }
 

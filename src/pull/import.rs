@@ -83,7 +83,8 @@ impl Importer {
         if self.store.is_disk_hanging() {
             return Err(store::Error::Hangs.into());
         }
-        let content = WholeContent { repository, digest, bytes, member };
+        let owner = Owner::unlimited(repository.registry());
+        let content = WholeContent { repository, digest, bytes, member, owner };
         Ok(within(DURABLE_WAIT, self.store.put(content)).await??)
     }
 

@@ -27,6 +27,8 @@ pub struct WholeContent {
     pub bytes: Bytes,
     /// What it is in the repository.
     pub member: Member,
+    /// For whom it is stored.
+    pub owner: Owner,
 }
 
 /// When content that is answered from memory is written.
@@ -106,8 +108,7 @@ impl Store {
         self.0.blobs.end_commit(verified, outcome).inspect_err(|error| self.record_failure(error))
     }
 
-    /// Stores small content. It counts for its registry and is not refused for that registry's share: no more is asked
-    /// for than what a pull names.
+    /// Stores small content, which counts for its registry.
     ///
     /// # Errors
     /// Content that is not its digest's; no space; the disk, or that it failed a moment ago.
@@ -133,11 +134,10 @@ impl Store {
 
     /// Blocks.
     fn receive(&self, content: &WholeContent) -> Result<Verified, Error> {
-        let WholeContent { repository, digest, bytes, .. } = content;
-        let owner = Owner::unlimited(repository.registry());
+        let WholeContent { digest, bytes, owner, .. } = content;
         let begun = {
             let _call = self.0.layout.calls().begin();
-            self.begin_write(*digest, Some(bytes.len() as u64), owner)
+            self.begin_write(*digest, Some(bytes.len() as u64), *owner)
         };
         let mut ingest = begun?;
         ingest.write(bytes).inspect_err(|error| self.record_failure(error))?;
@@ -173,7 +173,7 @@ impl Store {
     ) -> batch::Write {
         let store = self.clone();
         Box::new(move |staging: &Layout| -> (Result<(), Error>, End) {
-            let WholeContent { repository, digest, bytes, member } = &content;
+            let WholeContent { repository, digest, bytes, member, .. } = &content;
             if when == WriteWhen::IfGone && store.0.blobs.is_on_disk(digest, bytes.len() as u64) {
                 return (Ok(()), Box::new(|_| done(true)));
             }

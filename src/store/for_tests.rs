@@ -5,6 +5,7 @@ use std::fs;
 use bytes::Bytes;
 
 use super::Store;
+use super::budget::share::Owner;
 use super::content::WholeContent;
 use super::layout::Layout;
 use super::read::limits::ReadLimits;
@@ -54,7 +55,8 @@ impl Tree {
 /// What a repository's registry delivered.
 pub(super) fn content(repository: &Repository, content: &[u8], member: Member) -> WholeContent {
     let (digest, bytes) = (Digest::of(content), Bytes::copy_from_slice(content));
-    WholeContent { repository: repository.clone(), digest, bytes, member }
+    let owner = Owner::unlimited(repository.registry());
+    WholeContent { repository: repository.clone(), digest, bytes, member, owner }
 }
 
 /// A disk, or writes, that stand still.

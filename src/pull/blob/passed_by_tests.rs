@@ -9,7 +9,7 @@ use super::*;
 use crate::pull::context::Priority;
 use crate::pull::for_tests::{self, Parts};
 use crate::reference::Repository;
-use crate::store::{Member, WholeContent};
+use crate::store::{Member, Owner, WholeContent};
 
 const MIB: u64 = 1024 * 1024;
 /// Just large, and less than the share of a registry without a name.
@@ -32,9 +32,10 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         let (parts, app) = (Parts::with_room_for(STORE), "reg.test/app".parse::<Repository>().unwrap());
-        let (repository, others) = ("other.test/base".parse().unwrap(), vec![9; OTHERS]);
+        let (repository, others) = ("other.test/base".parse::<Repository>().unwrap(), vec![9; OTHERS]);
         let (others_digest, bytes) = (Digest::of(&others), others.into());
-        let others = WholeContent { repository, digest: others_digest, bytes, member: Member::Blob };
+        let (member, owner) = (Member::Blob, Owner::unlimited(repository.registry()));
+        let others = WholeContent { repository, digest: others_digest, bytes, member, owner };
         parts.store.put(others).await.unwrap();
         let digest = parts.registry.push(&app, None, layer());
         parts.declare_size(&app, digest, SIZE);

@@ -10,13 +10,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::memory_cache::{Found, MemoryCache};
+use crate::pull::config::Config;
 use crate::reference::{Digest, MediaType, Repository};
-use crate::store::{Member, Store, WholeContent, WriteWhen};
+use crate::store::{Member, Owner, Store, WholeContent, WriteWhen};
 use crate::support::clock::{Clock, Timestamp};
+use crate::support::live::Live;
 
 /// The manifests in memory, and the store that they belong in. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct KeptManifests {
+    config: Live<Config>,
     store: Store,
     memory: Arc<MemoryCache>,
 }
@@ -44,8 +47,8 @@ impl Drop for UnderWay {
 }
 
 impl KeptManifests {
-    pub(crate) fn new(store: Store) -> Self {
-        Self { store, memory: Arc::default() }
+    pub(crate) fn new(config: Live<Config>, store: Store) -> Self {
+        Self { config, store, memory: Arc::default() }
     }
 
     /// A manifest of a repository that is in memory.
@@ -59,7 +62,8 @@ impl KeptManifests {
             && let Some(when) = self.begin_write(repository, digest, removals)
         {
             let done = self.end_of_write(repository, digest);
-            self.store.put_without_waiting(content(repository, digest, &media_type, &bytes), when, done);
+            let content = self.content(repository, digest, &media_type, &bytes);
+            self.store.put_without_waiting(content, when, done);
         }
         Some((media_type, bytes))
     }
@@ -93,7 +97,7 @@ impl KeptManifests {
         media_type: &MediaType,
         bytes: &Bytes,
     ) {
-        let content = content(repository, digest, media_type, bytes);
+        let content = self.content(repository, digest, media_type, bytes);
         if self.memory.insert(repository, digest, media_type, bytes) {
             self.begin_write(repository, digest, self.store.removals());
             let done = self.end_of_write(repository, digest);
@@ -107,6 +111,22 @@ impl KeptManifests {
                 tracing::error!(%repository, %error, cause, "a manifest is served but could not be stored");
             }
         }
+    }
+
+    /// A manifest as the store takes it.
+    fn content(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        media_type: &MediaType,
+        bytes: &Bytes,
+    ) -> WholeContent {
+        let registry = repository.registry();
+        let is_named = self.config.current().is_named(registry);
+        let owner = if is_named { Owner::named(registry) } else { Owner::limited_small(registry) };
+        let (repository, bytes, member) =
+            (repository.clone(), bytes.clone(), Member::Manifest(media_type.clone()));
+        WholeContent { repository, digest, bytes, member, owner }
     }
 
     fn now(&self) -> Timestamp {
@@ -140,13 +160,6 @@ impl KeptManifests {
     }
 }
 
-/// A manifest as the store takes it.
-fn content(repository: &Repository, digest: Digest, media_type: &MediaType, bytes: &Bytes) -> WholeContent {
-    let (repository, bytes, member) =
-        (repository.clone(), bytes.clone(), Member::Manifest(media_type.clone()));
-    WholeContent { repository, digest, bytes, member }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -165,7 +178,7 @@ mod tests {
         let other = for_tests::remember_blob(&store, "reg.test/app", b"other").await;
         let digest = for_tests::remember_manifest(&store, "reg.test/app").await;
         let (kept, media_type) =
-            (KeptManifests::new(store.clone()), MediaType::OCI_MANIFEST.parse().unwrap());
+            (KeptManifests::new(Live::default(), store.clone()), MediaType::OCI_MANIFEST.parse().unwrap());
         kept.add_stored(&app, digest, &media_type, &Bytes::from_static(MANIFEST));
         for (removed, is_looked_for) in [(other, false), (digest, true)] {
             let before = store.removals();
@@ -182,10 +195,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn manifests_of_a_registry_without_a_name_do_not_push_out_what_others_stored() {
+        let parts = for_tests::Parts::with_room_for(1_000);
+        let ours = for_tests::remember_blob(&parts.store, "reg.test/app", &[7; 400]).await;
+        let kept = KeptManifests::new(Live::default(), parts.store.clone());
+        let evil: Repository = "evil.test/app".parse().unwrap();
+        let media_type = "application/vnd.x".parse().unwrap();
+        for n in 0..40_u8 {
+            let bytes = Bytes::from(vec![n; 100]);
+            kept.add_fetched(&evil, Digest::of(&bytes), &media_type, &bytes).await;
+            parts.store.flush().await;
+        }
+        assert!(parts.store.blob(Digest::of(&[39; 100])).await.is_some(), "the last one is stored");
+        assert!(parts.store.blob(ours).await.is_some(), "others' content made way for all of them");
+    }
+
+    #[tokio::test]
     async fn while_too_much_waits_to_be_written_a_manifest_is_answered_from_memory_and_written_later() {
         let (store, clock, _directory) = for_tests::store();
         let app: Repository = "reg.test/app".parse().unwrap();
-        let (kept, bytes) = (KeptManifests::new(store.clone()), Bytes::from_static(MANIFEST));
+        let (kept, bytes) =
+            (KeptManifests::new(Live::default(), store.clone()), Bytes::from_static(MANIFEST));
         let (digest, media_type) = (Digest::of(MANIFEST), MediaType::OCI_MANIFEST.parse().unwrap());
         let full = store.fill_writes();
         assert!(kept.add_fetched(&app, digest, &media_type, &bytes).now_or_never().is_none());

@@ -74,7 +74,7 @@ impl Manifests {
         names: SharedNames,
         tasks: Tasks,
     ) -> Self {
-        let kept = KeptManifests::new(store.clone());
+        let kept = KeptManifests::new(config.clone(), store.clone());
         let stored = StoredManifests::new(store.clone(), access.membership().clone(), kept.clone());
         let fetcher = ManifestFetcher::new(
             access.clone(),

@@ -119,6 +119,7 @@ impl StoredManifests {
 mod tests {
     use super::*;
     use crate::pull::for_tests;
+    use crate::support::live::Live;
 
     #[tokio::test]
     async fn a_manifest_is_found_in_its_own_repository_only() {
@@ -127,7 +128,7 @@ mod tests {
         let stored = StoredManifests::new(
             store.clone(),
             Membership::new(store.records().clone()),
-            KeptManifests::new(store.clone()),
+            KeptManifests::new(Live::default(), store.clone()),
         );
         let [app, other]: [Repository; 2] =
             ["reg.test/app", "reg.test/other"].map(|name| name.parse().unwrap());

@@ -149,7 +149,7 @@ impl Space {
     /// Whether downloads of limited registries would hold more than they may at once: what is reserved cannot be
     /// evicted.
     fn exceeds_share(&self, owner: Owner, wanted: u64) -> bool {
-        if !owner.is_limited() {
+        if !owner.is_limited_while_downloading() {
             return false;
         }
         let capacity = self.capacity();

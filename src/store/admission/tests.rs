@@ -123,6 +123,28 @@ fn a_registry_that_the_operator_did_not_name_pushes_out_its_own_blobs_once_it_ha
 }
 
 #[test]
+fn small_content_of_a_stranger_pushes_out_no_more_of_others_than_its_downloads_do() {
+    let world = World::new(budget(1_000, 0));
+    let reserved = world.admission.reserve(ours(), 400).unwrap();
+    world.commit(&[1; 400], reserved);
+    let small = Owner::limited_small(&"evil.test".parse().unwrap());
+    for n in 0..40 {
+        let reserved = world.admission.reserve(small, 100).unwrap();
+        world.commit(&[2 + n; 100], reserved);
+    }
+    world.index.catch_up();
+    assert_eq!(
+        world.index.bytes_of(ours().id),
+        400,
+        "a stranger's manifests pushed out what others had stored"
+    );
+    // What its downloads hold at the time does not keep a manifest out.
+    let _downloads = world.admission.reserve(stranger(), 500).unwrap();
+    assert!(world.admission.reserve(stranger(), 100).is_err());
+    assert!(world.admission.reserve(small, 100).is_ok());
+}
+
+#[test]
 fn strangers_together_do_not_push_out_all_that_others_have_stored() {
     let world = World::new(budget(1_000, 0));
     for n in 0..10 {

@@ -44,6 +44,8 @@ enum Standing {
     Named,
     /// The operator did not.
     Limited,
+    /// Nor here, and the content is small.
+    LimitedSmall,
     /// It is not asked for this content.
     Exempt,
 }
@@ -54,8 +56,8 @@ impl Owner {
         Self { id: OwnerId::of(registry), standing: Standing::Named }
     }
 
-    /// Content that the operator brought, or small content such as a manifest, of whichever registry: it is not
-    /// limited, and that says nothing of the registry.
+    /// Content that the operator brought, of whichever registry: it is not limited, and that says nothing of the
+    /// registry.
     pub fn unlimited(registry: &Registry) -> Self {
         Self { id: OwnerId::of(registry), standing: Standing::Exempt }
     }
@@ -65,7 +67,18 @@ impl Owner {
         Self { id: OwnerId::of(registry), standing: Standing::Limited }
     }
 
+    /// The same, for small content such as a manifest: it evicts what others stored only up to the share, as all of
+    /// that registry's content does, and is not refused for what downloads hold at the time.
+    pub fn limited_small(registry: &Registry) -> Self {
+        Self { id: OwnerId::of(registry), standing: Standing::LimitedSmall }
+    }
+
     pub(in crate::store) fn is_limited(&self) -> bool {
+        matches!(self.standing, Standing::Limited | Standing::LimitedSmall)
+    }
+
+    /// Whether it is refused what downloads of limited registries may not hold at a time.
+    pub(in crate::store) fn is_limited_while_downloading(&self) -> bool {
         self.standing == Standing::Limited
     }
 

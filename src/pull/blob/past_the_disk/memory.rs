@@ -3,11 +3,13 @@
 //! Promises: [`WINDOWS_MAX`] windows together hold at most [`MEMORY_MAX`] bytes, and [`CLIENTS_MAX`] clients that go on
 //! past the disk by themselves no more than [`OWN_BYTES`] each where the rest is taken, 48 MiB; each has [`OWN_BYTES`]
 //! that no other takes, and of the rest no more than an equal share of those that are there when it asks. A registry
-//! cannot take more than the windows that it has places for (`places`). Deliberately not here: what is done with too
+//! cannot take more than the windows that it has places for (`places`). What is kept beside the bytes is in proportion
+//! to them, however small the pieces are in which they come ([`joined`]). Deliberately not here: what is done with too
 //! little memory (`window`).
 
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
 /// Bytes of all windows together. A node has little memory to spare for what its disk does not take.
@@ -21,6 +23,9 @@ pub(crate) const WINDOWS_MAX: usize = 512;
 /// withheld, unless its registry answers ranges with the whole, whose clients count here too. One bound for the node,
 /// without a share for each registry.
 pub(crate) const CLIENTS_MAX: usize = 256;
+/// Bytes that are kept as one where they came in smaller pieces: each piece that is kept has a hash beside it, and a
+/// stranger may send them with a byte each.
+const JOINED_BYTES: usize = 4096;
 /// Bytes beyond their own that windows share.
 const SHARED_BYTES: usize = MEMORY_MAX - WINDOWS_MAX * OWN_BYTES;
 
@@ -62,6 +67,19 @@ impl WindowMemory {
         taken.clients += 1;
         Some(MemoryShare { memory: self.clone(), is_of_client: true, shared_bytes: 0 })
     }
+}
+
+/// The `next` bytes together with the `last` ones, where these are so few that both are kept as one: of what is kept, a
+/// piece and the one after it have more than [`JOINED_BYTES`] together. What comes in larger pieces is not copied.
+pub(super) fn joined(last: &Bytes, next: &Bytes) -> Option<Bytes> {
+    let len = last.len() + next.len();
+    if len > JOINED_BYTES {
+        return None;
+    }
+    let mut joined = BytesMut::with_capacity(len);
+    joined.extend_from_slice(last);
+    joined.extend_from_slice(next);
+    Some(joined.freeze())
 }
 
 impl MemoryShare {
@@ -107,6 +125,13 @@ mod tests {
         drop((all, window));
         let taken = memory.0.lock();
         assert_eq!((taken.windows, taken.clients), (0, 0));
+    }
+
+    #[test]
+    fn small_pieces_are_kept_as_one_and_large_ones_are_not_copied() {
+        let [small, large] = [1, JOINED_BYTES].map(|len| Bytes::from(vec![7; len]));
+        assert_eq!(joined(&small, &small).unwrap(), [7; 2][..]);
+        assert!(joined(&large, &small).is_none() && joined(&small, &large).is_none());
     }
 
     #[test]

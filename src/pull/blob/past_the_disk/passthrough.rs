@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
-use super::memory::MemoryShare;
+use super::memory::{MemoryShare, joined};
 use crate::pull::blob::body::refetch_places::REFETCH_WAIT_MAX;
 use crate::pull::blob::hashed_start::HashedStart;
 use crate::pull::blob::source::body::SourceBody;
@@ -172,12 +172,24 @@ impl Passthrough {
         }
         if !bytes.is_empty() {
             self.held_bytes += bytes.len() as u64;
-            self.held.push_back((bytes, self.whole.as_ref().map(|whole| whole.hasher.clone())));
+            self.keep(bytes);
         }
         if let Some(whole) = &mut self.whole {
             whole.hold(self.held_bytes);
         }
         Ok(())
+    }
+
+    /// Keeps bytes that are to be returned, small ones together with those before them.
+    fn keep(&mut self, bytes: Bytes) {
+        let hasher = self.whole.as_ref().map(|whole| whole.hasher.clone());
+        if let Some(last) = self.held.back_mut()
+            && let Some(joined) = joined(&last.0, &bytes)
+        {
+            *last = (joined, hasher);
+        } else {
+            self.held.push_back((bytes, hasher));
+        }
     }
 
     fn end(&mut self) -> Result<(), Error> {
@@ -280,5 +292,37 @@ impl Whole {
             return Ok(());
         }
         Err(store::Error::Mismatch { expected: self.digest, actual: actual.into() }.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt, stream};
+
+    use super::*;
+    use crate::pull::for_tests::{self, Parts};
+
+    /// More than the tail that is withheld.
+    static LAYER: [u8; 100_000] = [7; 100_000];
+
+    #[tokio::test]
+    async fn what_is_withheld_of_a_body_that_comes_a_byte_at_a_time_costs_no_hash_for_each_byte() {
+        let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
+        let digest = parts.registry.push(&app, None, &LAYER);
+        parts.registry.change_bodies(|_, body| {
+            Box::pin(body.flat_map(|chunk| {
+                let bytes = chunk.unwrap();
+                stream::iter((0..bytes.len()).map(move |at| Ok(bytes.slice(at..=at))))
+            }))
+        });
+        let (context, blobs, size) = (for_tests::pull(&app), &parts.blobs.0, Some(LAYER.len() as u64));
+        let body = blobs.source.open(&context, digest, 0, None).await.unwrap();
+        let mut rest = Passthrough::rest(body, digest.hasher(), digest, size, blobs.memory.share());
+        let mut got = Vec::new();
+        while let Some(bytes) = rest.next().await {
+            got.extend_from_slice(&bytes.unwrap());
+            assert!(rest.held.len() <= 100, "{} pieces of {} bytes", rest.held.len(), rest.held_bytes);
+        }
+        assert!(got == LAYER);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::memory::MemoryShare;
+use super::memory::{MemoryShare, joined};
 use crate::pull::blob::withheld_tail::{MIRRORED_PASSED, TAIL, Withheld};
 use crate::pull::error::Error;
 use crate::reference::{Digest, Hasher};
@@ -206,12 +206,25 @@ impl State {
         self.hasher.clone()
     }
 
-    /// Adds the next bytes. `after` has seen them and everything before them.
+    /// Adds the next bytes. `after` has seen them and everything before them. Readers keep what they have of the last
+    /// chunk where that becomes longer.
     pub(super) fn add(&mut self, bytes: Bytes, after: Hasher) {
         let before = std::mem::replace(&mut self.hasher, after);
         let start = self.end;
         self.end += bytes.len() as u64;
-        self.chunks.push_back(Chunk { start, bytes, before });
+        if let Some(last) = self.chunks.back_mut()
+            && let Some(joined) = joined(&last.bytes, &bytes)
+        {
+            last.bytes = joined;
+        } else {
+            self.chunks.push_back(Chunk { start, bytes, before });
+        }
+    }
+
+    /// How many chunks are kept.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.chunks.len()
     }
 
     /// Up to which byte may be read.

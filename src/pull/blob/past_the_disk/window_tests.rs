@@ -362,3 +362,22 @@ async fn a_client_that_comes_along_does_not_fall_out_because_the_others_are_fast
     assert!(fast.unwrap().0 == content, "the fast one fell out");
     assert!(stayed, "it fell out");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_comes_a_byte_at_a_time_costs_no_hash_for_each_byte() {
+    let content = content(200_000);
+    let window = window_of(&content);
+    let reader = read(window.handle().join(0, 0, None).unwrap());
+    let write = async {
+        for at in 0..content.len() {
+            window.append(content.slice(at..=at), || 0).await;
+            let kept = window.shared.state.lock().kept();
+            assert!(kept <= 200, "{kept} pieces of {at} bytes");
+        }
+        end(window)
+    };
+    let (written, read) = tokio::join!(write, reader);
+    written.unwrap();
+    let (got, fell_out) = read.unwrap();
+    assert!(got == content && fell_out.is_none());
+}
