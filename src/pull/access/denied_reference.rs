@@ -4,8 +4,8 @@
 //!
 //! Promises: a right outlives such an answer only where the registry says at once, to the same principal, that the
 //! repository has another manifest: the one that a tag was last said to name to it, or to anyone. Any other answer to
-//! that ends the right as ever, and so does none in time. A 401 is always about the principal, and what is denied although it is known here about the
-//! repository.
+//! that ends the right as ever, and so does none in time. A 401 is always about the principal, and what is denied
+//! although it is known here about the repository.
 
 use std::sync::Arc;
 use std::time::Duration;

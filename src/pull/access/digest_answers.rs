@@ -1,7 +1,7 @@
 //! What registries said of digests since the start of the daemon, in the order in which it was recorded.
 //!
-//! Promise: an answer undoes no other that was recorded after its question was asked: answers may be recorded in another
-//! order than that in which they were given. Bounded; what is forgotten counts as never said.
+//! Promise: an answer undoes no other that was recorded after its question was asked: answers may be recorded in
+//! another order than that in which they were given. Bounded; what is forgotten counts as never said.
 
 use crate::reference::{Digest, Repository};
 use crate::support::bounded_map::BoundedMap;

@@ -95,9 +95,9 @@ impl LagBudget {
         Self { max, left: max, at: now, was_waiting: false, end: 0 }
     }
 
-    /// Takes in what has passed until now; returns whether it is used up. Then it is renewed, because the slowest are not
-    /// waited for any more. `is_any_waiting` says whether clients are being kept waiting from now on, `end` up to which
-    /// byte the window has come.
+    /// Takes in what has passed until now; returns whether it is used up. Then it is renewed, because the slowest are
+    /// not waited for any more. `is_any_waiting` says whether clients are being kept waiting from now on, `end` up to
+    /// which byte the window has come.
     pub(super) fn charge(&mut self, now: Instant, is_any_waiting: bool, end: u64) -> bool {
         let passed = now - std::mem::replace(&mut self.at, now);
         let moved = end.saturating_sub(std::mem::replace(&mut self.end, end));
