@@ -352,10 +352,13 @@ mod tests {
             (vec![&by_tag], vec![&by_tag, &by_digest], vec![]),
         ] {
             let node = node_beside_one_that_shared(&app, digest).await;
-            let find = |reference| node.manifests.find(&context, reference, ManifestUse::Pull);
             for reference in &told {
-                assert!(find(*reference).await.unwrap_err().is_withheld(), "{reference:?}");
+                let found = node.manifests.find(&context, reference, ManifestUse::Pull).await;
+                assert!(found.unwrap_err().is_withheld(), "{reference:?}");
             }
+            // As whom no denial of a moment ago is remembered.
+            let alice = node.pull_as("alice", &app);
+            let find = |reference| node.manifests.find(&alice, reference, ManifestUse::Pull);
             node.registry.fail(Some(outage()));
             for reference in withheld {
                 assert!(find(reference).await.is_err(), "told {told:?}: {reference:?}");
