@@ -3,8 +3,8 @@
 //! Every byte is verified as if it had come from a registry. Who may read an image is what the owner says, dated now:
 //! once the registry can be asked again, it is asked when that is no longer fresh, as for any other right.
 //!
-//! Nothing waits for ever for a disk that hangs: a piece as long as in a download, and what makes content durable, which
-//! a slow disk takes minutes for, [`DURABLE_WAIT`].
+//! Nothing waits for ever for a disk that hangs: a piece as long as in a download, and what makes content durable,
+//! which a slow disk takes minutes for, [`DURABLE_WAIT`].
 
 use std::time::Duration;
 

@@ -190,12 +190,6 @@ impl Tier {
 }
 
 impl Inner {
-    /// An object that could not be read is not read again for a while, and may be written again.
-    pub(super) fn avoid(&self, registry: &Registry, digest: Digest) {
-        self.reads.avoided.note(registry, digest);
-        self.writes.present.forget(registry, digest);
-    }
-
     pub(super) async fn look(self: &Arc<Self>, registry: &Registry, digest: Digest, key: &str) -> Lookup {
         if self.reads.avoided.has(registry, digest) {
             return Lookup::Absent;

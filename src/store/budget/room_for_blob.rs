@@ -21,8 +21,8 @@ pub(in crate::store) struct RoomForBlob {
     /// Bytes that the blob has at most.
     limit: u64,
     reserved: Mutex<Reserved>,
-    /// Held by the one who reserves, also while an eviction is waited for: what several reserved at once would be as many
-    /// steps, and more than the blob has.
+    /// Held by the one who reserves, also while an eviction is waited for: what several reserved at once would be as
+    /// many steps, and more than the blob has.
     reserving: Mutex<()>,
 }
 
