@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use larder::upstream::{Io, Network, Pending};
@@ -14,6 +15,10 @@ use crate::registry::Upstreams;
 
 /// Bytes that wait on a connection.
 pub(crate) const BUFFER: usize = 64 * 1024;
+/// When a look-up of a name whose servers do not answer ends, as the machine's resolver ends it: glibc asks two servers
+/// twice, 5 s each. One that never ended would hold its name after its servers are well again: who asks meanwhile waits
+/// for the look-up that is under way (`upstream/transport/names.rs`).
+const RESOLVER_GIVES_UP: Duration = Duration::from_secs(20);
 
 /// The network of one daemon.
 pub(crate) struct Reach {
@@ -37,7 +42,10 @@ impl Network for Reach {
             };
             match upstreams.host_fault(host, &[FaultKind::NoName, FaultKind::NameHangs]) {
                 Some(FaultKind::NoName) => Err(io::Error::other("no such name")),
-                Some(_) => std::future::pending().await,
+                Some(_) => {
+                    tokio::time::sleep(RESOLVER_GIVES_UP).await;
+                    Err(io::Error::other("no server of names has answered"))
+                }
                 None => Ok(vec![address(host)]),
             }
         })
