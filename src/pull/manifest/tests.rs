@@ -109,15 +109,16 @@ async fn in_an_outage_a_tag_is_served_as_it_was_to_those_who_could_read_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_tag_of_which_its_registry_says_that_it_is_gone_is_not_served_from_its_record() {
-    let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
-    let context = for_tests::pull(&app);
     // The last is the page of a gateway, which is no word of the registry.
     for (unknown, is_gone) in [(Unknown::Content, true), (Unknown::Other, true), (Unknown::Unsaid, false)] {
-        parts.registry.fail(None);
+        let (parts, app) = (Parts::new(), "reg.test/app".parse().unwrap());
         parts.registry.push(&app, Some("v1"), MANIFEST);
+        let context = for_tests::pull(&app);
         pull(&parts, &context).await.unwrap();
         parts.registry.fail(Some(NotFound { host: "reg.test".to_owned(), unknown, public: true }));
         assert!(pull(&parts, &context).await.unwrap_err().is_not_found(), "{unknown:?}");
+        let record = parts.store.records().tag(&app, &"v1".parse().unwrap()).await;
+        assert_eq!(record.is_none(), is_gone, "{unknown:?}: what an outage is served from");
         parts.registry.fail(Some(for_tests::outage()));
         // Longer than the denial is remembered.
         tokio::time::sleep(Duration::from_secs(5)).await;
