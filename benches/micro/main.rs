@@ -22,7 +22,7 @@ use http::{Method, Request, Uri};
 use larder::listener::Hosts;
 use larder::reference::{Digest, Registry, Repository};
 use larder::serve::{range, route};
-use larder::store::{self, Amount, Budget, Member, Store, WholeContent};
+use larder::store::{self, Amount, Budget, Member, Owner, Store, WholeContent};
 use larder::support::clock::Clock;
 use larder::support::metrics::Registry as MetricsRegistry;
 use rustix::io::{ReadWriteFlags, preadv2};
@@ -116,7 +116,9 @@ fn blobs(c: &mut Criterion) {
     let repository: Repository = "reg.test/app".parse().unwrap();
     let put = |content: Vec<u8>| {
         let (repository, digest) = (repository.clone(), Digest::of(&content));
-        let content = WholeContent { repository, digest, bytes: content.into(), member: Member::Blob };
+        let owner = Owner::unlimited(repository.registry());
+        let (bytes, member) = (content.into(), Member::Blob);
+        let content = WholeContent { repository, digest, bytes, member, owner };
         runtime.block_on(store.put(content)).unwrap();
         digest
     };

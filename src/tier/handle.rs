@@ -201,12 +201,6 @@ impl Inner {
         self.registries.current().include(registry)
     }
 
-    /// An object that could not be read is not read again for a while, and may be written again.
-    pub(super) fn avoid(&self, registry: &Registry, digest: Digest) {
-        self.reads.avoided.note(registry, digest);
-        self.writes.present.forget(registry, digest);
-    }
-
     fn delete_in_background(&self, registry: &Registry, digest: Digest) {
         let bucket = Arc::clone(&self.bucket);
         let keys = [bucket.layout.blob(registry, digest), bucket.layout.manifest(registry, digest)];

@@ -48,8 +48,11 @@ fn tokens_of(transport: &Scripted) -> usize {
     transport.sent().iter().filter(|request| request.host == TOKENS).count()
 }
 
+/// A registry's refusal.
+type Refusal = fn() -> Outcome;
+
 /// How registries refuse a token that they took before.
-fn refusals() -> [(&'static str, fn() -> Outcome); 3] {
+fn refusals() -> [(&'static str, Refusal); 3] {
     [
         ("Harbor", || respond(401, &[("www-authenticate", r#"Basic realm="harbor""#)], "")),
         ("OpenShift", || {

@@ -17,6 +17,7 @@ use super::fetched::{BytesProvedBy, FetchedManifest};
 use super::freshness::{self, Decision, Revalidation};
 use super::recorded::RecordedTags;
 use super::stored::StoredManifests;
+use crate::pull::access::digest_answers::AnswerNumber;
 use crate::pull::access::rights::Use;
 use crate::pull::access::{Absence, Access, Purpose, Subject};
 use crate::pull::answer::{AnswerSource, ManifestAnswer};
@@ -251,10 +252,7 @@ impl Tags {
             Decision::Withhold(record, error) => {
                 if absence.is_certain() {
                     self.forget_record(repository, tag).await;
-                    // It may name another manifest by now; then this one is asked for by its digest.
-                    let named = inner.access.membership().question_after(before, repository, record.digest);
-                    named.record_no().await;
-                    inner.stored.is_still_member(repository, record.digest).await;
+                    self.forget_named(repository, record.digest, before).await;
                 }
                 Err(error.into())
             }
@@ -265,6 +263,14 @@ impl Tags {
                 inner.recorded.record_if_open_to_all(context, tag, error.into()).await
             }
         }
+    }
+
+    /// Ends the membership of what a tag named that is withheld, by an answer whose question came after `before`. The
+    /// tag may name another manifest by now; then this one is asked for by its digest.
+    async fn forget_named(&self, repository: &Repository, named: Digest, before: AnswerNumber) {
+        let inner = &*self.0;
+        inner.access.membership().question_after(before, repository, named).record_no().await;
+        inner.stored.is_still_member(repository, named).await;
     }
 
     /// Forgets what a tag named, here and in what nodes share.

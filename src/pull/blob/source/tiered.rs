@@ -41,7 +41,7 @@ enum Confirmation {
     /// Both are proved; or they were, and the registry cannot be asked.
     Proved,
     /// The registry has the blob, by its answer of now to this question.
-    Answered(BlobHead, DigestQuestion),
+    Answered(BlobHead, Box<DigestQuestion>),
     /// The registry took too long.
     Late,
     /// The registry does not confirm it.
@@ -217,7 +217,7 @@ impl WholeBlob<'_> {
         match tokio::time::timeout(CONFIRM_WAIT, confirming).await {
             Ok(Ok(head)) => {
                 self.source.slow().forget(registry);
-                Confirmation::Answered(head, question)
+                Confirmation::Answered(head, Box::new(question))
             }
             Ok(Err(error)) if declared.is_some() && self.holds(&error).await => Confirmation::Proved,
             Ok(Err(error)) => {
