@@ -11,9 +11,12 @@ pub(super) mod aliases;
 pub(super) mod cache;
 pub(super) mod changed_tags;
 mod closed;
+mod deferred_grants;
 pub(super) mod expire;
 pub(super) mod file;
 pub(super) mod grants;
+mod inodes;
+mod kept_grants;
 mod later;
 pub(super) mod members;
 pub(super) mod outages;
@@ -25,7 +28,7 @@ pub(super) mod walk;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::reference::{Digest, Principal, Registry, Repository, Tag};
+use crate::reference::{Digest, Registry, Repository, Tag};
 use crate::store::disk::blocking;
 use crate::store::error::Error;
 use crate::store::layout::Layout;
@@ -33,6 +36,8 @@ use crate::store::layout::write_behind::WriteBehind;
 use crate::store::records::aliases::SynthesizedIndex;
 use crate::store::records::cache::RecordsCache;
 use crate::store::records::changed_tags::ChangedTags;
+use crate::store::records::deferred_grants::DeferredGrants;
+use crate::store::records::inodes::InodeShortage;
 use crate::store::records::members::Member;
 use crate::store::records::pending_tags::PendingTags;
 use crate::store::records::tags::TagRecord;
@@ -49,6 +54,8 @@ pub struct Records {
     changed_tags: Arc<ChangedTags>,
     cache: Arc<RecordsCache>,
     pending_tags: Arc<PendingTags>,
+    deferred_grants: DeferredGrants,
+    inodes: InodeShortage,
     writes: WriteBehind,
 }
 
@@ -62,8 +69,21 @@ impl Records {
             changed_tags: Arc::new(ChangedTags::new()),
             cache: Arc::default(),
             pending_tags: Arc::default(),
+            deferred_grants: DeferredGrants::default(),
+            inodes: InodeShortage::default(),
             writes,
         }
+    }
+
+    /// From now on `is_short` says whether the filesystem is short of inodes.
+    pub(super) fn ask_for_inodes(&self, is_short: impl Fn() -> bool + Send + Sync + 'static) {
+        self.inodes.ask(is_short);
+    }
+
+    /// Whether something may be recorded of `repository`: where inodes are short, one that has no directory gets none,
+    /// and what would be recorded is in memory alone. Blocks.
+    fn may_record(&self, repository: &Repository) -> bool {
+        self.layout.marked(repository, "").is_dir() || !self.inodes.is_there()
     }
 
     /// The clock that records are dated by.
@@ -125,6 +145,7 @@ impl Records {
         let add = move || {
             let added = members::add(&this.layout, &repository, &digest, &member);
             this.cache.forget_member(&repository, &digest);
+            this.write_grants_later(&repository);
             added
         };
         blocking::record(self.layout.calls(), add).await
@@ -193,44 +214,6 @@ impl Records {
             self.cache.forget_all();
         }
         removed
-    }
-
-    /// The principals that upstream let read `repository`, and when it last did; `None` if the disk does not say.
-    pub async fn grants(&self, repository: &Repository) -> Option<Vec<(Principal, Timestamp)>> {
-        let (this, repository) = (self.clone(), repository.clone());
-        blocking::find(self.layout.calls(), move || Some(grants::all(&this.layout, &repository))).await
-    }
-
-    /// Ends the grant of `principal` on `repository`, durably, also if the caller gives up: there is one for each grant
-    /// that ends.
-    ///
-    /// # Errors
-    /// The disk. [`Error::Hangs`]: it ends when the disk goes on.
-    pub async fn remove_grant(&self, repository: &Repository, principal: Principal) -> Result<(), Error> {
-        let (this, repository) = (self.clone(), repository.clone());
-        self.writes.run_surely(move || grants::remove(&this.layout, &repository, &principal)).await
-    }
-
-    /// Ends every grant on `repository`, or on all repositories, also if the caller gives up; returns how many there
-    /// were. `done` is called when none is left on the disk.
-    ///
-    /// # Errors
-    /// The disk; some grants may have ended before. [`Error::Hangs`]: they end when it goes on.
-    pub async fn revoke(
-        &self,
-        repository: Option<&Repository>,
-        done: impl FnOnce() + Send + 'static,
-    ) -> Result<usize, Error> {
-        let (this, repository) = (self.clone(), repository.cloned());
-        let remove = move || {
-            let removed = match repository {
-                Some(repository) => grants::remove_of(&this.layout, &repository),
-                None => grants::remove_all(&this.layout),
-            }?;
-            done();
-            Ok(removed)
-        };
-        self.writes.run_surely(remove).await
     }
 
     /// Since when `registry` has been unreachable, if that was recorded.
@@ -302,6 +285,7 @@ impl Records {
                 this.changed_tags.record(&repository, &tag);
             }
             this.pending_tags.forget(&repository, &tag, added);
+            this.write_grants_later(&repository);
             Ok(())
         };
         self.writes.run(write).await
@@ -390,7 +374,11 @@ impl Records {
         index: &SynthesizedIndex,
     ) -> Result<(), Error> {
         let (this, repository, index) = (self.clone(), repository.clone(), index.clone());
-        let set = move || aliases::set_synthesized(&this.layout, &repository, &index, this.clock.now());
+        let set = move || {
+            aliases::set_synthesized(&this.layout, &repository, &index, this.clock.now())?;
+            this.write_grants_later(&repository);
+            Ok(())
+        };
         blocking::record(self.layout.calls(), set).await
     }
 }
