@@ -11,12 +11,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::fetch::FetchedParts;
+use super::fetch::{self, FetchedParts, PlacesOf};
+use crate::pull::blob::places::Places;
+use crate::pull::blob::room::Room;
 use crate::pull::blob::vouched::Vouched;
 use crate::pull::context::PullContext;
 use crate::pull::metrics::Metrics;
 use crate::reference::{Digest, Principal, Registry, Repository};
-use crate::store::{Ingest, Owner, Store};
+use crate::store::{Ingest, Store};
 use crate::support::bounded_map::BoundedMap;
 use crate::support::tasks::Tasks;
 
@@ -39,6 +41,7 @@ pub(crate) struct Partials {
     store: Store,
     tasks: Tasks,
     metrics: Arc<Metrics>,
+    places: Places,
     blobs: Arc<Mutex<Blobs>>,
 }
 
@@ -67,7 +70,7 @@ impl Partials {
     /// Parts that are kept in `store`, each received on one of `tasks`.
     pub(crate) fn new(store: Store, tasks: Tasks, metrics: Arc<Metrics>) -> Self {
         let blobs = Blobs { partials: BoundedMap::new(BLOBS_MAX), is_swept: false };
-        Self { store, tasks, metrics, blobs: Arc::new(Mutex::new(blobs)) }
+        Self { store, tasks, metrics, places: fetch::places(), blobs: Arc::new(Mutex::new(blobs)) }
     }
 
     /// The parts of a blob, if the registry vouched for the caller. Whether its right is fresh is for the user of this
@@ -91,17 +94,20 @@ impl Partials {
         context: &PullContext,
         digest: Digest,
         size: u64,
-        owner: Owner,
+        room: &Room,
         _vouched: Vouched,
     ) -> Option<Arc<Partial>> {
         let known = self.get(context, digest);
         let partial = match known {
             Some(partial) => partial,
             None => {
-                let blob = self.store.begin_partial(digest, size, owner).await.ok()?;
+                let registry = context.repository().registry().clone();
+                let blob = self.store.begin_partial(digest, size, room.owner(&registry)).await.ok()?;
+                let (places, is_named) = (self.places.clone(), room.is_named(&registry));
+                let places = PlacesOf { places, registry, is_named };
                 let (tasks, metrics) = (self.tasks.clone(), Arc::clone(&self.metrics));
                 let partial = Arc::new(Partial {
-                    parts: FetchedParts::new(blob, digest, tasks, metrics),
+                    parts: FetchedParts::new(blob, digest, places, tasks, metrics),
                     size,
                     callers: Mutex::default(),
                     asked_at: Mutex::new(Instant::now()),
