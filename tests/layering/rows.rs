@@ -90,7 +90,7 @@ pub(crate) const WITHIN: &[(&str, &[&[&str]])] = &[
             &["records/expire"],
             &["records"],
             &["records/kept_grants"],
-            &["records/closed", "records/later"],
+            &["records/closed", "records/content_records", "records/later"],
             &["index/last_access", "index/totals"],
             &["index/evictions", "index/slots"],
             &["index/cursors"],

@@ -1,5 +1,5 @@
-//! Whether the filesystem is short of inodes, as the records ask before a repository gets its first directory: there may
-//! be a hundred for one name.
+//! Whether the filesystem is short of inodes, as the records ask before a repository gets its first directory: one name
+//! may take a hundred.
 
 use std::sync::{Arc, OnceLock};
 

@@ -11,6 +11,7 @@ pub(super) mod aliases;
 pub(super) mod cache;
 pub(super) mod changed_tags;
 mod closed;
+mod content_records;
 mod deferred_grants;
 pub(super) mod expire;
 pub(super) mod file;
@@ -129,26 +130,6 @@ impl Records {
             self.cache.add_received(registry.clone(), digest, read_at);
         }
         is_received
-    }
-
-    /// Records that `repository` may serve `digest`.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn add_member(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        member: Member,
-    ) -> Result<(), Error> {
-        let (this, repository) = (self.clone(), repository.clone());
-        let add = move || {
-            let added = members::add(&this.layout, &repository, &digest, &member);
-            this.cache.forget_member(&repository, &digest);
-            this.write_grants_later(&repository);
-            added
-        };
-        blocking::record(self.layout.calls(), add).await
     }
 
     /// Ends the membership of `digest` in `repository`, durably, also if the caller gives up.
@@ -270,27 +251,6 @@ impl Records {
         blocking::find(self.layout.calls(), find).await
     }
 
-    /// Records that upstream has confirmed `digest` as that of `tag`, just now.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn confirm_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) -> Result<(), Error> {
-        let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
-        let record = TagRecord { digest, confirmed_at: this.clock.now() };
-        let added = self.pending_tags.added();
-        let write = move || {
-            let is_written = this.write_tag(&this.layout, &repository, &tag, record);
-            this.cache.forget_tag(&repository, &tag);
-            if is_written? {
-                this.changed_tags.record(&repository, &tag);
-            }
-            this.pending_tags.forget(&repository, &tag, added);
-            this.write_grants_later(&repository);
-            Ok(())
-        };
-        self.writes.run(write).await
-    }
-
     /// Writes the record of a tag by `layout`, unless it says the same and is recent; returns whether it did. One that
     /// is going to be replaced in the same batch is not recent. Blocks.
     fn write_tag(
@@ -362,24 +322,6 @@ impl Records {
         let (this, repository) = (self.clone(), repository.clone());
         blocking::find(self.layout.calls(), move || aliases::synthesized(&this.layout, &repository, &digest))
             .await
-    }
-
-    /// Records an index that was synthesized for `repository`.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn set_synthesized_index(
-        &self,
-        repository: &Repository,
-        index: &SynthesizedIndex,
-    ) -> Result<(), Error> {
-        let (this, repository, index) = (self.clone(), repository.clone(), index.clone());
-        let set = move || {
-            aliases::set_synthesized(&this.layout, &repository, &index, this.clock.now())?;
-            this.write_grants_later(&repository);
-            Ok(())
-        };
-        blocking::record(self.layout.calls(), set).await
     }
 }
 

@@ -3,8 +3,8 @@
 //! Promises: [`WINDOWS_MAX`] windows together hold at most [`MEMORY_MAX`] bytes, and [`CLIENTS_MAX`] clients that go on
 //! past the disk by themselves no more than [`OWN_BYTES`] each where the rest is taken, 48 MiB; each has [`OWN_BYTES`]
 //! that no other takes, and of the rest no more than an equal share of those that are there when it asks. A registry
-//! cannot take more than the windows that it has places for (`places`). What is kept beside the bytes is in proportion to
-//! them, however small the pieces are in which they come ([`joined`]). Deliberately not here: what is done with too
+//! cannot take more than the windows that it has places for (`places`). What is kept beside the bytes is in proportion
+//! to them, however small the pieces are in which they come ([`joined`]). Deliberately not here: what is done with too
 //! little memory (`window`).
 
 use std::sync::Arc;
