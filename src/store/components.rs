@@ -69,6 +69,8 @@ impl Components {
         let quarantine = QuarantineFiles::new(layout.clone(), metrics.quarantine_bytes.clone());
         quarantine.measure();
         let admission = Arc::new(Admission::new(budget, probe_disk, index.clone(), quarantine));
+        let asked = Arc::downgrade(&admission);
+        records.ask_for_inodes(move || asked.upgrade().is_some_and(|asked| asked.is_short_of_inodes()));
         let (caching, failing) = (metrics.caching.clone(), metrics.disk_failing.clone());
         layout.calls().mirror_in(metrics.disk_hanging.clone());
         let health = Arc::new(Health::new(clock.clone(), layout.calls().clone(), caching, failing));

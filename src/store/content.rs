@@ -105,6 +105,7 @@ impl Store {
 
     fn end_commit(&self, verified: Verified, repository: &Repository, outcome: Outcome) -> Result<(), Error> {
         self.0.records.note_received(repository, &verified.digest());
+        self.0.records.write_grants_later(repository);
         self.0.blobs.end_commit(verified, outcome).inspect_err(|error| self.record_failure(error))
     }
 
@@ -181,12 +182,15 @@ impl Store {
             let staged = received.and_then(|verified| {
                 store.stage(staging, &verified, repository, Some(member)).map(|()| verified)
             });
+            // With the first content of a repository.
+            let grants = staged.is_ok().then(|| store.0.records.stage_grants(staging, repository));
             let (verified, staged) = match staged {
                 Ok(verified) => (Some(verified), Ok(())),
                 Err(error) => (None, Err(error)),
             };
             let WholeContent { repository, digest, .. } = content;
             let end = move |outcome| {
+                grants.iter().for_each(|grants| grants.end(&outcome));
                 let written = match (verified, outcome) {
                     (Some(verified), outcome) => store.end_commit(verified, &repository, outcome),
                     (None, Outcome::Failed(error)) => {

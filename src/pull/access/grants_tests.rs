@@ -47,6 +47,8 @@ async fn a_grant_outlives_a_restart_and_a_revoked_one_does_not() {
     let (store, clock, _directory) = for_tests::store();
     let app: Repository = "reg.test/app".parse().unwrap();
     let [one, two] = [1, 2].map(|n| Principal::new(PrincipalKind::Caller, [n; 16]));
+    // What the grants open: they are on the disk beside it.
+    for_tests::remember_blob(&store, "reg.test/app", b"x").await;
     let grants = Grants::new(store.records().clone());
     record(&grants, &app, one).await;
     record(&grants, &app, two).await;

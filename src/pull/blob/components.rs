@@ -63,7 +63,7 @@ impl Components {
         let tier = names.tier().clone();
         let source = BlobSource::new(access.clone(), Arc::clone(&registries), names);
         let room = Room::new(config.clone(), store.clone());
-        let partials = Partials::new(store.clone(), tasks.clone(), Arc::clone(&metrics));
+        let partials = Partials::new(store.clone(), config.clone(), tasks.clone(), Arc::clone(&metrics));
         let memory = WindowMemory::default();
         let segments = Segments::new(source.clone(), config.clone(), tasks.clone(), Arc::clone(&metrics));
         let filler = Filler {

@@ -6,17 +6,19 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::ops::Bound;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::Layout;
 use super::files::{
     create, fill_and_publish, rename, rename_at_failpoints, sync_directory, write_and_publish,
 };
 use super::staged::{Staged, StagedFile};
+use super::{Layout, MEMBERS, SYNTHESIZED, TAGS};
+use crate::reference::Repository;
 use crate::store::disk::failpoints;
 use crate::store::error::Error;
 
@@ -39,6 +41,25 @@ impl Layout {
     /// Whether a file gets the name `path` before what is staged does: what is there now will not be there then.
     pub(crate) fn is_written_earlier(&self, path: &Path) -> bool {
         self.staged.as_ref().is_some_and(|staged| staged.lock().earlier.lock().contains(path))
+    }
+
+    /// Whether a file below `directory` gets its name before what is staged does.
+    fn is_any_written_earlier(&self, directory: &Path) -> bool {
+        self.staged.as_ref().is_some_and(|staged| {
+            let staged = staged.lock();
+            let earlier = staged.earlier.lock();
+            let first = earlier.range::<Path, _>((Bound::Excluded(directory), Bound::Unbounded)).next();
+            first.is_some_and(|path| path.starts_with(directory))
+        })
+    }
+
+    /// Whether there are records that name content of `repository`, or there will be before what is staged gets its
+    /// names.
+    pub(crate) fn names_content(&self, repository: &Repository) -> bool {
+        [MEMBERS, TAGS, SYNTHESIZED].iter().any(|marker| {
+            let directory = self.marked(repository, marker);
+            directory.is_dir() || self.is_any_written_earlier(&directory)
+        })
     }
 
     /// Writes a small file so that after a crash it is either complete or as it was.

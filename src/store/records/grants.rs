@@ -15,7 +15,7 @@ use crate::support::clock::Timestamp;
 
 /// Grants of one repository at most; a further one replaces the one that was proved longest ago. Every short-lived
 /// token is a new principal.
-const GRANTS_MAX: usize = 256;
+pub(super) const GRANTS_MAX: usize = 256;
 
 #[derive(Serialize, Deserialize)]
 struct GrantFile {

@@ -2,15 +2,13 @@
 //! already.
 
 use super::Records;
-use super::grants;
 use super::members::{self, Member};
 use super::tags::TagRecord;
-use crate::reference::{Digest, Principal, Repository, Tag};
+use crate::reference::{Digest, Repository, Tag};
 use crate::store::error::Error;
 use crate::store::layout::Layout;
 use crate::store::layout::batch::{End, Outcome};
 use crate::store::layout::write_behind::Place;
-use crate::support::clock::Timestamp;
 
 impl Records {
     /// As [`Records::add_member`], in a place behind what is being written already, unless it is known: the answer does
@@ -29,8 +27,14 @@ impl Records {
         let write = move |staging: &Layout| -> (Result<(), Error>, End) {
             let is_known = staging.is_written_earlier(&this.layout.member(&repository, &digest))
                 || members::find(&this.layout, &repository, &digest).is_some();
+            if !is_known && !this.may_record(&repository) {
+                // Readers see it as long as it is in memory.
+                return (Ok(()), Box::new(|_| ()));
+            }
             let staged = if is_known { Ok(()) } else { members::add(staging, &repository, &digest, &member) };
+            let grants = this.stage_grants(staging, &repository);
             let end = move |outcome| {
+                grants.end(&outcome);
                 if is_known {
                     // It may say something else.
                     this.cache.forget_member(&repository, &digest);
@@ -52,29 +56,6 @@ impl Records {
         self.writes.place().await
     }
 
-    /// Records that upstream let `principal` read `repository` at `proved_at`, in a place behind what is being written
-    /// already: the answer does not wait for the disk. A grant that is ended later does not return.
-    pub fn set_grant_later(
-        &self,
-        place: Place<'_>,
-        repository: &Repository,
-        principal: Principal,
-        proved_at: Timestamp,
-    ) {
-        let repository = repository.clone();
-        let write = move |staging: &Layout| -> (Result<(), Error>, End) {
-            let staged = grants::set(staging, &repository, &principal, proved_at);
-            let end = move |outcome| {
-                if let Outcome::Failed(error) = outcome {
-                    let cause = error.cause();
-                    tracing::error!(%repository, %error, cause, "a grant could not be written to disk; it holds until the next start");
-                }
-            };
-            (staged, Box::new(end))
-        };
-        place.stage(Box::new(write));
-    }
-
     /// As [`Records::confirm_tag`], behind what is being written already: the answer does not wait for the disk.
     /// Readers see the record at once. One whose manifest is not in the store by then is kept in memory alone, without
     /// a write that would have to be undone, and so is one where too much waits to be written. Nothing is written if
@@ -93,13 +74,16 @@ impl Records {
         let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
         let write = move |staging: &Layout| -> (Result<(), Error>, End) {
             let manifest = this.layout.blob(&digest);
-            if !staging.is_written_earlier(&manifest) && !manifest.exists() {
+            let is_there = staging.is_written_earlier(&manifest) || manifest.exists();
+            if !is_there || !this.may_record(&repository) {
                 return (Ok(()), Box::new(|_| pending.keep()));
             }
             staging.names(manifest);
             let written = this.write_tag(staging, &repository, &tag, record);
             let (is_new, staged) = (matches!(written, Ok(true)), written.map(drop));
+            let grants = this.stage_grants(staging, &repository);
             let end = move |outcome| {
+                grants.end(&outcome);
                 this.cache.forget_tag(&repository, &tag);
                 match outcome {
                     Outcome::Durable | Outcome::Fragile(_) => {

@@ -11,9 +11,13 @@ pub(super) mod aliases;
 pub(super) mod cache;
 pub(super) mod changed_tags;
 mod closed;
+mod content_records;
+mod deferred_grants;
 pub(super) mod expire;
 pub(super) mod file;
 pub(super) mod grants;
+mod inodes;
+mod kept_grants;
 mod later;
 pub(super) mod members;
 pub(super) mod outages;
@@ -25,7 +29,7 @@ pub(super) mod walk;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::reference::{Digest, Principal, Registry, Repository, Tag};
+use crate::reference::{Digest, Registry, Repository, Tag};
 use crate::store::disk::blocking;
 use crate::store::error::Error;
 use crate::store::layout::Layout;
@@ -33,6 +37,8 @@ use crate::store::layout::write_behind::WriteBehind;
 use crate::store::records::aliases::SynthesizedIndex;
 use crate::store::records::cache::RecordsCache;
 use crate::store::records::changed_tags::ChangedTags;
+use crate::store::records::deferred_grants::DeferredGrants;
+use crate::store::records::inodes::InodeShortage;
 use crate::store::records::members::Member;
 use crate::store::records::pending_tags::PendingTags;
 use crate::store::records::tags::TagRecord;
@@ -49,6 +55,8 @@ pub struct Records {
     changed_tags: Arc<ChangedTags>,
     cache: Arc<RecordsCache>,
     pending_tags: Arc<PendingTags>,
+    deferred_grants: DeferredGrants,
+    inodes: InodeShortage,
     writes: WriteBehind,
 }
 
@@ -62,8 +70,21 @@ impl Records {
             changed_tags: Arc::new(ChangedTags::new()),
             cache: Arc::default(),
             pending_tags: Arc::default(),
+            deferred_grants: DeferredGrants::default(),
+            inodes: InodeShortage::default(),
             writes,
         }
+    }
+
+    /// From now on `is_short` says whether the filesystem is short of inodes.
+    pub(super) fn ask_for_inodes(&self, is_short: impl Fn() -> bool + Send + Sync + 'static) {
+        self.inodes.ask(is_short);
+    }
+
+    /// Whether something may be recorded of `repository`: where inodes are short, one that has no directory gets none,
+    /// and what would be recorded is in memory alone. Blocks.
+    fn may_record(&self, repository: &Repository) -> bool {
+        self.layout.marked(repository, "").is_dir() || !self.inodes.is_there()
     }
 
     /// The clock that records are dated by.
@@ -109,25 +130,6 @@ impl Records {
             self.cache.add_received(registry.clone(), digest, read_at);
         }
         is_received
-    }
-
-    /// Records that `repository` may serve `digest`.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn add_member(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        member: Member,
-    ) -> Result<(), Error> {
-        let (this, repository) = (self.clone(), repository.clone());
-        let add = move || {
-            let added = members::add(&this.layout, &repository, &digest, &member);
-            this.cache.forget_member(&repository, &digest);
-            added
-        };
-        blocking::record(self.layout.calls(), add).await
     }
 
     /// Ends the membership of `digest` in `repository`, durably, also if the caller gives up.
@@ -195,44 +197,6 @@ impl Records {
         removed
     }
 
-    /// The principals that upstream let read `repository`, and when it last did; `None` if the disk does not say.
-    pub async fn grants(&self, repository: &Repository) -> Option<Vec<(Principal, Timestamp)>> {
-        let (this, repository) = (self.clone(), repository.clone());
-        blocking::find(self.layout.calls(), move || Some(grants::all(&this.layout, &repository))).await
-    }
-
-    /// Ends the grant of `principal` on `repository`, durably, also if the caller gives up: there is one for each grant
-    /// that ends.
-    ///
-    /// # Errors
-    /// The disk. [`Error::Hangs`]: it ends when the disk goes on.
-    pub async fn remove_grant(&self, repository: &Repository, principal: Principal) -> Result<(), Error> {
-        let (this, repository) = (self.clone(), repository.clone());
-        self.writes.run_surely(move || grants::remove(&this.layout, &repository, &principal)).await
-    }
-
-    /// Ends every grant on `repository`, or on all repositories, also if the caller gives up; returns how many there
-    /// were. `done` is called when none is left on the disk.
-    ///
-    /// # Errors
-    /// The disk; some grants may have ended before. [`Error::Hangs`]: they end when it goes on.
-    pub async fn revoke(
-        &self,
-        repository: Option<&Repository>,
-        done: impl FnOnce() + Send + 'static,
-    ) -> Result<usize, Error> {
-        let (this, repository) = (self.clone(), repository.cloned());
-        let remove = move || {
-            let removed = match repository {
-                Some(repository) => grants::remove_of(&this.layout, &repository),
-                None => grants::remove_all(&this.layout),
-            }?;
-            done();
-            Ok(removed)
-        };
-        self.writes.run_surely(remove).await
-    }
-
     /// Since when `registry` has been unreachable, if that was recorded.
     pub async fn outage(&self, registry: &Registry) -> Option<Timestamp> {
         let (this, registry) = (self.clone(), registry.clone());
@@ -285,26 +249,6 @@ impl Records {
             records.max_by_key(|record| record.confirmed_at)
         };
         blocking::find(self.layout.calls(), find).await
-    }
-
-    /// Records that upstream has confirmed `digest` as that of `tag`, just now.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn confirm_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) -> Result<(), Error> {
-        let (this, repository, tag) = (self.clone(), repository.clone(), tag.clone());
-        let record = TagRecord { digest, confirmed_at: this.clock.now() };
-        let added = self.pending_tags.added();
-        let write = move || {
-            let is_written = this.write_tag(&this.layout, &repository, &tag, record);
-            this.cache.forget_tag(&repository, &tag);
-            if is_written? {
-                this.changed_tags.record(&repository, &tag);
-            }
-            this.pending_tags.forget(&repository, &tag, added);
-            Ok(())
-        };
-        self.writes.run(write).await
     }
 
     /// Writes the record of a tag by `layout`, unless it says the same and is recent; returns whether it did. One that
@@ -378,20 +322,6 @@ impl Records {
         let (this, repository) = (self.clone(), repository.clone());
         blocking::find(self.layout.calls(), move || aliases::synthesized(&this.layout, &repository, &digest))
             .await
-    }
-
-    /// Records an index that was synthesized for `repository`.
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn set_synthesized_index(
-        &self,
-        repository: &Repository,
-        index: &SynthesizedIndex,
-    ) -> Result<(), Error> {
-        let (this, repository, index) = (self.clone(), repository.clone(), index.clone());
-        let set = move || aliases::set_synthesized(&this.layout, &repository, &index, this.clock.now());
-        blocking::record(self.layout.calls(), set).await
     }
 }
 

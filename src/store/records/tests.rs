@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 
 use super::*;
-use crate::reference::MediaType;
+use crate::reference::{MediaType, Principal, PrincipalKind};
 
 fn records(directory: &tempfile::TempDir) -> Records {
     let layout = Layout::new(directory.path());
@@ -194,4 +194,71 @@ async fn the_end_of_a_right_is_known_after_a_restart_and_a_damaged_mark_counts_a
     assert_eq!(after.closed_at(&other).await, Some(Timestamp(9)));
     std::fs::write(after.layout.closed(&app), "{").unwrap();
     assert_eq!(after.closed_at(&app).await, Some(after.clock().now()));
+}
+
+#[tokio::test]
+async fn a_grant_of_a_repository_without_content_makes_no_directory_and_is_written_with_its_first_content() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = records(&directory);
+    let deep = |n: usize| {
+        Repository::new("evil.test".parse().unwrap(), format!("u{n}{}", "/a".repeat(110)).parse().unwrap())
+    };
+    let (app, who) = (repository(), Principal::new(PrincipalKind::Anonymous, [0; 16]));
+    let prove = async |repository: &Repository| {
+        let place = records.place().await.unwrap();
+        records.set_grant_later(place, repository, who, Timestamp(5));
+    };
+    for n in 0..2_000 {
+        prove(&deep(n).unwrap()).await;
+    }
+    prove(&app).await;
+    records.writes.flush().await;
+    assert!(!records.layout.refs().join("evil.test").exists(), "invented names have directories");
+    assert_eq!(records.grants(&app).await.unwrap(), [(who, Timestamp(5))], "it holds meanwhile");
+
+    let place = records.place().await;
+    records.add_member_later(place, &app, Digest::of(b"x"), Member::Blob);
+    records.writes.flush().await;
+    assert_eq!(grants::all(&records.layout, &app), [(who, Timestamp(5))], "it would not outlive a restart");
+    records.remove_grant(&app, who).await.unwrap();
+    assert_eq!(records.grants(&app).await.unwrap(), []);
+    // One that ended before there is content does not return with it.
+    let other = Repository::new(app.registry().clone(), "team/other".parse().unwrap()).unwrap();
+    prove(&other).await;
+    records.remove_grant(&other, who).await.unwrap();
+    records.add_member(&other, Digest::of(b"x"), Member::Blob).await.unwrap();
+    records.writes.flush().await;
+    assert_eq!(records.grants(&other).await.unwrap(), []);
+    // Revoked with the others, and written with content that another thread records.
+    prove(&deep(0).unwrap()).await;
+    assert!(records.revoke(None, || ()).await.unwrap() >= 1);
+    assert_eq!(records.grants(&deep(0).unwrap()).await.unwrap(), []);
+    let third = Repository::new(app.registry().clone(), "team/third".parse().unwrap()).unwrap();
+    prove(&third).await;
+    records.writes.flush().await;
+    records.stage_received(&records.layout, &third, &Digest::of(b"x"), Some(&Member::Blob)).unwrap();
+    records.write_grants_later(&third);
+    records.writes.flush().await;
+    assert_eq!(grants::all(&records.layout, &third), [(who, Timestamp(5))]);
+}
+
+#[tokio::test]
+async fn where_inodes_are_short_a_new_repository_gets_no_directory_and_an_old_one_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = records(&directory);
+    let (app, new) = (repository(), "reg.test/new".parse::<Repository>().unwrap());
+    records.add_member(&app, Digest::of(b"x"), Member::Blob).await.unwrap();
+    records.ask_for_inodes(|| true);
+    let (blob, tag) = (Digest::of(b"y"), "v1".parse::<Tag>().unwrap());
+    records.layout.make_directory(&records.layout.blobs(crate::reference::Algorithm::Sha256)).unwrap();
+    std::fs::write(records.layout.blob(&blob), "y").unwrap();
+    for repository in [&app, &new] {
+        records.add_member_later(records.place().await, repository, blob, Member::Blob);
+        records.confirm_tag_later(repository, &tag, blob).await;
+    }
+    records.writes.flush().await;
+    assert!(!records.layout.marked(&new, "").exists(), "a new name has directories");
+    assert_eq!(records.member(&new, blob).await, Some(Member::Blob), "it is known all the same");
+    assert_eq!(records.tag(&new, &tag).await.unwrap().digest, blob);
+    assert!(records.layout.tag(&app, &tag).exists() && records.layout.member(&app, &blob).exists());
 }

@@ -10,15 +10,26 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::pull::blob::places::{Place, Places, Shares};
 use crate::pull::blob::source::body::SourceBody;
+use crate::pull::config::Config;
 use crate::pull::error::Error;
 use crate::pull::metrics::{Metrics, PassedBytes};
-use crate::reference::Digest;
+use crate::reference::{Digest, Registry};
 use crate::store::PartialBlob;
+use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 
 /// Parts of one blob that are fetched at the same time; further ones are not kept.
 const FETCHES_MAX: usize = 64;
+/// The same of all blobs, a quarter of them for a registry that the operator did not name: each has a connection that
+/// its client need not wait for.
+const ALL_FETCHES: Shares = Shares::of(256);
+
+/// The places of the parts that are fetched.
+pub(super) fn places(config: Live<Config>) -> Places {
+    Places::new(ALL_FETCHES, config)
+}
 
 /// The parts of one blob that are kept, and those on their way there. Cheap to clone.
 #[derive(Clone)]
@@ -26,8 +37,16 @@ pub(crate) struct FetchedParts {
     blob: PartialBlob,
     digest: Digest,
     coming: Arc<Mutex<Vec<Coming>>>,
+    places: PlacesOf,
     tasks: Tasks,
     metrics: Arc<Metrics>,
+}
+
+/// The places that parts of one registry are fetched in.
+#[derive(Clone)]
+pub(super) struct PlacesOf {
+    pub(super) places: Places,
+    pub(super) registry: Registry,
 }
 
 /// A part on its way, for one who waits for it.
@@ -56,11 +75,18 @@ pub(crate) struct Reservation {
     parts: FetchedParts,
     coming: Coming,
     kept: watch::Sender<u64>,
+    _place: Place,
 }
 
 impl FetchedParts {
-    pub(crate) fn new(blob: PartialBlob, digest: Digest, tasks: Tasks, metrics: Arc<Metrics>) -> Self {
-        Self { blob, digest, coming: Arc::default(), tasks, metrics }
+    pub(super) fn new(
+        blob: PartialBlob,
+        digest: Digest,
+        places: PlacesOf,
+        tasks: Tasks,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { blob, digest, coming: Arc::default(), places, tasks, metrics }
     }
 
     /// What is kept.
@@ -81,12 +107,14 @@ impl FetchedParts {
         if all.len() == FETCHES_MAX {
             return Reserved::Full;
         }
+        let PlacesOf { places, registry } = &self.places;
+        let Some(place) = places.take(registry) else { return Reserved::Full };
         let next_coming = all.iter().map(|coming| coming.start).filter(|next| *next > start).min();
         let end = [self.blob.next_from(start), next_coming].into_iter().flatten().fold(end, u64::min);
         let (kept, receiver) = watch::channel(start);
         let coming = Coming { start, end, kept: receiver };
         all.push(coming.clone());
-        Reserved::New(Reservation { parts: self.clone(), coming, kept })
+        Reserved::New(Reservation { parts: self.clone(), coming, kept, _place: place })
     }
 }
 
@@ -157,12 +185,42 @@ mod tests {
     use crate::pull::for_tests;
     use crate::store::Owner;
 
+    /// All places, where the operator named `reg.test`.
+    fn all_places() -> Places {
+        let named = ["reg.test".parse().unwrap()].into();
+        places(Live::new(Config { named, ..Config::default() }))
+    }
+
+    fn of(registry: &str, places: &Places) -> PlacesOf {
+        PlacesOf { places: places.clone(), registry: registry.parse().unwrap() }
+    }
+
+    #[tokio::test]
+    async fn parts_of_a_strangers_blobs_are_fetched_in_its_share_of_the_places_however_many_blobs_it_has() {
+        let ((store, _clock, _directory), all) = (for_tests::store(), all_places());
+        let mut taken = Vec::new();
+        for (n, name) in [(0, "evil.test"), (1, "a.evil.test"), (2, "evil.test"), (3, "reg.test")] {
+            let digest = Digest::of(&[n]);
+            let owner = Owner::unlimited(&name.parse().unwrap());
+            let blob = store.begin_partial(digest, 1_000, owner).await.unwrap();
+            let (places, tasks) = (of(name, &all), Tasks::default());
+            let parts = FetchedParts::new(blob, digest, places, tasks, for_tests::metrics());
+            let before = taken.len();
+            for at in 0..40 {
+                if let Reserved::New(part) = parts.reserve(at * 10, at * 10 + 10) {
+                    taken.push(part);
+                }
+            }
+            assert_eq!(taken.len() - before, [40, 24, 0, 40][usize::from(n)], "{name}");
+        }
+    }
+
     #[tokio::test]
     async fn no_byte_that_is_kept_or_on_its_way_is_reserved_again() {
         let ((store, _clock, _directory), metrics) = (for_tests::store(), for_tests::metrics());
         let (digest, owner) = (Digest::of(b"x"), Owner::unlimited(&"reg.test".parse().unwrap()));
         let blob = store.begin_partial(digest, 1_000, owner).await.unwrap();
-        let parts = FetchedParts::new(blob, digest, Tasks::default(), metrics);
+        let parts = FetchedParts::new(blob, digest, of("reg.test", &all_places()), Tasks::default(), metrics);
         assert!(parts.blob().keep(100, Bytes::from_static(&[1; 50])).await.unwrap());
         let reserved = |start, end| match parts.reserve(start, end) {
             Reserved::New(part) => Some(part),

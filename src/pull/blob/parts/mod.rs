@@ -198,7 +198,6 @@ impl Parts {
         range: BlobRange,
         declared: Option<u64>,
     ) -> Result<Option<FoundPart>, Error> {
-        let registry = context.repository().registry();
         let has_room = self.has_room(context, digest, range, declared).await;
         let (body, size) =
             match self.ranges.open(context, digest, Wanted { range, declared, has_room }).await? {
@@ -214,8 +213,7 @@ impl Parts {
         let Some(vouched) = self.source.vouched_if_asked(context, digest, &body).await else {
             return not_kept(body);
         };
-        let owner = self.room.owner(registry);
-        let Some(partial) = self.partials.begin(context, digest, size, owner, vouched).await else {
+        let Some(partial) = self.partials.begin(context, digest, size, &self.room, vouched).await else {
             return not_kept(body);
         };
         let (from, until) = (body.begun_at(), body.until().map_or(size, |until| until.min(size)));

@@ -11,13 +11,17 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::fetch::FetchedParts;
+use super::fetch::{self, FetchedParts, PlacesOf};
+use crate::pull::blob::places::Places;
+use crate::pull::blob::room::Room;
 use crate::pull::blob::vouched::Vouched;
+use crate::pull::config::Config;
 use crate::pull::context::PullContext;
 use crate::pull::metrics::Metrics;
 use crate::reference::{Digest, Principal, Registry, Repository};
-use crate::store::{Ingest, Owner, Store};
+use crate::store::{Ingest, Store};
 use crate::support::bounded_map::BoundedMap;
+use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 
 /// Blobs of which parts are kept: each holds a file open.
@@ -39,6 +43,7 @@ pub(crate) struct Partials {
     store: Store,
     tasks: Tasks,
     metrics: Arc<Metrics>,
+    places: Places,
     blobs: Arc<Mutex<Blobs>>,
 }
 
@@ -65,9 +70,9 @@ fn key_of(context: &PullContext, digest: Digest) -> Key {
 
 impl Partials {
     /// Parts that are kept in `store`, each received on one of `tasks`.
-    pub(crate) fn new(store: Store, tasks: Tasks, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(store: Store, config: Live<Config>, tasks: Tasks, metrics: Arc<Metrics>) -> Self {
         let blobs = Blobs { partials: BoundedMap::new(BLOBS_MAX), is_swept: false };
-        Self { store, tasks, metrics, blobs: Arc::new(Mutex::new(blobs)) }
+        Self { store, tasks, metrics, places: fetch::places(config), blobs: Arc::new(Mutex::new(blobs)) }
     }
 
     /// The parts of a blob, if the registry vouched for the caller. Whether its right is fresh is for the user of this
@@ -91,17 +96,19 @@ impl Partials {
         context: &PullContext,
         digest: Digest,
         size: u64,
-        owner: Owner,
+        room: &Room,
         _vouched: Vouched,
     ) -> Option<Arc<Partial>> {
         let known = self.get(context, digest);
         let partial = match known {
             Some(partial) => partial,
             None => {
-                let blob = self.store.begin_partial(digest, size, owner).await.ok()?;
+                let registry = context.repository().registry().clone();
+                let blob = self.store.begin_partial(digest, size, room.owner(&registry)).await.ok()?;
+                let places = PlacesOf { places: self.places.clone(), registry };
                 let (tasks, metrics) = (self.tasks.clone(), Arc::clone(&self.metrics));
                 let partial = Arc::new(Partial {
-                    parts: FetchedParts::new(blob, digest, tasks, metrics),
+                    parts: FetchedParts::new(blob, digest, places, tasks, metrics),
                     size,
                     callers: Mutex::default(),
                     asked_at: Mutex::new(Instant::now()),
