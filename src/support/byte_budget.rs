@@ -39,7 +39,7 @@ pub struct Reservation(Permits);
 
 /// What is reserved for content that may be small; at first nothing.
 #[derive(Debug, Default)]
-pub struct Reserved(Option<Reservation>);
+pub struct Reserved(Option<(Reservation, usize)>);
 
 /// Memory was not free in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl<K: Hash + Eq + Clone> ByteBudget<K> {
         if nothing.covers(bytes) {
             return Ok(nothing);
         }
-        Ok(Reserved(Some(self.reserve_within(&key(), bytes, wait).await?)))
+        Ok(Reserved(Some((self.reserve_within(&key(), bytes, wait).await?, bytes))))
     }
 
     /// The share of a key.
@@ -130,22 +130,28 @@ impl Reservation {
 }
 
 impl Reserved {
+    /// Whether nothing is reserved.
+    pub fn is_nothing(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Whether content of `bytes` needs no other reservation.
     pub fn covers(&self, bytes: usize) -> bool {
-        self.0.is_some() || bytes <= UNRESERVED_BYTES
+        bytes <= self.0.as_ref().map_or(UNRESERVED_BYTES, |(_, reserved)| *reserved)
     }
 
     /// Keeps no more than `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
-        if let Some(reserved) = &mut self.0 {
-            reserved.shrink(bytes);
+        if let Some((reservation, reserved)) = &mut self.0 {
+            reservation.shrink(bytes);
+            *reserved = bytes.min(*reserved);
         }
     }
 
     /// As [`Reservation::hold`].
     pub fn hold(self, bytes: Bytes) -> Bytes {
         match self.0 {
-            Some(reserved) => reserved.hold(bytes),
+            Some((reservation, _)) => reservation.hold(bytes),
             None => bytes,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a module of Larder: no registry protocol, no store, no configuration.
 
+pub mod addresses;
 pub mod authorities;
 pub mod body_chunk;
 pub mod bounded_map;

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use http_body_util::BodyExt;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -32,6 +34,7 @@ use tower::Service;
 use super::config::Config;
 use super::error::BuildError;
 use super::network::{Io, Reach};
+use crate::support::addresses::tried;
 use crate::support::authorities::Authorities;
 use crate::support::proxies::Proxies;
 
@@ -130,10 +133,33 @@ fn authorities(file: Option<&Path>) -> Result<Authorities, BuildError> {
     Ok(authorities)
 }
 
+/// The first few addresses of each family that `R` resolves a name to: the names of some stores have many, among which
+/// the time for connecting would be divided.
+#[derive(Clone)]
+struct FewAddresses<R>(R);
+
+impl<R> Service<Name> for FewAddresses<R>
+where
+    R: Service<Name, Response: IntoIterator<Item = SocketAddr>, Future: Send + 'static>,
+{
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = R::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, R::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), R::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let found = self.0.call(name);
+        Box::pin(async move { Ok(tried(found.await?).into_iter()) })
+    }
+}
+
 /// Connects to the store, directly or through the operator's proxies.
 #[derive(Clone)]
 struct Dialer {
-    direct: HttpConnector,
+    direct: HttpConnector<FewAddresses<GaiResolver>>,
     /// `None` without any.
     proxies: Option<Arc<Proxies>>,
     reach: Reach,
@@ -141,7 +167,7 @@ struct Dialer {
 
 impl Dialer {
     fn new(config: &Config) -> Self {
-        let mut direct = HttpConnector::new();
+        let mut direct = HttpConnector::new_with_resolver(FewAddresses(GaiResolver::new()));
         direct.enforce_http(false);
         direct.set_nodelay(true);
         direct.set_connect_timeout(Some(config.connect_timeout));
@@ -230,5 +256,23 @@ impl Write for Link {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bucket_with_many_addresses_leaves_each_its_part_of_the_time() {
+        let found =
+            |n: u8| [([192, 0, 2, n], 443).into(), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into()], 443).into()];
+        let all: Vec<SocketAddr> = (1..=20).flat_map(found).collect();
+        let dns = tower::service_fn(move |_: Name| std::future::ready(Ok::<_, Infallible>(all.clone())));
+        let handed_on: Vec<_> =
+            FewAddresses(dns).call("bucket.test".parse().unwrap()).await.unwrap().collect();
+        assert_eq!(handed_on, (1..=3).flat_map(found).collect::<Vec<_>>(), "the first of each family");
     }
 }

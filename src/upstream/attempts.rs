@@ -103,7 +103,8 @@ impl Attempts {
 
     /// What `read` makes of the response of the first endpoint that has one. While none can be connected to, they are
     /// tried again and again if the request has the patience, unless that has been so for longer than any request
-    /// waits; a few times while they answer 502 to 504, close the connection, or their name server fails.
+    /// waits; a few times while they answer 502 to 504, close the connection, their name server fails, or this node has
+    /// no descriptors.
     async fn first_answer<T, F>(
         &self,
         request: &RegistryRequest<'_>,

@@ -249,6 +249,23 @@ async fn however_a_registry_is_gone_for_a_moment_no_pull_fails_and_it_gets_few_r
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_moment_without_descriptors_fails_no_pull_and_a_longer_one_is_no_outage() {
+    let begun = Instant::now();
+    let world = World::new(move |_| {
+        if begun.elapsed() < Duration::from_millis(1_500) { Outcome::NodeIsShort } else { status(200) }
+    });
+    let error = world.request(Need::Delivery).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(1), "a client that can wait for it itself is told at once");
+    assert!(error.is_overloaded() && !error.is_outage(), "{error}");
+    world.patient_request().await.unwrap();
+
+    let world = World::new(|_| Outcome::NodeIsShort);
+    let error = world.patient_request().await.unwrap_err();
+    assert!(error.is_overloaded() && !error.is_outage(), "{error}");
+    assert!(world.counts().1 <= 8, "{:?}", world.counts());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_registry_answers_is_not_asked_again_and_again() {
     let unknown_name = || Outcome::Fails(ConnectStage::Dns, "Name or service not known");
     for code in [0, 400, 403, 404, 500, 501] {

@@ -96,8 +96,8 @@ impl From<Error> for NotWhole {
 /// All of a body of at most `bytes_max` bytes, when it takes no longer than `wait`.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a larger body, [`Error::Unreachable`] for one that stalls or breaks off,
-/// [`Error::Overloaded`] without memory for it.
+/// [`Error::Invalid`] for a larger body, or a large one that is longer than declared; [`Error::Unreachable`] for one
+/// that stalls or breaks off; [`Error::Overloaded`] without memory for it.
 pub(super) async fn read_whole(
     mut chunks: Chunks,
     bytes_max: usize,
@@ -129,6 +129,11 @@ pub(super) async fn read_whole(
                     return Err(Error::Invalid { host: chunks.host, why }.into());
                 }
                 if !reserved.covers(here) {
+                    // Of two headers that frame a body, HTTP follows `Transfer-Encoding`.
+                    if !reserved.is_nothing() {
+                        let why = "a body longer than its Content-Length".to_owned();
+                        return Err(Error::Invalid { host: chunks.host, why }.into());
+                    }
                     let size = memory.size_of(here, bytes_max);
                     let owner = || memory.registry.owner_domain();
                     let overloaded = |_| Error::Overloaded {
@@ -270,6 +275,23 @@ mod tests {
                 matches!(error, Error::Overloaded { limit: NodeLimit::ManifestMemory, .. })
             };
             assert_eq!((read.is_ok(), read.as_ref().is_err_and(is_limit)), (is_read, !is_read), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_takes_no_more_memory_than_its_registry_declared() {
+        let (budget, registry) = (ByteBudget::new(300_000, 300_000), "reg.test".parse().unwrap());
+        for (declared, bytes, is_read) in
+            [(262_145, 1 << 20, false), (100, 1 << 20, false), (290_000, 290_000, true), (100, 1_000, true)]
+        {
+            let memory = Memory { budget: &budget, registry: &registry, declared: Some(declared) };
+            let frames = vec![0; bytes];
+            let frames: Vec<_> =
+                frames.chunks(8_192).map(Bytes::copy_from_slice).map(Frame::data).map(Ok).collect();
+            let body = BodyExt::boxed(StreamBody::new(stream::iter(frames)));
+            let read = read_whole(chunks(body).0, 1 << 24, WAIT, &memory).await;
+            let is_invalid = matches!(read, Err(NotWhole { error: Error::Invalid { .. }, .. }));
+            assert_eq!((read.is_ok(), is_invalid), (is_read, !is_read), "{bytes} for {declared}");
         }
     }
 

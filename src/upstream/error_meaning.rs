@@ -64,7 +64,8 @@ impl Error {
         matches!(self, Self::Unreachable { stage: ConnectStage::Connect, .. })
     }
 
-    /// Whether the registry was not there, or what is in front of it said so: it may be back in a moment.
+    /// Whether the registry was not there, or what is in front of it said so: it may be back in a moment. So may
+    /// descriptors of this node.
     pub(super) fn is_moment_away(&self) -> bool {
         match self {
             Self::Unreachable { stage: ConnectStage::Connect | ConnectStage::Head, .. } => true,
@@ -74,6 +75,7 @@ impl Error {
             }
             // A pause that it names is waited for.
             Self::ServerError { status, .. } => matches!(status, 502..=504),
+            Self::Overloaded { limit: NodeLimit::Machine, .. } => true,
             _ => false,
         }
     }

@@ -61,7 +61,7 @@ pub enum Patience {
     /// The request fails at once: its client can ask the registry itself, or there is something older to serve.
     None,
     /// Connecting is tried again for as long as a client waits, and what answers 502 to 504 or closes the connection a
-    /// few times: an upstream that is gone for a moment fails no pull.
+    /// few times, as where this node has no descriptors: what is gone for a moment fails no pull.
     Wait,
 }
 

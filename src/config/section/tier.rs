@@ -67,7 +67,8 @@ section! {
     /// daemon's user can read.
     restart cluster_key: Option<PathBuf> = path(), |_| None, example "\"/etc/larder/cluster.key\"";
 
-    /// How long a connection may take to open.
+    /// How long connecting to the addresses of a name may take together. At most three of IPv4 and three of IPv6 are
+    /// tried, and each has an equal part of this, so a third at least.
     restart connect_timeout: Duration = span(MILLISECOND..=TIMEOUT_MAX), |_| Duration::from_secs(1);
 
     /// From a request to the head of its answer. Then the registry is asked.

@@ -36,12 +36,12 @@ pub(crate) struct Grant {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct ProvedRight {
+struct DatedProof {
     proved: Moment,
     written_at: Option<Timestamp>,
 }
 
-impl ProvedRight {
+impl DatedProof {
     fn is_to_be_written(&self, now: Timestamp) -> bool {
         self.written_at.is_none_or(|at| at > now || at.age_at(self.proved.at) >= RENEWAL)
     }
@@ -49,14 +49,14 @@ impl ProvedRight {
 
 /// The proofs for one repository.
 struct Proofs {
-    by_principal: BoundedMap<Principal, ProvedRight>,
+    by_principal: BoundedMap<Principal, DatedProof>,
     /// Whether those on disk are among them.
     are_loaded: bool,
 }
 
 impl Proofs {
     fn grants(&self, now: Timestamp) -> Vec<Grant> {
-        let grant = |(principal, proof): (&Principal, &ProvedRight)| Grant {
+        let grant = |(principal, proof): (&Principal, &DatedProof)| Grant {
             principal: *principal,
             age: proof.proved.age_at(now),
             proved_at: proof.proved.at,
@@ -162,7 +162,7 @@ impl Grants {
             // The oldest first, so that a full map loses the oldest, as the disk does.
             loaded.sort_by_key(|(_, at)| *at);
             for (principal, at) in loaded {
-                proofs.by_principal.get_or_insert_with(principal, || ProvedRight {
+                proofs.by_principal.get_or_insert_with(principal, || DatedProof {
                     proved: Moment::recorded(at),
                     written_at: Some(at),
                 });
@@ -204,9 +204,8 @@ impl Grants {
             }
             let now = self.records.clock().now();
             let proved = Moment::ago(age, now);
-            let proof = proofs
-                .by_principal
-                .get_or_insert_with(principal, || ProvedRight { proved, written_at: None });
+            let proof =
+                proofs.by_principal.get_or_insert_with(principal, || DatedProof { proved, written_at: None });
             if proof.proved.age_at(now) > age {
                 proof.proved = proved;
             }

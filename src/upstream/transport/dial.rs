@@ -27,6 +27,7 @@ use tokio::net::TcpStream;
 use tower::Service;
 use url::{Position, Url};
 
+use crate::support::addresses::tried;
 use crate::support::proxies::Proxies;
 use crate::upstream::config::Config;
 use crate::upstream::error::BoxError;
@@ -37,9 +38,6 @@ use crate::upstream::transport::network::{Io, Network};
 /// The longest wait for DNS: longer than the 5 s after which the machine's resolver leaves a name server that does not
 /// answer for the next one.
 const NAME_WAIT: Duration = Duration::from_secs(6);
-/// Addresses of one family that are tried: the time for connecting is divided among them, and each needs enough for a
-/// far host and for a first packet that is lost, which Linux repeats after 1 s.
-const TRIED_MAX: usize = 3;
 /// After this long the other address family is tried beside the first (RFC 8305).
 const OTHER_FAMILY_AFTER: Duration = Duration::from_millis(300);
 /// TCP keep-alive, so that a dead peer is noticed while a pooled connection idles.
@@ -124,17 +122,6 @@ impl Service<Name> for Resolver {
             }
         })
     }
-}
-
-/// The first few addresses of each family.
-fn tried(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let (mut v4, mut v6) = (0, 0);
-    addresses.retain(|at| {
-        let of_family = if at.is_ipv4() { &mut v4 } else { &mut v6 };
-        *of_family += 1;
-        *of_family <= TRIED_MAX
-    });
-    addresses
 }
 
 /// Connects to hosts of one trust, directly or through the operator's proxies.
@@ -297,6 +284,7 @@ impl Write for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::support::addresses::TRIED_MAX;
     use crate::support::shortage::is_shortage;
     use crate::upstream::transport::network::{Pending, Reach};
 
@@ -362,6 +350,7 @@ mod tests {
         let dns = Dns(Duration::ZERO, (1..=20).flat_map(found).collect());
         let tried: Vec<SocketAddr> = resolver(dns).call("reg.test".parse().unwrap()).await.unwrap().collect();
         assert_eq!(tried, (1..=3).flat_map(found).collect::<Vec<_>>(), "the first of each family");
+        // Enough for a far host and for a first packet that is lost, which Linux repeats after 1 s.
         let each = Config::default().timeouts.connect / TRIED_MAX as u32;
         assert!(each >= Duration::from_secs(2), "{each:?}");
     }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::upstream::body::ResponseBody;
 use crate::upstream::config::Config;
-use crate::upstream::error::{ConnectStage, Error};
+use crate::upstream::error::{ConnectStage, Error, NodeLimit};
 use crate::upstream::transport::address::HostTrust;
 use crate::upstream::transport::authority::authority;
 use crate::upstream::transport::configured::Configured;
@@ -46,6 +46,8 @@ pub(crate) enum Outcome {
     Unreachable,
     /// It failed at this stage, for this cause.
     Fails(ConnectStage, &'static str),
+    /// This node has no descriptor for a connection.
+    NodeIsShort,
     /// No response came in time.
     TimedOut,
     /// No response ever comes.
@@ -101,6 +103,10 @@ impl SendRequest for Scripted {
                 }
                 Outcome::Fails(stage, why) => {
                     Err(Error::Unreachable { host: sent.host, stage, why: why.to_owned() })
+                }
+                Outcome::NodeIsShort => {
+                    let why = "Too many open files".to_owned();
+                    Err(Error::Overloaded { limit: NodeLimit::Machine, host: sent.host, why })
                 }
                 Outcome::TimedOut => {
                     let why = "no response in time".to_owned();
