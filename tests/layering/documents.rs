@@ -29,6 +29,72 @@ fn a_document_does_not_send_its_reader_to_files_that_are_gone() {
     assert!(found > 100, "{found} paths were found");
 }
 
+/// `pull::blob::fill`: a module of `src/` with what is in it, a test of which may be cut short (`…`).
+#[test]
+fn a_document_does_not_name_modules_that_are_gone() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = 0;
+    for document in documents(root) {
+        let text = fs::read_to_string(root.join(&document)).unwrap();
+        let named: Vec<&str> = text.split('`').filter(|word| is_module_path(word)).collect();
+        let gone: Vec<&&str> = named.iter().filter(|path| !is_in_the_code(&root.join("src"), path)).collect();
+        assert!(gone.is_empty(), "{document:?} names what is not there: {gone:?}");
+        found += named.len();
+    }
+    assert!(found > 100, "{found} paths were found");
+}
+
+fn is_module_path(word: &str) -> bool {
+    let is_named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '…');
+    let first = word.split_once("::").map(|(first, _)| first);
+    first.is_some_and(|first| MODULES.concat().contains(&first)) && word.chars().all(is_named)
+}
+
+/// Whether all but the last part of the path, and `tests` or `…_tests` before it, are modules, and the last is one or
+/// stands in the code of the one before it; a name cut short may stand in a file below that.
+fn is_in_the_code(src: &Path, path: &str) -> bool {
+    let parts: Vec<&str> = path.split("::").collect();
+    let directory = |length: usize| parts[..length].iter().fold(src.to_owned(), |at, part| at.join(part));
+    let file = |length: usize| {
+        let directory = directory(length);
+        [directory.with_extension("rs"), directory.join("mod.rs")].into_iter().find(|file| file.exists())
+    };
+    let Some((length, file)) = (1..=parts.len()).rev().find_map(|length| Some((length, file(length)?)))
+    else {
+        return false;
+    };
+    let name = match &parts[length..] {
+        [] => return true,
+        [name] => *name,
+        [tests, name] if tests.ends_with("tests") => *name,
+        _ => return false,
+    };
+    let (wanted, below) = (name.trim_matches('…'), directory(length));
+    let is_cut = name != wanted;
+    let has_it = |file: &PathBuf| fs::read_to_string(file).is_ok_and(|code| has_word(&code, wanted, is_cut));
+    has_it(&file) || beside(&file).iter().any(has_it) || is_cut && files_below(&below).iter().any(has_it)
+}
+
+/// The tests of `x.rs` that are in `x_tests.rs` or `x_…_tests.rs`.
+fn beside(file: &Path) -> Vec<PathBuf> {
+    let start = format!("{}_", file.file_stem().unwrap_or_default().display());
+    let is_beside = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().display().to_string();
+        name.starts_with(&start) && name.ends_with("_tests.rs")
+    };
+    files_below(file.parent().unwrap()).into_iter().filter(is_beside).collect()
+}
+
+fn has_word(code: &str, wanted: &str, is_cut: bool) -> bool {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    is_cut && code.contains(wanted) || code.split(|c| !is_name(c)).any(|word| word == wanted)
+}
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
 fn documents(root: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(root.join("docs")).unwrap().flatten().map(|entry| entry.path());
     let pages = files.filter(|path| path.extension().is_some_and(|extension| extension == "md"));

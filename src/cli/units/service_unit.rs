@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Where systemd puts what the unit's `LoadCredential=` names, while the unit runs and no longer.
 pub(in crate::cli) const CREDENTIALS: &str = "/run/credentials/larder.service";
 const UNIT: &str = "larder.service";
-const PROPERTIES: &str =
-    "--property=LoadState,User,DynamicUser,Environment,EnvironmentFiles,ProtectHome,PrivateTmp";
+const PROPERTIES: &str = "--property=LoadState,User,DynamicUser,Environment,EnvironmentFiles,ProtectHome,PrivateTmp,\
+                          BindPaths,BindReadOnlyPaths";
 
 /// What `ProtectHome=` and `PrivateTmp=` hide.
 const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
@@ -33,21 +33,23 @@ pub(in crate::cli) struct Unit {
     pub(in crate::cli) files: Vec<String>,
     /// Directories that it does not see as they are, each with the setting that says so.
     pub(in crate::cli) hidden: Vec<(&'static str, &'static str)>,
+    /// Files and directories that are bound into what it sees, hidden directories included.
+    pub(in crate::cli) bound: Vec<PathBuf>,
 }
 
 impl Unit {
     /// Why its daemon does not read a file that root may read; `None` where nothing is known to keep it from that.
     pub(in crate::cli) fn keeps_from(&self, file: &Path) -> Option<String> {
-        let real = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-        let is_in = |directory: &str| file.starts_with(directory) || real.starts_with(directory);
-        if let Some((directory, setting)) = self.hidden.iter().find(|(directory, _)| is_in(directory)) {
+        // What is not there is a mistake of its own.
+        fs::symlink_metadata(file).ok()?;
+        if let Some((directory, setting)) = self.hides(file) {
             return Some(format!(
                 "{}: larder.service does not see {directory} ({setting}): put the file elsewhere, such as below /etc/larder, \
                  or bind it in a drop-in (BindReadOnlyPaths=)",
                 file.display()
             ));
         }
-        let closed = for_root_alone(file, READ).filter(|_| self.has_user)?;
+        let closed = for_root_alone(file, READ, self.bound_to(file)).filter(|_| self.has_user)?;
         Some(format!(
             "{}: only root may read it{}, and larder.service runs the daemon as a user of its own: chmod o+r, or for a \
              secret LoadCredential= (docs/reference-deployment.md)",
@@ -56,9 +58,26 @@ impl Unit {
         ))
     }
 
+    /// The directory that hides a file, with the setting that says so.
+    fn hides(&self, file: &Path) -> Option<(&'static str, &'static str)> {
+        let is_bound = self.bound.iter().any(|bound| bound == file);
+        // Of a link that is bound itself, the daemon sees what it leads to.
+        let real = if is_bound { None } else { fs::canonicalize(file).ok() };
+        let is_in =
+            |path: &Path, directory: &str| path.starts_with(directory) && self.bound_to(path).is_none();
+        let hides =
+            |directory| is_in(file, directory) || real.as_ref().is_some_and(|real| is_in(real, directory));
+        self.hidden.iter().copied().find(|(directory, _)| hides(directory))
+    }
+
+    /// The path by whose binding the file is seen. The directories above it are systemd's own then.
+    fn bound_to(&self, file: &Path) -> Option<&Path> {
+        self.bound.iter().map(PathBuf::as_path).find(|bound| file.starts_with(bound))
+    }
+
     /// Why its daemon may not connect to a runtime's socket that root may use.
     pub(in crate::cli) fn keeps_from_socket(&self, socket: &Path) -> Option<String> {
-        let closed = for_root_alone(socket, WRITE).filter(|_| self.has_user)?;
+        let closed = for_root_alone(socket, WRITE, None).filter(|_| self.has_user)?;
         Some(format!(
             "[kubernetes] runtime_socket: only root may use {}{}, and larder.service runs the daemon as a user of its own: \
              docs/pods.md, \"With the systemd unit\"",
@@ -93,6 +112,9 @@ fn understood(shown: &str) -> Option<Unit> {
             "ProtectHome" if matches!(value, "yes" | "tmpfs") => {
                 unit.hidden.extend(HOMES.map(|home| (home, "ProtectHome=")));
             }
+            "BindPaths" | "BindReadOnlyPaths" => {
+                unit.bound.extend(words(value).iter().filter_map(|binding| destination(binding)));
+            }
             "PrivateTmp" if value != "no" => unit.hidden.extend(TEMPORARY.map(|of| (of, "PrivateTmp="))),
             "Environment" => {
                 let all = words(value).into_iter();
@@ -106,6 +128,11 @@ fn understood(shown: &str) -> Option<Unit> {
         }
     }
     loaded.then_some(unit)
+}
+
+/// Where a binding is seen: `SOURCE:DESTINATION:rbind`, as `systemctl show` has it.
+fn destination(binding: &str) -> Option<PathBuf> {
+    binding.split(':').nth(1).filter(|path| path.starts_with('/')).map(PathBuf::from)
 }
 
 /// The words of a line, of which those with spaces are quoted: `"a b"` or `$'a b'`, with backslashes before what would
@@ -128,11 +155,12 @@ fn words(line: &str) -> Vec<String> {
     all
 }
 
-/// What keeps every user but root from this right to a file, itself or a directory above it; `None` where nothing does,
-/// or the file is not there.
-fn for_root_alone(file: &Path, right: u32) -> Option<&Path> {
+/// What keeps every user but root from this right to a file, itself or a directory above it that is `below` this one,
+/// where one is given; `None` where nothing does, or the file is not there.
+fn for_root_alone<'a>(file: &'a Path, right: u32, below: Option<&Path>) -> Option<&'a Path> {
     fs::metadata(file).ok()?;
-    let directories: Vec<&Path> = file.ancestors().skip(1).collect();
+    let directories: Vec<&Path> =
+        file.ancestors().skip(1).filter(|of| below.is_none_or(|below| of.starts_with(below))).collect();
     let is_closed = |path: &Path, right: u32| fs::metadata(path).is_ok_and(|found| is_roots(&found, right));
     let closed = directories.into_iter().rev().find(|directory| is_closed(directory, 0o1));
     closed.or_else(|| is_closed(file, right).then_some(file))
@@ -173,11 +201,11 @@ mod tests {
     fn a_file_that_the_unit_does_not_see_is_told_from_one_that_it_sees() {
         let unit = understood("LoadState=loaded\nUser=\nProtectHome=yes\nPrivateTmp=yes\n").unwrap();
         for hidden in ["/home/ops/corp.pem", "/root/corp.pem", "/tmp/corp.pem", "/var/tmp/d/corp.pem"] {
-            let said = unit.keeps_from(Path::new(hidden)).unwrap();
-            assert!(said.starts_with(hidden) && said.contains("does not see"), "{said}");
+            let (directory, setting) = unit.hides(Path::new(hidden)).unwrap();
+            assert!(hidden.starts_with(directory) && setting.ends_with('='), "{directory} {setting}");
         }
         for seen in ["/etc/larder/corp.pem", "/homely/corp.pem", "/tmpfs/corp.pem"] {
-            assert_eq!(unit.keeps_from(Path::new(seen)), None);
+            assert_eq!(unit.hides(Path::new(seen)), None);
         }
         // A link that leads there leads nowhere for the daemon.
         let directory = tempfile::tempdir_in("/var/tmp").unwrap();
@@ -188,6 +216,32 @@ mod tests {
         assert!(said.unwrap().contains("does not see /var/tmp"));
         let open = understood("LoadState=loaded\nProtectHome=read-only\nPrivateTmp=no\n").unwrap();
         assert_eq!(open, Unit::default(), "what is read-only is seen");
+    }
+
+    #[test]
+    fn a_file_that_was_bound_as_the_warning_says_is_warned_of_no_more() {
+        let shown = "LoadState=loaded\nProtectHome=yes\nBindReadOnlyPaths=/home/ops/corp.pem:/home/ops/corp.pem:rbind\n\
+                     BindPaths=/srv/a:/root/a:norbind -/srv/b:/home/b:rbind\n";
+        let unit = understood(shown).unwrap();
+        for (file, is_hidden) in [
+            ("/home/ops/corp.pem", false),
+            ("/home/ops/corp.pem2", true),
+            ("/root/a/corp.pem", false),
+            ("/home/b/corp.pem", false),
+            ("/root/corp.pem", true),
+        ] {
+            assert_eq!(unit.hides(Path::new(file)).is_some(), is_hidden, "{file}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_left_to_the_mistake_that_says_so() {
+        let unit = understood("LoadState=loaded\nUser=larder\nPrivateTmp=yes\n").unwrap();
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let file = directory.path().join("corp.pem");
+        assert_eq!(unit.keeps_from(&file), None);
+        fs::write(&file, "").unwrap();
+        assert!(unit.keeps_from(&file).unwrap().contains("does not see /var/tmp (PrivateTmp=)"));
     }
 
     #[test]
@@ -223,8 +277,12 @@ mod tests {
             open(&below, of_directory);
             open(&file, mode);
             // What belongs to another user than root is that user's to read.
-            assert_eq!(for_root_alone(&file, READ), closed.filter(|_| is_root), "{of_directory:o} {mode:o}");
+            assert_eq!(
+                for_root_alone(&file, READ, None),
+                closed.filter(|_| is_root),
+                "{of_directory:o} {mode:o}"
+            );
         }
-        assert_eq!(for_root_alone(&below.join("absent"), READ), None);
+        assert_eq!(for_root_alone(&below.join("absent"), READ, None), None);
     }
 }

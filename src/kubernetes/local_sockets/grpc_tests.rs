@@ -369,6 +369,10 @@ async fn a_runtime_that_the_daemon_may_not_ask_is_told_until_it_answers() {
     server.answers.lock().unwrap().insert(STATUS, Answer::Messages(vec![Bytes::new()]));
     assert!(!service.has(&image).await && service.problem().is_some(), "it is not asked yet");
     tokio::time::pause();
+    assert!(service.problem().unwrap().ends_with(" (asked last 0s ago)"), "{:?}", service.problem());
+    tokio::time::advance(std::time::Duration::from_secs(3 * 3_600 + 125)).await;
+    let said = service.problem().unwrap();
+    assert!(said.ends_with(" (asked last 3h 2m ago)"), "it is well, and nothing asked it: {said}");
     tokio::time::advance(std::time::Duration::from_secs(11)).await;
     tokio::time::resume();
     assert!(!service.has(&image).await);

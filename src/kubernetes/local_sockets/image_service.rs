@@ -2,10 +2,12 @@
 //!
 //! Promises: only the runtime's own yes counts. A question takes [`ASK_MAX`] at most; a runtime that failed is not
 //! asked again for [`FAILED_FOR`], so that a pod of many images does not wait for each. That it fails is logged when it
-//! begins and when it ends, and told as the [`ImagePresence::problem`] meanwhile. Not here: pulling. A process
+//! begins and when it ends, and told as the [`ImagePresence::problem`] meanwhile, with when it was asked last: no image
+//! may be asked about for days. Not here: pulling. A process
 //! that may connect to a runtime's socket may do everything with it; Larder asks this one question, and only where the
 //! operator names the socket.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -113,6 +115,13 @@ impl ImageService {
     }
 }
 
+/// A time for people: seconds, and from a minute on whole minutes.
+fn shown(time: Duration) -> impl Display {
+    let seconds = time.as_secs();
+    let shown = if seconds < 60 { seconds } else { seconds - seconds % 60 };
+    humantime::format_duration(Duration::from_secs(shown))
+}
+
 impl ImagePresence for ImageService {
     fn has<'a>(&'a self, image: &'a Image) -> BoxFuture<'a, bool> {
         Box::pin(async move {
@@ -133,6 +142,9 @@ impl ImagePresence for ImageService {
     }
 
     fn problem(&self) -> Option<String> {
-        self.failure.lock().as_ref().map(|failure| failure.why.clone())
+        self.failure
+            .lock()
+            .as_ref()
+            .map(|Failure { at, why }| format!("{why} (asked last {} ago)", shown(at.elapsed())))
     }
 }

@@ -138,7 +138,7 @@ fn small_content_of_a_stranger_pushes_out_no_more_of_others_than_its_downloads_d
         400,
         "a stranger's manifests pushed out what others had stored"
     );
-    // What its downloads hold at the time does not keep a manifest out.
+    // What its downloads hold at the time does not keep a manifest out while space lies free.
     let _downloads = world.admission.reserve(stranger(), 500).unwrap();
     assert!(world.admission.reserve(stranger(), 100).is_err());
     assert!(world.admission.reserve(small, 100).is_ok());

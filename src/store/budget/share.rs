@@ -68,7 +68,8 @@ impl Owner {
     }
 
     /// The same, for small content such as a manifest: it evicts what others stored only up to the share, as all of
-    /// that registry's content does, and is not refused for what downloads hold at the time.
+    /// that registry's content does, downloads under way included, and where space lies free it is not refused for what
+    /// they hold.
     pub fn limited_small(registry: &Registry) -> Self {
         Self { id: OwnerId::of(registry), standing: Standing::LimitedSmall }
     }
