@@ -37,5 +37,7 @@ pub mod sized_map;
 pub(crate) mod slowness;
 pub(crate) mod sync;
 pub mod tasks;
+#[cfg(test)]
+pub(crate) mod time_for_tests;
 pub mod unserved;
 pub mod yaml;

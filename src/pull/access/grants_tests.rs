@@ -5,6 +5,7 @@ use futures_util::FutureExt;
 use super::*;
 use crate::pull::for_tests;
 use crate::reference::PrincipalKind;
+use crate::support::time_for_tests::{as_time_passes, threads_rest};
 
 async fn record(grants: &Grants, repository: &Repository, principal: Principal) {
     grants.record(repository, principal, Duration::ZERO, grants.revocations()).await;
@@ -126,19 +127,10 @@ async fn what_a_disk_that_hangs_does_not_say_is_asked_again_and_ends_there_too()
         let empty = grants.of(&app).await.is_empty();
         (empty, grants.end(&app, bob).await)
     };
-    let mut waits = std::pin::pin!(waits);
-    let found = loop {
-        tokio::select! {
-            biased;
-            found = &mut waits => break found,
-            () = tokio::time::advance(Duration::from_millis(50)) => std::thread::sleep(Duration::from_millis(5)),
-        }
-    };
-    assert_eq!(found, (true, false), "nothing is known of them");
+    assert_eq!(as_time_passes(waits).await, (true, false), "nothing is known of them");
     drop(hangs);
-    while store.is_disk_hanging() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    threads_rest().await;
+    assert!(!store.is_disk_hanging());
     let left: Vec<_> = grants.of(&app).await.iter().map(|grant| grant.principal).collect();
     assert_eq!(left, [alice], "the right that ended is on disk");
 }

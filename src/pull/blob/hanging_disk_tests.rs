@@ -2,12 +2,12 @@
 
 use futures_util::future::join_all;
 
-use super::past_the_disk_tests::as_time_passes;
 use super::tests::{downloads, pull};
 use super::*;
 use crate::pull::for_tests::{self, Parts};
 use crate::reference::Repository;
 use crate::store::HANGS_AFTER;
+use crate::support::time_for_tests::as_time_passes;
 
 /// Larger than the tail that is withheld, and than one read.
 static LAYER: [u8; 1_500_000] = [7; 1_500_000];
@@ -133,10 +133,12 @@ async fn parts_of_a_blob_that_make_way_while_the_disk_hangs_stop_no_other_task()
     let kept = || std::fs::read_dir(parts.directory.path().join("store/ingest")).unwrap().count();
     // Records are written there too, for a moment.
     let settles_at = async |files| {
-        while kept() != files {
-            tokio::time::advance(Duration::from_millis(50)).await;
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        as_time_passes(async {
+            while kept() != files {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
     };
     settles_at(1).await;
     tokio::time::advance(Duration::from_secs(3_600)).await;

@@ -7,6 +7,7 @@ use super::tests::{damage, downloads, pull, read, refuse_downloads};
 use super::*;
 use crate::pull::for_tests::{self, MirrorBody, Parts};
 use crate::reference::Repository;
+use crate::support::time_for_tests::as_time_passes;
 use crate::upstream::DeliveryFault;
 
 /// Larger than the tail that is withheld.
@@ -148,19 +149,6 @@ async fn a_disk_that_gives_back_nothing_in_mid_body_cuts_no_body_and_makes_no_wr
             }
         }
         assert_eq!((got == LARGE.len(), failed), (is_right, !is_right), "{got}");
-    }
-}
-
-/// What comes of `work` while time passes, faster than threads work and not so fast that they count as hanging.
-pub(super) async fn as_time_passes<T>(work: impl Future<Output = T>) -> T {
-    let (mut work, start) = (std::pin::pin!(work), tokio::time::Instant::now());
-    loop {
-        assert!(start.elapsed() < Duration::from_secs(120), "it hangs");
-        tokio::select! {
-            biased;
-            done = &mut work => return done,
-            () = tokio::time::advance(Duration::from_millis(50)) => std::thread::sleep(Duration::from_millis(5)),
-        }
     }
 }
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::into_store::InStore;
 use super::*;
-use crate::pull::blob::past_the_disk_tests::as_time_passes;
 use crate::pull::context::Priority;
 use crate::pull::for_tests::{self, Parts};
 use crate::reference::{Child, Repository};
+use crate::support::time_for_tests::as_time_passes;
 use crate::tier;
 use crate::tier::for_tests::{FakeObjects, Op};
 use crate::tier::{ErrorKind, Role};

@@ -7,6 +7,7 @@ use super::withheld_tail::TAIL;
 use super::*;
 use crate::pull::for_tests::{self, MirrorBody, Parts};
 use crate::reference::Repository;
+use crate::support::time_for_tests::as_time_passes;
 use crate::upstream::DeliveryFault;
 
 /// Larger than what is withheld past the disk while a mirror delivers it.
@@ -86,17 +87,6 @@ async fn what_a_mirror_has_wrong_of_a_withheld_part_is_noticed_by_no_client() {
     }
 }
 
-/// Moves the clock while `work` goes on: it does not move by itself while a blocking task writes.
-async fn in_slow_motion<T>(work: impl Future<Output = T>) -> T {
-    let mut work = std::pin::pin!(work);
-    loop {
-        tokio::select! {
-            done = &mut work => return done,
-            () = tokio::time::advance(Duration::from_secs(1)) => std::thread::sleep(Duration::from_millis(2)),
-        }
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_client_that_was_sent_wrong_bytes_gets_no_whole_body_and_the_next_one_gets_the_right_one() {
     for (at, may_be_whole) in [(0, false), (150_000, true), (LAYER.len() - 1, true)] {
@@ -105,11 +95,11 @@ async fn a_client_that_was_sent_wrong_bytes_gets_no_whole_body_and_the_next_one_
         // So slow that its client is given what has come, before it is verified.
         let body = MirrorBody { chunk_takes: Duration::from_secs(2), ..MirrorBody::whole(bytes) };
         scene.parts.registry.mirror(&scene.app, scene.digest, body);
-        match in_slow_motion(scene.pull()).await {
+        match as_time_passes(scene.pull()).await {
             Ok(content) => assert!(may_be_whole && content == LAYER, "a whole body of wrong content: {at}"),
             Err(error) => assert!(at < 200_000 && matches!(error, Error::ContentReplaced), "{at}: {error}"),
         }
-        in_slow_motion(scene.is_stored()).await;
+        as_time_passes(scene.is_stored()).await;
     }
 }
 
