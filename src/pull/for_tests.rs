@@ -128,14 +128,18 @@ impl Parts {
         Self::build(store(), tier)
     }
 
-    /// The same on a node that has a login of its own for `reg.test`.
-    pub(crate) fn with_node_login(user: &str) -> Self {
+    /// The same on a node that has logins of its own for `reg.test`, each in a file.
+    pub(crate) fn with_node_logins(users: &[&str]) -> Self {
         let store = store();
-        let login = serde_json::json!({ "username": user, "password": "secret" });
-        let config = serde_json::json!({ "auths": { "reg.test": login } }).to_string();
-        let path = store.2.path().join("docker.json");
-        std::fs::write(&path, config).unwrap();
-        let keychain = keychain_of(&store.2, vec![path]);
+        let file_of = |user: &&str| {
+            let login = serde_json::json!({ "username": user, "password": "secret" });
+            let config = serde_json::json!({ "auths": { "reg.test": login } }).to_string();
+            let path = store.2.path().join(format!("docker-{user}.json"));
+            std::fs::write(&path, config).unwrap();
+            path
+        };
+        let files = users.iter().map(file_of).collect();
+        let keychain = keychain_of(&store.2, files);
         Self::build_with(store, Tier::none(), keychain)
     }
 

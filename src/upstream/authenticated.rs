@@ -91,7 +91,20 @@ impl AuthenticatedRequests {
                     return Ok(response);
                 }
                 400 | 401 | 403 if is_answered_by_a_new_one(state, &response) => {
-                    self.authenticate(state, response).await?;
+                    let refused = without_body(response).await;
+                    match self.authenticate(state, &refused).await {
+                        Ok(()) => {}
+                        // It is the registry's word about who asks, which nothing but a new token or a login that is
+                        // refused goes beyond. A 400 or 401 may mean that the token is too old.
+                        Err(failure) if is_forbidden(&refused) && !is_refused(&failure) => {
+                            if !state.may_ask_plainly() {
+                                return Ok(refused);
+                            }
+                            state.ask_plainly(Ok(refused));
+                        }
+                        Err(failure) if state.may_ask_plainly() => state.ask_plainly(Err(failure)),
+                        Err(failure) => return Err(failure),
+                    }
                 }
                 401 | 403 if state.may_ask_plainly() => state.ask_plainly(Ok(without_body(response).await)),
                 _ if is_redirect(response.status()) => self.follow_redirect(state, response).await?,
@@ -175,15 +188,13 @@ impl AuthenticatedRequests {
     async fn authenticate(
         &self,
         state: &mut ExchangeState<'_>,
-        response: Response<ResponseBody>,
+        refused: &Response<ResponseBody>,
     ) -> Result<(), Failure> {
-        let challenge = challenge::parse(response.headers(), &state.url, state.request.repository);
-        drain(response.into_body()).await;
+        let challenge = challenge::parse(refused.headers(), &state.url, state.request.repository);
         let request = self.auth_request(state);
         let failure = |error| Failure::new(error, Party::TokenServer);
         match self.authenticator.answer(challenge, state.authorization(), request).await {
             Ok(authorization) => drop(state.authorizations.insert(state.url.origin(), authorization)),
-            Err(error) if state.may_ask_plainly() => state.ask_plainly(Err(failure(error))),
             Err(error) if state.is_at_endpoint() => return Err(failure(error)),
             Err(error) => return Err(failure(error.after_redirect_of(state.endpoint.host_and_port()))),
         }
@@ -272,6 +283,15 @@ fn is_answered_by_a_new_one(state: &ExchangeState<'_>, response: &Response<Respo
         403 => sent.is_renewable_after(401) && names_token_server(),
         status => sent.is_renewable_after(status),
     }
+}
+
+fn is_forbidden(response: &Response<ResponseBody>) -> bool {
+    response.status() == StatusCode::FORBIDDEN
+}
+
+/// Whether a login was refused.
+fn is_refused(failure: &Failure) -> bool {
+    matches!(failure.error, Error::Refused { .. })
 }
 
 fn is_redirect(status: StatusCode) -> bool {

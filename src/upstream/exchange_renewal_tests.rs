@@ -14,21 +14,35 @@ use crate::upstream::transport::scripted::{Outcome, Scripted, SentRequest, respo
 const TOKENS: &str = "auth.reg.example.com:443";
 const CHALLENGE: &str = r#"Bearer realm="https://auth.reg.example.com/token",service="reg""#;
 
-/// A registry that has taken the first token, and answers `refusal` to it and, if `closed`, to all that follow.
+/// What becomes of a question for another token.
+#[derive(Clone, Copy)]
+enum Another {
+    Taken,
+    Refused,
+    /// The token server answers so from now on.
+    NotToBeHad(fn() -> Outcome),
+}
+
+/// A registry that has taken the first token, and answers `refusal` to it.
 async fn refused_once_taken(
     refusal: fn() -> Outcome,
-    closed: bool,
+    another: Another,
     user: Option<(&str, &str)>,
 ) -> (Result<(), Error>, Arc<Scripted>) {
     let (refuses, tokens) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
     let is_refusing = Arc::clone(&refuses);
     let answer = move |request: &SentRequest| match (request.host.as_str(), request.header("authorization")) {
-        (TOKENS, _) => {
-            let n = tokens.fetch_add(1, Ordering::SeqCst) + 1;
-            respond(200, &[], &format!(r#"{{"token": "t{n}"}}"#))
-        }
+        (TOKENS, _) => match (another, tokens.fetch_add(1, Ordering::SeqCst) + 1) {
+            (Another::NotToBeHad(answer), 2..) => answer(),
+            (_, n) => respond(200, &[], &format!(r#"{{"token": "t{n}"}}"#)),
+        },
         (_, "") => respond(401, &[("www-authenticate", CHALLENGE)], ""),
-        (_, token) if is_refusing.load(Ordering::SeqCst) && (closed || token == "Bearer t1") => refusal(),
+        (_, token)
+            if is_refusing.load(Ordering::SeqCst)
+                && (matches!(another, Another::Refused) || token == "Bearer t1") =>
+        {
+            refusal()
+        }
         _ => status(200),
     };
     let (transport, configured) = Scripted::new(Config::default(), answer);
@@ -70,7 +84,7 @@ fn refusals() -> [(&'static str, Refusal); 3] {
 async fn a_token_that_is_refused_by_a_challenge_for_a_password_or_by_403_is_renewed() {
     for (registry, refusal) in refusals() {
         for user in [Some(("u", "p")), None] {
-            let (answered, transport) = refused_once_taken(refusal, false, user).await;
+            let (answered, transport) = refused_once_taken(refusal, Another::Taken, user).await;
             assert_eq!(answered, Ok(()), "{registry}");
             assert_eq!(tokens_of(&transport), 2, "{registry}");
         }
@@ -80,7 +94,7 @@ async fn a_token_that_is_refused_by_a_challenge_for_a_password_or_by_403_is_rene
 #[tokio::test]
 async fn where_the_new_token_is_refused_so_too_the_right_ends_and_nothing_is_asked_for_ever() {
     for (registry, refusal) in refusals() {
-        let (answered, transport) = refused_once_taken(refusal, true, Some(("u", "p"))).await;
+        let (answered, transport) = refused_once_taken(refusal, Another::Refused, Some(("u", "p"))).await;
         let error = answered.unwrap_err();
         assert!(error.revokes_access() && !error.is_public(), "{registry}: {error}");
         assert_eq!((tokens_of(&transport), transport.sent().len()), (2, 6), "{registry}");
@@ -92,8 +106,22 @@ async fn a_403_that_names_no_token_server_is_final() {
     for refusal in
         [|| status(403), || respond(403, &[("www-authenticate", "Bearer error=insufficient_scope")], "")]
     {
-        let (answered, transport) = refused_once_taken(refusal, false, Some(("u", "p"))).await;
+        let (answered, transport) = refused_once_taken(refusal, Another::Taken, Some(("u", "p"))).await;
         assert!(answered.unwrap_err().revokes_access());
         assert_eq!(tokens_of(&transport), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_403_stands_where_no_other_token_can_be_had_and_a_token_that_is_too_old_ends_nothing() {
+    let answers: [fn() -> Outcome; 4] =
+        [|| status(503), || status(404), || status(429), || Outcome::Unreachable];
+    for answer in answers {
+        for (registry, refusal) in refusals() {
+            let (answered, _) =
+                refused_once_taken(refusal, Another::NotToBeHad(answer), Some(("u", "p"))).await;
+            let error = answered.unwrap_err();
+            assert_eq!(error.revokes_access(), registry == "IBM", "{registry}: {error}");
+        }
     }
 }

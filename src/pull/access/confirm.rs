@@ -15,7 +15,7 @@ use super::negative_cache::Subject;
 use crate::pull::context::{PullContext, UpstreamWait};
 use crate::pull::error::Error;
 use crate::pull::registry_client::RegistryClient;
-use crate::reference::{Digest, Principal, Repository};
+use crate::reference::{Digest, MediaType, Principal, Repository};
 use crate::upstream::{self, Allowed, AuthContext, BlobHead};
 
 /// How long a registry may take to confirm what the shared tier or a mirror delivers: less than a client waits for an
@@ -77,13 +77,15 @@ impl Access {
 
 impl StillThere<'_> {
     /// Asks for a manifest: as the principal whose right is fresh, if there is one and that is enough, else as one
-    /// after the other. `wait` says whether upstream is being waited for. A yes is recorded.
+    /// after the other. `wait` says whether upstream is being waited for. A yes is recorded, of what is here as
+    /// `media_type`.
     ///
     /// # Errors
     /// As for [`Access::ask`]; to be given to [`Self::conclude`].
     pub(crate) async fn ask_for_manifest(
         &self,
         fresh: Option<Principal>,
+        media_type: &MediaType,
         wait: &UpstreamWait,
     ) -> Result<(), Error> {
         let Self { access, context, question, .. } = self;
@@ -105,7 +107,7 @@ impl StillThere<'_> {
             Some(Err(error)) if !error.is_denied() => return Err(error),
             _ => drop(access.ask(context, &subject, Purpose::Prove, request).await?),
         }
-        question.record_yes();
+        question.record_manifest(media_type).await;
         Ok(())
     }
 

@@ -178,11 +178,24 @@ impl DigestQuestion {
             // The record that is read may be the one whose removal is under way.
             Yes::Confirms | Yes::BeginsAgain => {}
         }
+        self.write_later(Member::Blob).await;
+    }
+
+    /// Records a yes as [`Self::record_yes`] does, of a manifest that is here: where its membership had ended, it is a
+    /// member again, also after the removal that may be under way.
+    pub(crate) async fn record_manifest(&self, media_type: &MediaType) {
+        if self.confirm() == Yes::BeginsAgain {
+            self.write_later(Member::Manifest(media_type.clone())).await;
+        }
+    }
+
+    async fn write_later(&self, member: Member) {
+        let Self { membership, repository, digest, .. } = self;
         let place = membership.records.place().await;
         // It may have ended while there was no place. Under the lock, so that an end from now on is written after it.
         let mut answers = membership.answers.lock();
         if !answers.has_ended(repository, *digest) {
-            membership.records.add_member_later(place, repository, *digest, Member::Blob);
+            membership.records.add_member_later(place, repository, *digest, member);
         }
     }
 

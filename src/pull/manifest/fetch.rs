@@ -4,12 +4,14 @@
 //! both an index and an image is returned; a store that fails costs the pull nothing. What a mirror sent is kept once
 //! the registry itself says that the repository has it.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
-use super::fetched::{BytesProvedBy, FetchedManifest, type_of};
+use super::fetched::{BytesProvedBy, FetchWait, FetchedManifest, type_of};
 use super::kept::KeptManifests;
 use crate::pull::access::membership::DigestQuestion;
 use crate::pull::access::{Absence, Access, CONFIRM_WAIT, Purpose, Subject};
@@ -83,7 +85,8 @@ impl ManifestFetcher {
     }
 
     /// Fetches a manifest. Where the caller has no fresh right, upstream's answer is the proof of one. What a tag names
-    /// is asked of authoritative endpoints only: a mirror may be behind, which nothing but the digest shows.
+    /// is asked of authoritative endpoints only: a mirror may be behind, which nothing but the digest shows. What a
+    /// principal was told is withheld counts although another one is not answered in time.
     ///
     /// # Errors
     /// Any of [`Error`].
@@ -91,7 +94,9 @@ impl ManifestFetcher {
         &self,
         context: &PullContext,
         reference: &Reference,
+        wait: FetchWait,
     ) -> Result<FetchedManifest, Error> {
+        let begun = Instant::now();
         let (subject, purpose) = match reference {
             Reference::Digest(digest)
                 if self.access.membership().has_ended(context.repository(), *digest) =>
@@ -132,13 +137,20 @@ impl ManifestFetcher {
                 fetched
             }
         };
-        match self.access.ask(context, &subject, purpose, request).await {
-            Ok((fetched, _)) => Ok(fetched),
-            Err(error) => {
-                if let Some((question, absence)) = asked {
-                    self.remember_withheld(&question, &absence).await;
-                }
-                Err(error)
+        let asking = pin!(self.access.ask(context, &subject, purpose, request));
+        let answer = match wait {
+            FetchWait::Unbounded => asking.await,
+            FetchWait::InTime => {
+                let answer = context.in_time(asking).await;
+                answer.unwrap_or_else(|| Err(Error::OutOfTime { seconds: begun.elapsed().as_secs() }))
+            }
+        };
+        match (answer, &asked) {
+            (Ok((fetched, _)), _) => Ok(fetched),
+            (Err(error), None) => Err(error),
+            (Err(error), Some((question, absence))) => {
+                self.remember_withheld(question, absence).await;
+                Err(absence.or_withheld(error))
             }
         }
     }

@@ -6,6 +6,15 @@ use crate::pull::answer::{AnswerSource, ManifestAnswer};
 use crate::reference::{Digest, Document, MediaType};
 use crate::store::Member;
 
+/// How long a fetch may take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FetchWait {
+    /// As long as upstream takes.
+    Unbounded,
+    /// While the client still waits: there is a record to serve.
+    InTime,
+}
+
 /// A verified manifest, fresh from upstream.
 #[derive(Debug, Clone)]
 pub(crate) struct FetchedManifest {

@@ -39,6 +39,7 @@ use crate::support::clock::{Clock, Moment};
 use crate::support::live::Live;
 use crate::support::tasks::Tasks;
 use fetch::ManifestFetcher;
+use fetched::FetchWait;
 use kept::KeptManifests;
 use resolve::Tags;
 use resolved::ResolvedManifests;
@@ -149,7 +150,8 @@ impl Manifests {
         let (repository, known) = (context.repository(), self.access.known());
         let fresh = known.fresh_grant(context, right).await;
         let Some(answer) = self.stored.find(repository, digest).await else {
-            let fetched = match Box::pin(self.fetcher.fetch(context, &digest.into())).await {
+            let (fetcher, reference) = (&self.fetcher, digest.into());
+            let fetched = match Box::pin(fetcher.fetch(context, &reference, FetchWait::Unbounded)).await {
                 Ok(fetched) => fetched,
                 Err(error) => return Box::pin(self.restored(context, digest, error)).await,
             };
@@ -164,7 +166,8 @@ impl Manifests {
         let (wait, begun) = (UpstreamWait::default(), Instant::now());
         let principal = fresh.map(|grant| grant.principal);
         let asked = self.access.still_there(context, digest).await;
-        let confirmed = context.in_time(Box::pin(asked.ask_for_manifest(principal, &wait)).as_mut()).await;
+        let asking = asked.ask_for_manifest(principal, &answer.media_type, &wait);
+        let confirmed = context.in_time(Box::pin(asking).as_mut()).await;
         let Err(error) = confirmed.unwrap_or_else(|| Err(context.too_slow(&wait, begun))) else {
             self.resolved.record(repository, digest, self.clock.now());
             return Ok(answer.with_source(AnswerSource::Revalidated));

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::confirmed::Refreshes;
 use super::fetch::ManifestFetcher;
-use super::fetched::{BytesProvedBy, FetchedManifest};
+use super::fetched::{BytesProvedBy, FetchWait, FetchedManifest};
 use super::freshness::{self, Decision, Revalidation};
 use super::recorded::RecordedTags;
 use super::stored::StoredManifests;
@@ -346,7 +346,9 @@ impl Tags {
         record: Option<TagRecord>,
         asked_as: Option<Principal>,
     ) -> Result<ManifestAnswer, Error> {
-        let Some(record) = record else { return self.fetch(context, tag, digest).await };
+        let Some(record) = record else {
+            return self.fetch(context, tag, digest, FetchWait::Unbounded).await;
+        };
         let repository = context.repository();
         if asked_as.is_some_and(|principal| self.0.upstream.is_budget_low(repository, principal)) {
             let reserved = Error::RateLimitReserved { registry: repository.registry().clone() };
@@ -355,9 +357,9 @@ impl Tags {
             }
         }
         let fetched = if self.0.recorded.may_serve_record(context, tag, record).await {
-            self.fetch_in_time(context, tag, digest).await
+            self.fetch(context, tag, digest, FetchWait::InTime).await
         } else {
-            self.fetch(context, tag, digest).await
+            self.fetch(context, tag, digest, FetchWait::Unbounded).await
         };
         match fetched {
             Err(error) if error.fault() == Fault::Outage => {
@@ -367,24 +369,18 @@ impl Tags {
         }
     }
 
-    /// Fetches the manifest, and gives up while the client still waits: there is a record to serve.
-    async fn fetch_in_time(
+    async fn fetch(
         &self,
         context: &PullContext,
         tag: &Tag,
         digest: Digest,
+        wait: FetchWait,
     ) -> Result<ManifestAnswer, Error> {
-        let begun = Instant::now();
-        let fetched = context.in_time(pin!(self.fetch(context, tag, digest))).await;
-        fetched.unwrap_or_else(|| Err(Error::OutOfTime { seconds: begun.elapsed().as_secs() }))
-    }
-
-    async fn fetch(&self, context: &PullContext, tag: &Tag, digest: Digest) -> Result<ManifestAnswer, Error> {
         let fetcher = &self.0.fetcher;
-        let fetched = match fetcher.fetch(context, &digest.into()).await {
+        let fetched = match fetcher.fetch(context, &digest.into(), wait).await {
             // Some registries announce a digest under which they do not serve the document.
             Err(Error::Upstream(upstream::Error::NotFound { .. })) => {
-                fetcher.fetch(context, &tag.clone().into()).await?
+                fetcher.fetch(context, &tag.clone().into(), wait).await?
             }
             fetched => fetched?,
         };
