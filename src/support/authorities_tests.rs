@@ -204,7 +204,7 @@ fn the_words_of_an_error_do_not_make_the_certificate_of_an_authority_of_it() {
     assert!(!is_of_an_authority(&of(Arc::new(std::io::Error::other("CaUsedAsEndEntity")))));
 }
 
-/// Shows a certificate, whoever's key there is.
+/// Shows a certificate, whatever key there is.
 #[derive(Debug)]
 struct Shown(Arc<CertifiedKey>);
 

@@ -21,7 +21,7 @@ impl Deadline {
         Self { at, timer: Box::pin(tokio::time::sleep_until(at)) }
     }
 
-    /// Moves it. Whoever waits for it has to poll again.
+    /// Moves it. What waits for it has to poll again.
     pub(crate) fn set(&mut self, at: Instant) {
         self.at = at;
     }

@@ -153,7 +153,7 @@ impl ResponseContext<'_> {
         let status = response.status().as_u16();
         let is_content = matches!(self.kind, RequestKind::Manifest | RequestKind::Blob);
         let code = match status {
-            // Whoever says that the law forbids it; and what the registry itself is not paid for.
+            // Whatever server says that the law forbids it; and what the registry itself is not paid for.
             451 => None,
             402 if self.from_endpoint => None,
             // 412 of Harbor for what its policies forbid; 405 of Azure for what is locked against reading, and of Quay

@@ -107,7 +107,7 @@ class DeadServer(OnDisk):
         self.at_once(larder, [stored[2]] * 10)
         self.upstream.pause = 0
         self.assertLess(self.upstream.sent["bytes"], 3 * 8 * MIB, "they share a download")
-        # Whoever looks is told, and waits for nothing.
+        # A client that looks is told, and waits for nothing.
         self.assertEqual(self.metric(larder, "larder_store_disk_hanging"), 1.0)
         self.assertIn("hangs", self.within(KNOWN, lambda: self.answer(larder, "/readyz")))
         self.assertIn('"disk_hanging": true', self.within(KNOWN, lambda: self.answer(larder, "/v1/status")))

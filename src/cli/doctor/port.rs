@@ -31,7 +31,7 @@ pub(super) fn check(
     settings: &Settings,
     findings: &mut Findings,
 ) -> bool {
-    // Where no daemon runs, whoever answers is another program, whatever this command may ask.
+    // Where no daemon runs, what answers is another program, whatever this command may ask.
     if running
         && let Some((level, what, remedy)) = not_to_be_asked(settings, rustix::process::geteuid().as_raw())
     {

@@ -229,7 +229,7 @@ fn join(table: &mut Table, entry: &Entry, request: &SetupRequest) -> Result<(), 
     Ok(())
 }
 
-/// Takes the mirrors at these locations away, whoever wrote them. Whether there were some.
+/// Takes the mirrors at these locations away, also those that were written by hand. Whether there were some.
 fn remove_mirrors(table: &mut Table, locations: &[String]) -> bool {
     let Some(item) = table.get_mut("mirror") else { return false };
     as_tables(item);

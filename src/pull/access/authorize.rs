@@ -108,8 +108,8 @@ impl Access {
         self.known().fresh(context, Use::Read).await.map_or(Purpose::Prove, Purpose::Deliver)
     }
 
-    /// How often rights were revoked by hand: whoever shares the answer to another's question shares none that was
-    /// asked when there were fewer, since it proves no right.
+    /// How often rights were revoked by hand: a caller that shares the answer to another's question shares none that
+    /// was asked when there were fewer, since it proves no right.
     pub(crate) fn revocations(&self) -> u64 {
         self.0.answers.revocations()
     }

@@ -1,6 +1,6 @@
 //! Grants that are not on disk because their repository has no record of content there.
 //!
-//! A grant alone opens nothing, and a directory for each name that somebody invents would stay for ever. It is written
+//! A grant alone opens nothing, and a directory for each name that a client invents would stay for ever. It is written
 //! with the repository's first membership, tag or synthesized index, and kept here until then.
 //!
 //! Bounded: what is pushed out is in the memory of `pull` still, and is written with the next proof. Changed by the

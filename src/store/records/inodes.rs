@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-/// The answer, once there is somebody who knows it; until then nothing is short. Cheap to clone.
+/// The answer, once there is a part that knows it; until then nothing is short. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct InodeShortage(Arc<OnceLock<Box<dyn Fn() -> bool + Send + Sync>>>);
 

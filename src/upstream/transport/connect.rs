@@ -9,7 +9,7 @@
 //! carries a login or is for a token is not sent twice for that, since a server that is slow would count each login,
 //! and so goes over no connection that was idle for seconds. A request of which nothing was sent, since its connection
 //! was closed meanwhile, goes over another one, whatever it carries. A login or a request for a token is sent once
-//! more over a new one where a connection that had been used before was closed before an answer: whoever repeats the
+//! more over a new one where a connection that had been used before was closed before an answer: what repeats the
 //! question comes to that connection again.
 //!
 //! Deliberately not here: redirects and challenges (`authenticated`), and other retries (`attempts`).
@@ -195,7 +195,7 @@ impl Transport {
             };
             let idle = way.idle;
             let is_doubtful = may_be_forgotten(idle);
-            // A login is sent again where the connection was closed: whoever repeats the question begins with the
+            // A login is sent again where the connection was closed: what repeats the question begins with the
             // challenge, and so comes to send the login over a connection that was just used, too.
             let may_follow = is_doubtful || changes_nothing && is_login && idle.is_some();
             let again = may_follow.then(|| sending.clone());

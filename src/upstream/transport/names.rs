@@ -6,7 +6,7 @@
 //! look-up that takes long goes on, on a thread that is counted among those of its like, so that names whose DNS hangs
 //! leave room for names whose DNS answers; 32 domains whose DNS hangs can hold all. Where the threads are taken, a name
 //! that resolved a while ago has its last addresses (`last_addresses`), and another one waits a moment for a thread.
-//! Whoever waits no longer for an answer may have the last addresses, too.
+//! A caller that waits no longer for an answer may have the last addresses, too.
 //!
 //! Deliberately not here: which addresses may be connected to (`dial`), and a cache for when DNS can be asked, which is
 //! the machine's.
