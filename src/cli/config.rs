@@ -205,6 +205,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::cli::units::service_unit::Hidden;
 
     #[test]
     fn what_root_alone_may_read_is_not_passed_over_in_silence() {
@@ -224,7 +225,8 @@ mod tests {
         assert_eq!(said.len(), expected, "{said:?}");
         assert!(said.iter().all(|said| said.contains("gate: only root") && said.contains("LoadCredential")));
         assert_eq!(differences(&Unit::default(), &loaded), [""; 0], "root's own daemon reads it");
-        let hides_it = Unit { hidden: vec![("/tmp", "PrivateTmp=")], ..Unit::default() };
+        let hidden = Hidden { directory: "/tmp", setting: "PrivateTmp=", admits_bindings: true };
+        let hides_it = Unit { hidden: vec![hidden], ..Unit::default() };
         let hidden = differences(&hides_it, &loaded);
         assert_eq!(hidden.len(), if directory.path().starts_with("/tmp") { 2 } else { 0 }, "{hidden:?}");
         let files = vec!["/etc/default/larder".to_owned()];

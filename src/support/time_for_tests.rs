@@ -14,6 +14,10 @@ use tokio::time::{Instant, advance};
 /// How far the clock moves at once: far less than what counts as hanging.
 const STEP: Duration = Duration::from_millis(50);
 
+/// How much real time passes beside each step, for a thread that something else has stopped (`make stall`): that one
+/// counts as one that rests.
+const BESIDE: Duration = Duration::from_millis(5);
+
 /// How much time passes at most for a test's work.
 const LONGEST: Duration = Duration::from_secs(120);
 
@@ -37,7 +41,10 @@ pub(crate) async fn as_time_passes_by<T>(
         tokio::select! {
             biased;
             done = &mut work => return done,
-            () = threads_rest() => advance(step).await,
+            () = threads_rest() => {
+                advance(step).await;
+                std::thread::sleep(BESIDE);
+            }
         }
     }
 }

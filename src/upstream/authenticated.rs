@@ -97,6 +97,7 @@ impl AuthenticatedRequests {
                         // It is the registry's word about who asks, which nothing but a new token or a login that is
                         // refused goes beyond. A 400 or 401 may mean that the token is too old.
                         Err(failure) if is_forbidden(&refused) && !is_refused(&failure) => {
+                            state.note_no_better_authorization();
                             if !state.may_ask_plainly() {
                                 return Ok(refused);
                             }

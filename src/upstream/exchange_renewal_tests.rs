@@ -29,6 +29,16 @@ async fn refused_once_taken(
     another: Another,
     user: Option<(&str, &str)>,
 ) -> (Result<(), Error>, Arc<Scripted>) {
+    refused_once_taken_by(Method::GET, refusal, another, user).await
+}
+
+/// As [`refused_once_taken`], to a request by `method`.
+async fn refused_once_taken_by(
+    method: Method,
+    refusal: fn() -> Outcome,
+    another: Another,
+    user: Option<(&str, &str)>,
+) -> (Result<(), Error>, Arc<Scripted>) {
     let (refuses, tokens) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
     let is_refusing = Arc::clone(&refuses);
     let answer = move |request: &SentRequest| match (request.host.as_str(), request.header("authorization")) {
@@ -51,7 +61,7 @@ async fn refused_once_taken(
     let digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
     let auth = AuthContext::for_test(user);
     let endpoint = Endpoint::for_test("https://reg.example.com");
-    let request = || RegistryRequest::blob(Method::GET, &repository, digest, &auth);
+    let request = || RegistryRequest::blob(method.clone(), &repository, digest, &auth);
     exchange.send(&endpoint, &request()).await.unwrap();
     refuses.store(true, Ordering::SeqCst);
     let answered = exchange.send(&endpoint, &request()).await;
@@ -110,6 +120,16 @@ async fn a_403_that_names_no_token_server_is_final() {
         assert!(answered.unwrap_err().revokes_access());
         assert_eq!(tokens_of(&transport), 1);
     }
+}
+
+#[tokio::test]
+async fn a_token_server_that_gives_no_other_token_is_not_asked_again_to_confirm_a_403_to_head() {
+    let refusal = refusals()[2].1;
+    let another = Another::NotToBeHad(|| status(503));
+    let (answered, transport) = refused_once_taken_by(Method::HEAD, refusal, another, Some(("u", "p"))).await;
+    assert!(answered.unwrap_err().revokes_access());
+    // The token that was taken, and the one that could not be had: a server that hangs costs its wait once.
+    assert_eq!(tokens_of(&transport), 2);
 }
 
 #[tokio::test]

@@ -112,6 +112,14 @@ impl<'a> ExchangeState<'a> {
         if self.authorizations.is_empty() { None } else { self.authorizations.get(&self.url.origin()) }
     }
 
+    /// Notes that none better than the authorization that was sent can be had for this exchange: what is asked again
+    /// with it, as to confirm a `HEAD` by `GET`, does not wait for another one once more.
+    pub(super) fn note_no_better_authorization(&mut self) {
+        if let Some(sent) = self.authorizations.get_mut(&self.url.origin()) {
+            sent.note_no_better();
+        }
+    }
+
     /// What a success proves at `now`; `bare` if no extra header may have been a credential.
     pub(super) fn proof(&self, bare: bool, now: Timestamp) -> ProvedRight {
         if bare && self.authorizations.is_empty() {

@@ -31,10 +31,20 @@ pub(in crate::cli) struct Unit {
     pub(in crate::cli) variables: BTreeMap<String, String>,
     /// The files of `EnvironmentFile=`, whose variables are not among those.
     pub(in crate::cli) files: Vec<String>,
-    /// Directories that it does not see as they are, each with the setting that says so.
-    pub(in crate::cli) hidden: Vec<(&'static str, &'static str)>,
-    /// Files and directories that are bound into what it sees, hidden directories included.
+    /// Directories that it does not see as they are.
+    pub(in crate::cli) hidden: Vec<Hidden>,
+    /// Files and directories that are bound into what it sees.
     pub(in crate::cli) bound: Vec<PathBuf>,
+}
+
+/// A directory that the daemon does not see as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cli) struct Hidden {
+    pub(in crate::cli) directory: &'static str,
+    /// The setting that hides it.
+    pub(in crate::cli) setting: &'static str,
+    /// Whether what is bound below it is seen: below what `ProtectHome=yes` hides, systemd binds nothing.
+    pub(in crate::cli) admits_bindings: bool,
 }
 
 impl Unit {
@@ -42,10 +52,11 @@ impl Unit {
     pub(in crate::cli) fn keeps_from(&self, file: &Path) -> Option<String> {
         // What is not there is a mistake of its own.
         fs::symlink_metadata(file).ok()?;
-        if let Some((directory, setting)) = self.hides(file) {
+        if let Some(Hidden { directory, setting, admits_bindings }) = self.hides(file) {
+            let or_bind = if admits_bindings { ", or bind it in a drop-in (BindReadOnlyPaths=)" } else { "" };
             return Some(format!(
-                "{}: larder.service does not see {directory} ({setting}): put the file elsewhere, such as below /etc/larder, \
-                 or bind it in a drop-in (BindReadOnlyPaths=)",
+                "{}: larder.service does not see {directory} ({setting}): put the file elsewhere, such as below \
+                 /etc/larder{or_bind}",
                 file.display()
             ));
         }
@@ -58,16 +69,17 @@ impl Unit {
         ))
     }
 
-    /// The directory that hides a file, with the setting that says so.
-    fn hides(&self, file: &Path) -> Option<(&'static str, &'static str)> {
+    /// What hides a file.
+    fn hides(&self, file: &Path) -> Option<Hidden> {
         let is_bound = self.bound.iter().any(|bound| bound == file);
         // Of a link that is bound itself, the daemon sees what it leads to.
         let real = if is_bound { None } else { fs::canonicalize(file).ok() };
-        let is_in =
-            |path: &Path, directory: &str| path.starts_with(directory) && self.bound_to(path).is_none();
+        let is_in = |path: &Path, hidden: &Hidden| {
+            path.starts_with(hidden.directory) && !(hidden.admits_bindings && self.bound_to(path).is_some())
+        };
         let hides =
-            |directory| is_in(file, directory) || real.as_ref().is_some_and(|real| is_in(real, directory));
-        self.hidden.iter().copied().find(|(directory, _)| hides(directory))
+            |hidden: &Hidden| is_in(file, hidden) || real.as_ref().is_some_and(|real| is_in(real, hidden));
+        self.hidden.iter().copied().find(hides)
     }
 
     /// The path by whose binding the file is seen. The directories above it are systemd's own then.
@@ -110,12 +122,16 @@ fn understood(shown: &str) -> Option<Unit> {
             "User" => unit.has_user |= !matches!(value, "" | "root" | "0"),
             "DynamicUser" => unit.has_user |= value == "yes",
             "ProtectHome" if matches!(value, "yes" | "tmpfs") => {
-                unit.hidden.extend(HOMES.map(|home| (home, "ProtectHome=")));
+                let (setting, admits_bindings) = ("ProtectHome=", value == "tmpfs");
+                unit.hidden.extend(HOMES.map(|directory| Hidden { directory, setting, admits_bindings }));
             }
             "BindPaths" | "BindReadOnlyPaths" => {
                 unit.bound.extend(words(value).iter().filter_map(|binding| destination(binding)));
             }
-            "PrivateTmp" if value != "no" => unit.hidden.extend(TEMPORARY.map(|of| (of, "PrivateTmp="))),
+            "PrivateTmp" if value != "no" => {
+                let (setting, admits_bindings) = ("PrivateTmp=", true);
+                unit.hidden.extend(TEMPORARY.map(|directory| Hidden { directory, setting, admits_bindings }));
+            }
             "Environment" => {
                 let all = words(value).into_iter();
                 unit.variables.extend(all.filter_map(|word| {
@@ -201,7 +217,7 @@ mod tests {
     fn a_file_that_the_unit_does_not_see_is_told_from_one_that_it_sees() {
         let unit = understood("LoadState=loaded\nUser=\nProtectHome=yes\nPrivateTmp=yes\n").unwrap();
         for hidden in ["/home/ops/corp.pem", "/root/corp.pem", "/tmp/corp.pem", "/var/tmp/d/corp.pem"] {
-            let (directory, setting) = unit.hides(Path::new(hidden)).unwrap();
+            let Hidden { directory, setting, .. } = unit.hides(Path::new(hidden)).unwrap();
             assert!(hidden.starts_with(directory) && setting.ends_with('='), "{directory} {setting}");
         }
         for seen in ["/etc/larder/corp.pem", "/homely/corp.pem", "/tmpfs/corp.pem"] {
@@ -220,17 +236,26 @@ mod tests {
 
     #[test]
     fn a_file_that_was_bound_as_the_warning_says_is_warned_of_no_more() {
-        let shown = "LoadState=loaded\nProtectHome=yes\nBindReadOnlyPaths=/home/ops/corp.pem:/home/ops/corp.pem:rbind\n\
-                     BindPaths=/srv/a:/root/a:norbind -/srv/b:/home/b:rbind\n";
-        let unit = understood(shown).unwrap();
+        let unit = |home: &str| {
+            let bindings = "BindReadOnlyPaths=/home/ops/corp.pem:/home/ops/corp.pem:rbind /tmp/c:/tmp/c:rbind\n\
+                            BindPaths=/srv/a:/root/a:norbind -/srv/b:/home/b:rbind\n";
+            understood(&format!("LoadState=loaded\nProtectHome={home}\nPrivateTmp=yes\n{bindings}")).unwrap()
+        };
+        let (tmpfs, yes) = (unit("tmpfs"), unit("yes"));
         for (file, is_hidden) in [
             ("/home/ops/corp.pem", false),
             ("/home/ops/corp.pem2", true),
             ("/root/a/corp.pem", false),
             ("/home/b/corp.pem", false),
             ("/root/corp.pem", true),
+            ("/tmp/c", false),
+            ("/tmp/d", true),
         ] {
-            assert_eq!(unit.hides(Path::new(file)).is_some(), is_hidden, "{file}");
+            let file = Path::new(file);
+            assert_eq!(tmpfs.hides(file).is_some(), is_hidden, "{}", file.display());
+            // Below these directories systemd binds nothing then.
+            let is_hidden = is_hidden || !file.starts_with("/tmp");
+            assert_eq!(yes.hides(file).is_some(), is_hidden, "{}", file.display());
         }
     }
 

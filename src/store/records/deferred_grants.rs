@@ -3,8 +3,9 @@
 //! A grant alone opens nothing, and a directory for each name that a client invents would stay for ever. It is written
 //! with the repository's first membership, tag or synthesized index, and kept here until then.
 //!
-//! Bounded: what is pushed out is in the memory of `pull` still, and is written with the next proof. Changed by the
-//! thread that writes alone, in the order of its writes, so that a grant that ends does not return.
+//! Bounded: what is pushed out is in the memory of `pull` still, and is written with the first proof that is an hour
+//! younger. Changed by the thread that writes alone, in the order of its writes, so that a grant that ends does not
+//! return.
 
 use std::sync::Arc;
 

@@ -104,6 +104,11 @@ impl OriginAuthorization {
         self.basis == Basis::Expected
     }
 
+    /// Notes that no better one can be had for this request.
+    pub(crate) fn note_no_better(&mut self) {
+        self.made = Made::ForThisRequest;
+    }
+
     /// How old the token is; zero for a user name and password.
     pub(crate) fn token_age(&self, now: Timestamp) -> Duration {
         self.issued.map_or(Duration::ZERO, |issued| issued.age_at(now))

@@ -14,6 +14,8 @@ pub(crate) const SENTENCE: &str = "What is on disk is what is counted; the budge
 
 /// Blobs that may be kept open while no client reads them.
 const KEPT_OPEN_MAX: usize = 64;
+/// For how long a part of a blob that a client read is kept for the next one, a look after it included.
+const PART_KEPT_MS: u64 = 31 * 60 * 1_000;
 /// After so long without anything else the budget has been enforced: it is every 2 s.
 const ENFORCED_MS: u64 = 10_000;
 
@@ -48,12 +50,13 @@ fn look_at(judge: &Judge<'_>, quiet: &Quiet) -> Vec<Violation> {
     {
         found("over-budget", format!("{bytes} bytes of {} MiB", budget));
     }
-    for (name, size) in quiet.under("ingest/") {
+    for (name, size) in quiet.under("ingest/").filter(|(name, _)| !is_kept_part(judge, quiet, name)) {
         found("left-in-ingest", format!("{name}, {size} bytes"));
     }
     // A stored blob that was read a moment ago is kept open, within bounds.
     let kept = |path: &&String| {
         quiet.files.contains_key(path.trim_start_matches('/')) && path.starts_with("/blobs/")
+            || is_kept_part(judge, quiet, path.trim_start_matches('/'))
     };
     let left: Vec<&str> = quiet.open.iter().filter(|path| !kept(path)).map(String::as_str).collect();
     if !left.is_empty() {
@@ -82,6 +85,16 @@ fn look_at(judge: &Judge<'_>, quiet: &Quiet) -> Vec<Violation> {
         }
     }
     all
+}
+
+/// Whether a file is what is kept of a blob of which a client read a part lately.
+fn is_kept_part(judge: &Judge<'_>, quiet: &Quiet, file: &str) -> bool {
+    let Some(name) = file.strip_prefix("ingest/") else { return false };
+    judge.history.asks.iter().any(|ask| {
+        ask.range.is_some()
+            && ask.digest.is_some_and(|digest| name.starts_with(&digest.hex().to_string()))
+            && quiet.at < ask.reply.ended_at + PART_KEPT_MS
+    })
 }
 
 /// What was pinned well, while its tag had not moved.
