@@ -76,6 +76,8 @@ async fn a_request_that_gives_up_while_too_much_waits_to_be_written_loses_and_ke
     let (store, _clock, _directory) = for_tests::store();
     let app: Repository = "reg.test/app".parse().unwrap();
     let [alice, bob] = [1, 2].map(|n| Principal::new(PrincipalKind::Caller, [n; 16]));
+    // With content the grants are on the disk.
+    for_tests::remember_blob(&store, "reg.test/app", b"x").await;
     let grants = Grants::new(store.records().clone());
     record(&grants, &app, bob).await;
     store.flush().await;

@@ -1,7 +1,8 @@
 //! What is reserved for one blob while it is received: in order by its download, and ahead of that by readers.
 //!
 //! Promises: no byte is written that was not reserved before, whatever writes it; what is reserved is at most twice
-//! what has come, so that a claimed length alone evicts nothing; nothing is reserved once the blob is counted by itself.
+//! what has come, so that a claimed length alone evicts nothing; nothing is reserved once the blob is counted by
+//! itself.
 
 use crate::store::budget::reserve::Reservation;
 use crate::store::error::Error;
