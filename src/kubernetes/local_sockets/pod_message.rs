@@ -156,3 +156,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RawPod, prost::DecodeError> {
 fn image_of(container: Container) -> RawImage {
     RawImage { name: container.name, image: container.image, policy: container.policy }
 }
+
+#[cfg(test)]
+#[path = "pod_message_tests.rs"]
+mod tests;
